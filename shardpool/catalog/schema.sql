@@ -1,0 +1,99 @@
+-- shardpool's own tables, in the catalog database only. Version 1.
+CREATE SCHEMA shardpool_catalog;
+
+CREATE TABLE shardpool_catalog.version (version int NOT NULL, installed_at timestamptz NOT NULL DEFAULT now());
+INSERT INTO shardpool_catalog.version (version) VALUES (1);
+
+CREATE TABLE shardpool_catalog.keyspace (
+    name text PRIMARY KEY,
+    epoch bigint NOT NULL,
+    timezone text NOT NULL,
+    user_functions text[] NOT NULL DEFAULT '{}'
+);
+
+-- A URL here never has a password.
+CREATE TABLE shardpool_catalog.shard (
+    keyspace text NOT NULL REFERENCES shardpool_catalog.keyspace,
+    name text NOT NULL,
+    url text NOT NULL,
+    state text NOT NULL DEFAULT 'active' CHECK (state IN ('active', 'draining')),
+    system_identifier text NOT NULL,
+    database text NOT NULL,
+    PRIMARY KEY (keyspace, name),
+    UNIQUE (keyspace, system_identifier, database)
+);
+
+CREATE TABLE shardpool_catalog.partition (
+    keyspace text NOT NULL REFERENCES shardpool_catalog.keyspace,
+    id int NOT NULL,
+    low bigint NOT NULL,
+    high bigint NOT NULL CHECK (high > low),
+    state text NOT NULL DEFAULT 'active' CHECK (state IN ('active', 'retired')),
+    parents int[] NOT NULL DEFAULT '{}',
+    PRIMARY KEY (keyspace, id)
+);
+
+CREATE TABLE shardpool_catalog.placement (
+    keyspace text NOT NULL,
+    partition int NOT NULL,
+    shard text NOT NULL,
+    epoch bigint NOT NULL,
+    moving boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (keyspace, partition),
+    FOREIGN KEY (keyspace, partition) REFERENCES shardpool_catalog.partition,
+    FOREIGN KEY (keyspace, shard) REFERENCES shardpool_catalog.shard
+);
+
+CREATE TABLE shardpool_catalog.keyspace_table (
+    keyspace text NOT NULL REFERENCES shardpool_catalog.keyspace,
+    name text NOT NULL,
+    definition jsonb NOT NULL,
+    PRIMARY KEY (keyspace, name)
+);
+
+-- Every DDL statement of the keyspace in order: replayed on a new shard and in the schema of an arriving partition.
+CREATE TABLE shardpool_catalog.ddl (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    keyspace text NOT NULL REFERENCES shardpool_catalog.keyspace,
+    statement text NOT NULL,
+    scope text NOT NULL CHECK (scope IN ('partition', 'shard')),
+    -- true: needed only after rows were copied (foreign keys, triggers, secondary indexes)
+    after_copy boolean NOT NULL,
+    state text NOT NULL CHECK (state IN ('running', 'done')),
+    tables jsonb NOT NULL DEFAULT '{}',
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE shardpool_catalog.move (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    keyspace text NOT NULL,
+    partition int NOT NULL,
+    source text NOT NULL,
+    target text NOT NULL,
+    attempt int NOT NULL DEFAULT 1,
+    step text NOT NULL,
+    state text NOT NULL CHECK (state IN ('running', 'done', 'aborted')),
+    detail jsonb NOT NULL DEFAULT '{}',
+    started_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    FOREIGN KEY (keyspace, partition) REFERENCES shardpool_catalog.partition
+);
+CREATE UNIQUE INDEX one_move_per_partition ON shardpool_catalog.move (keyspace, partition) WHERE state = 'running';
+
+-- Written and committed before the object that it names is created.
+CREATE TABLE shardpool_catalog.cleanup (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    keyspace text NOT NULL,
+    move bigint NOT NULL REFERENCES shardpool_catalog.move,
+    shard text NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('schema')),
+    name text NOT NULL
+);
+
+-- The decision of a load that commits on several shards: a row means commit, no row means roll back.
+CREATE TABLE shardpool_catalog.load_decision (
+    gid text PRIMARY KEY,
+    keyspace text NOT NULL,
+    committed boolean NOT NULL,
+    decided_at timestamptz NOT NULL DEFAULT now()
+);

@@ -1,0 +1,214 @@
+"""The configuration: a ``cluster.toml`` is parsed, validated by ``schemas/cluster.schema.json``, and then frozen.
+
+Passwords are held apart from the URLs, in objects that do not print them; they come from the URL, from the variable
+that ``password_env`` names, from libpq's own sources (``PGPASSWORD``, ``~/.pgpass``) or from the callable that is given
+to `Router`. They are never written to the catalog.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+from jsonschema.exceptions import best_match
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from shardpool.errors import ConfigError
+from shardpool.topology.names import check_identifier, check_keyspace_name
+from shardpool.topology.tables import Reference, Sharded, TableKind
+
+
+@dataclass(frozen=True)
+class Secret:
+    """A password that does not show itself."""
+
+    value: str = field(repr=False)
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a database is. `url` has no password and may be stored and printed; `password` may not."""
+
+    url: str
+    password: Secret | None = None
+
+    def full_url(self) -> URL:
+        """Return the URL to connect with, password included. Printed by `str()`, SQLAlchemy shows it as ``***``."""
+        url = make_url(self.url)
+        return url.set(password=self.password.value) if self.password else url
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """Limits of the pool of one shard. Sizes in connections, times in seconds."""
+
+    min_size: int = 1
+    max_size: int = 10
+    timeout: float = 30.0
+    connect_timeout: int = 10
+    idle_timeout: float = 60.0
+    max_age: float = 3600.0
+    statement_timeout: float = 0.0
+
+
+@dataclass(frozen=True)
+class QueryConfig:
+    """Limits of `Router.query`. `merge_node` is the shard that runs merge queries; by default one that has the data."""
+
+    max_gather_bytes: int = 1 << 30
+    merge_node: str | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """A validated configuration; see `parse_config`."""
+
+    source: str
+    keyspace: str
+    partitions: int
+    catalog: Endpoint
+    shards: Mapping[str, Endpoint]
+    timezone: str = "UTC"
+    pool: PoolConfig = PoolConfig()
+    query: QueryConfig = QueryConfig()
+    tables: Mapping[str, TableKind] = field(default_factory=dict)
+
+
+def schema_path(name: str) -> Path:
+    """Return the path of a published schema: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "schemas" / name
+    return installed if installed.exists() else package.parent / "schemas" / name
+
+
+def read_config(path: str | os.PathLike[str]) -> Config:
+    """Read a ``cluster.toml``. Raise `ConfigError` for a file that is missing, not TOML, or not valid."""
+    try:
+        document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(str(path), "file", error.strerror or str(error), "a readable file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), "file", str(error), "TOML in UTF-8") from error
+    return parse_config(document, source=str(path))
+
+
+def parse_config(document: Mapping[str, Any], source: str = "configuration") -> Config:
+    """Validate a document in the shape of ``cluster.toml`` and freeze it. Raise `ConfigError`."""
+    _validate(document, source)
+    shards = {
+        name: _endpoint(entry["url"], entry.get("password_env"), source, f"shards.{name}")
+        for name, entry in document["shards"].items()
+    }
+    config = Config(
+        source=source,
+        keyspace=document["keyspace"],
+        partitions=document["partitions"],
+        catalog=_catalog_endpoint(document["catalog"], shards, source),
+        shards=shards,
+        timezone=document.get("timezone", "UTC"),
+        pool=PoolConfig(**document.get("pool", {})),
+        query=QueryConfig(**document.get("query", {})),
+        tables={name: _table(name, entry, source) for name, entry in document.get("tables", {}).items()},
+    )
+    _check(config)
+    return config
+
+
+def _validate(document: Mapping[str, Any], source: str) -> None:
+    schema = json.loads(schema_path("cluster.schema.json").read_text(encoding="utf-8"))
+    error = best_match(jsonschema.Draft202012Validator(schema).iter_errors(document))
+    if error is None:
+        return
+    key = ".".join(str(part) for part in error.absolute_path) or "(top level)"
+    got = _without_password(error.instance) if isinstance(error.instance, str) else error.instance
+    if error.validator == "additionalProperties":
+        known = sorted(error.schema["properties"])
+        got = sorted(set(error.instance) - set(known))
+        raise ConfigError(source, key, got, "only the keys " + ", ".join(known))
+    if error.validator == "required":
+        missing = [name for name in error.schema["required"] if name not in error.instance]
+        raise ConfigError(source, key, sorted(error.instance), "also " + ", ".join(missing))
+    if isinstance(got, dict | list):
+        got = type(got).__name__
+    raise ConfigError(source, key, got, error.schema.get("description") or str(error.validator_value))
+
+
+def _check(config: Config) -> None:
+    try:
+        check_keyspace_name(config.keyspace)
+    except ValueError:
+        expected = "a name other than public, shardpool_catalog and pg_*"
+        raise ConfigError(config.source, "keyspace", config.keyspace, expected) from None
+    pool = config.pool
+    if pool.min_size > pool.max_size:
+        raise ConfigError(config.source, "pool.min_size", pool.min_size, f"at most max_size ({pool.max_size})")
+    node = config.query.merge_node
+    if node is not None and node not in config.shards:
+        raise ConfigError(config.source, "query.merge_node", node, "one of " + ", ".join(config.shards))
+    seen: dict[tuple[object, ...], str] = {}
+    for name, endpoint in config.shards.items():
+        url = make_url(endpoint.url)
+        place = (url.host, url.port, url.database, tuple(sorted(url.query.items())))
+        if place in seen:
+            expected = f"a database that no other shard uses (shards.{seen[place]} has the same URL)"
+            raise ConfigError(config.source, f"shards.{name}.url", endpoint.url, expected)
+        seen[place] = name
+
+
+def _endpoint(text: str, password_env: str | None, source: str, key: str) -> Endpoint:
+    try:
+        url = make_url(text)
+        password = url.password
+        clean = url.set(drivername="postgresql+psycopg2", password=None) if password is None else _drop_password(url)
+        stored = clean.render_as_string(hide_password=False)
+    except (ArgumentError, ValueError):
+        raise ConfigError(source, f"{key}.url", _without_password(text), "a valid database URL") from None
+    if not url.database:
+        raise ConfigError(source, f"{key}.url", stored, "a URL with a database name")
+    if password_env is not None:
+        password = os.environ.get(password_env)
+        if password is None:
+            raise ConfigError(source, f"{key}.password_env", password_env, "the name of a variable that is set")
+    return Endpoint(stored, Secret(str(password)) if password is not None else None)
+
+
+def _drop_password(url: URL) -> URL:
+    return URL.create("postgresql+psycopg2", url.username, None, url.host, url.port, url.database, url.query)
+
+
+def _catalog_endpoint(text: str, shards: Mapping[str, Endpoint], source: str) -> Endpoint:
+    """The catalog may be one of the shards: then that shard's password serves it too."""
+    endpoint = _endpoint(text, None, source, "catalog")
+    same = next((shard for shard in shards.values() if shard.url == endpoint.url), endpoint)
+    return endpoint if endpoint.password else same
+
+
+def _without_password(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    user, at, host = rest.rpartition("@")
+    return scheme + separator + user.partition(":")[0] + at + host
+
+
+def _table(name: str, entry: Mapping[str, Any], source: str) -> TableKind:
+    if "reference" in entry:
+        return Reference()
+    key = entry["key"]
+    columns = [key] if isinstance(key, str) else key
+    try:
+        for identifier in (name, *columns):
+            check_identifier(identifier)
+    except ValueError as error:
+        raise ConfigError(source, f"tables.{name}", entry, f"valid names ({error})") from None
+    return Sharded(key if isinstance(key, str) else tuple(key))

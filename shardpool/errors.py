@@ -1,0 +1,230 @@
+"""Every error that shardpool raises.
+
+::
+
+    ShardpoolError
+    ├ ConfigError             a bad configuration: file, key, got, expected
+    ├ RoutingError            the statement or key cannot be sent anywhere
+    │ ├ UnknownTable          a table the keyspace does not know
+    │ ├ MissingPartitionKey   a write whose partition key cannot be read from it
+    │ ├ KeyTypeMismatch       a key of another type than the column
+    │ └ CrossShardTransaction rows of several partitions in a one-partition call
+    ├ PlanError               the planner's answers that are not a plan
+    │ ├ InvalidSQL            PostgreSQL's grammar refuses the text
+    │ ├ UnsupportedStatement  refused, with a code of the catalogue (planner/refusals.py)
+    │ └ GatherTooLarge        more bytes than max_gather_bytes would have to travel
+    ├ TopologyError
+    │ ├ StalePlacement        the partition moved meanwhile (retryable)
+    │ ├ NoSuchShard           no shard, or no partition, of that name
+    │ ├ InvalidShardMap       gap, overlap or unknown owner in the placements
+    │ ├ CatalogUnavailable    the catalog database does not answer (retryable)
+    │ ├ CatalogMissing        the catalog was never initialised
+    │ └ SchemaDrift           a shard does not have the tables it should have
+    ├ SchemaError             DDL that sharding would break: code, reason, hint
+    ├ ExecutionError
+    │ ├ ShardUnavailable      no connection to a shard; nothing was sent (retryable)
+    │ ├ OutcomeUnknown        the connection broke after a write was sent
+    │ ├ ScatterFailed         some shards of a scatter failed; the rest was cancelled
+    │ ├ PoolTimeout           no connection became free in time (retryable)
+    │ └ PoolClosed            the router was closed
+    ├ MoveError
+    │ ├ MoveInProgress        another move holds the partition (retryable)
+    │ ├ PreflightFailed       checks that failed before anything was created
+    │ ├ CutoverTimeout        writers did not let go in time; nothing moved (retryable)
+    │ ├ DigestMismatch        the copy differs from the source; nothing moved
+    │ └ OwnershipAmbiguous    recovery needs a human: says what to look at
+    └ LoadError
+      ├ BadRow                a row that cannot be loaded: source, line, reason
+      └ LoadInDoubt           the load's commit was interrupted between shards
+
+A leaf states a fact and carries it in fields. `retryable` says whether the same call may succeed later without any
+change by the caller and surely did nothing this time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import sqlalchemy.exc
+
+
+class ShardpoolError(Exception):
+    """Base of all errors of this package."""
+
+    retryable: ClassVar[bool] = False
+
+
+class ConfigError(ShardpoolError):
+    """A configuration value is wrong."""
+
+    def __init__(self, file: str, key: str, got: object, expected: str) -> None:
+        super().__init__(f"{file}: {key}: got {got!r}, expected {expected}")
+        self.file, self.key, self.got, self.expected = file, key, got, expected
+
+
+class RoutingError(ShardpoolError):
+    """A statement or key cannot be routed."""
+
+
+class UnknownTable(RoutingError):
+    def __init__(self, table: str, keyspace: str, known: Sequence[str] = ()) -> None:
+        names = ", ".join(sorted(known)) or "none yet"
+        super().__init__(f"table {table!r} is not in keyspace {keyspace!r} (its tables: {names})")
+        self.table, self.keyspace = table, keyspace
+
+
+class MissingPartitionKey(RoutingError):
+    """A write does not show which partition its rows belong to."""
+
+
+class KeyTypeMismatch(RoutingError):
+    def __init__(self, key: object, expected: str) -> None:
+        super().__init__(f"partition key {key!r} is a {type(key).__name__}, expected {expected}")
+        self.key, self.expected = key, expected
+
+
+class CrossShardTransaction(RoutingError):
+    """A call on one partition names rows of another."""
+
+
+class PlanError(ShardpoolError):
+    """A statement has no plan."""
+
+
+class InvalidSQL(PlanError):
+    """PostgreSQL's own grammar does not accept the statement."""
+
+
+class UnsupportedStatement(PlanError):
+    """A refusal of the catalogue in `shardpool.planner.refusals`."""
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        super().__init__(f"[{code}] {message}" + (f" Hint: {hint}" if hint else ""))
+        self.code, self.hint = code, hint
+
+
+class GatherTooLarge(PlanError):
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"the query needs to gather more than {limit:,} bytes on one server ({size:,} bytes so far); filter it, pin "
+            "it to a partition key, or raise [query] max_gather_bytes"
+        )
+        self.size, self.limit = size, limit
+
+
+class TopologyError(ShardpoolError):
+    """Placements, shards or schemas are not what was assumed."""
+
+
+class StalePlacement(TopologyError):
+    """The partition is no longer where this transaction began: run the transaction again."""
+
+    retryable = True
+
+
+class NoSuchShard(TopologyError):
+    pass
+
+
+class InvalidShardMap(TopologyError):
+    pass
+
+
+class CatalogUnavailable(TopologyError):
+    retryable = True
+
+
+class CatalogMissing(TopologyError):
+    pass
+
+
+class SchemaDrift(TopologyError):
+    pass
+
+
+class SchemaError(ShardpoolError):
+    """DDL that sharding would break, or that cannot be applied to every partition."""
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        super().__init__(f"[{code}] {message}" + (f" Hint: {hint}" if hint else ""))
+        self.code, self.hint = code, hint
+
+
+class ExecutionError(ShardpoolError):
+    """A plan could not be carried out."""
+
+
+class ShardUnavailable(ExecutionError):
+    retryable = True
+
+    def __init__(self, shard: str, reason: str) -> None:
+        super().__init__(f"shard {shard!r} is unavailable: {reason}")
+        self.shard = shard
+
+
+class OutcomeUnknown(ExecutionError):
+    """A write was sent and the connection broke before the answer: it may or may not have happened."""
+
+    def __init__(self, shard: str, reason: str) -> None:
+        super().__init__(
+            f"the connection to shard {shard!r} broke after a write was sent; it may have happened: {reason}"
+        )
+        self.shard = shard
+
+
+class ScatterFailed(ExecutionError):
+    def __init__(self, errors: Mapping[str, BaseException]) -> None:
+        text = "; ".join(f"{shard}: {str(error).strip()}" for shard, error in sorted(errors.items()))
+        super().__init__(f"{len(errors)} shard(s) failed, the others were cancelled: {text}")
+        self.errors = dict(errors)
+
+
+class PoolTimeout(ExecutionError, sqlalchemy.exc.TimeoutError):
+    """No connection in time. Also a `sqlalchemy.exc.TimeoutError`, so that existing handlers go on working."""
+
+    retryable = True
+
+
+class PoolClosed(ExecutionError):
+    pass
+
+
+class MoveError(ShardpoolError):
+    """A partition could not be moved."""
+
+
+class MoveInProgress(MoveError):
+    retryable = True
+
+
+class PreflightFailed(MoveError):
+    def __init__(self, failures: Sequence[str]) -> None:
+        super().__init__("preflight failed: " + "; ".join(failures))
+        self.failures = tuple(failures)
+
+
+class CutoverTimeout(MoveError):
+    retryable = True
+
+
+class DigestMismatch(MoveError):
+    pass
+
+
+class OwnershipAmbiguous(MoveError):
+    pass
+
+
+class LoadError(ShardpoolError):
+    """Rows could not be loaded; nothing of the load is left."""
+
+
+class BadRow(LoadError):
+    def __init__(self, source: str, line: int, reason: str) -> None:
+        super().__init__(f"{source}, line {line}: {reason}")
+        self.source, self.line, self.reason = source, line, reason
+
+
+class LoadInDoubt(LoadError):
+    """The commit was interrupted between shards; the message names what is where."""

@@ -1,0 +1,70 @@
+"""What the router knows about the tables of a keyspace: enough to route and to plan without asking a server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shardpool.topology.key import KeyType
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """Declare a table as split over the partitions by *key*: a column name, or a tuple of them for a composite key."""
+
+    key: str | tuple[str, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.key,) if isinstance(self.key, str) else self.key
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Declare a table as kept whole on every shard."""
+
+
+TableKind = Sharded | Reference
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as the server describes it: `type` is `format_type(..)` with modifier, `collation` is quoted or empty."""
+
+    name: str
+    type: str
+    not_null: bool = False
+    collation: str = ""
+    generated: bool = False
+
+    @property
+    def base_type(self) -> str:
+        """The type's name without modifier: ``numeric(10,2)`` is ``numeric``."""
+        head, _, tail = self.type.partition("(")
+        return head + tail.partition(")")[2] if tail else self.type
+
+
+@dataclass(frozen=True)
+class Table:
+    """A sharded or a reference table."""
+
+    name: str
+    columns: tuple[Column, ...]
+    primary_key: tuple[str, ...] = ()
+    key: tuple[str, ...] = ()
+    key_types: tuple[KeyType, ...] = ()
+
+    @property
+    def sharded(self) -> bool:
+        return bool(self.key)
+
+    def column(self, name: str) -> Column | None:
+        return next((column for column in self.columns if column.name == name), None)
+
+    @property
+    def insertable(self) -> tuple[str, ...]:
+        """Names of the columns that take a value, in order."""
+        return tuple(column.name for column in self.columns if not column.generated)
+
+
+Tables = Mapping[str, Table]
