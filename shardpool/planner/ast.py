@@ -1,0 +1,127 @@
+"""PostgreSQL's parse tree, and the way from a tree back to text with a proof.
+
+Nodes are the protobuf messages of libpg_query. A `Node` message wraps exactly one other; `unwrap` opens it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import postgast
+from postgast import pg_query_pb2 as pb
+
+from shardpool.errors import InvalidSQL
+
+#: Any message of the tree. libpg_query's classes are generated; their fields are checked by the tests, not by mypy.
+Tree: TypeAlias = Any
+
+
+def parse(sql: str) -> Tree:
+    """Parse *sql* into a `ParseResult`. Raise `InvalidSQL` with PostgreSQL's own message."""
+    try:
+        return postgast.parse(sql)
+    except postgast.PgQueryError as error:
+        raise InvalidSQL(f"{error.message} (at character {error.cursorpos})") from error
+
+
+def kind(node: Tree) -> str:
+    """Return the name of what a `Node` wraps: ``column_ref``, ``select_stmt``, ... or "" for an empty one."""
+    return node.WhichOneof("node") or ""
+
+
+def unwrap(node: Tree) -> Tree:
+    """Return what a `Node` wraps; anything else as it is."""
+    if isinstance(node, pb.Node):
+        name = node.WhichOneof("node")
+        return getattr(node, name) if name else node
+    return node
+
+
+def is_a(node: Tree, name: str) -> bool:
+    return isinstance(node, pb.Node) and node.WhichOneof("node") == name
+
+
+def children(message: Tree) -> Iterator[Tree]:
+    """Yield the direct submessages, `Node` wrappers opened."""
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        if field.is_repeated:
+            for item in value:
+                yield unwrap(item)
+        else:
+            yield unwrap(value)
+
+
+def walk(message: Tree) -> Iterator[Tree]:
+    """Yield *message* and all below it, `Node` wrappers opened, parents first."""
+    stack = [unwrap(message)]
+    while stack:
+        current = stack.pop()
+        yield current
+        stack.extend(reversed(list(children(current))))
+
+
+def names(nodes: Tree) -> tuple[str, ...]:
+    """Return the strings of a list of String nodes: a function's, type's or operator's qualified name."""
+    return tuple(node.string.sval for node in nodes if node.WhichOneof("node") == "string")
+
+
+def column_fields(column_ref: Tree) -> tuple[str, ...]:
+    """Return a ColumnRef's parts, a star as ``*``."""
+    return tuple(field.string.sval if field.WhichOneof("node") == "string" else "*" for field in column_ref.fields)
+
+
+def unlocated(message: Tree) -> Tree:
+    """Return a copy without source positions: trees of equal meaning become equal messages."""
+    copy = type(message)()
+    copy.CopyFrom(message)
+    for node in _messages(copy):
+        for field, _ in node.ListFields():
+            if field.name in _POSITIONS:
+                node.ClearField(field.name)
+    return copy
+
+
+_POSITIONS = {
+    "location",
+    "stmt_location",
+    "stmt_len",
+    "rexpr_list_start",
+    "rexpr_list_end",
+    "list_start",
+    "list_end",
+    "version",
+}
+
+
+def _messages(message: Tree) -> Iterator[Tree]:
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for item in value if field.is_repeated else (value,):
+            yield from _messages(item)
+
+
+def same(left: Tree, right: Tree) -> bool:
+    """Whether two trees say the same, wherever they stood in the text."""
+    return bool(unlocated(left) == unlocated(right))
+
+
+class UnfaithfulText(Exception):
+    """Text generated from a tree does not parse back to that tree: it must not be sent."""
+
+
+def to_sql(select: Tree) -> str:
+    """Return the text of a SelectStmt, proven: parsed again it gives exactly this tree. Raise `UnfaithfulText`."""
+    result = pb.ParseResult(stmts=[pb.RawStmt(stmt=pb.Node(select_stmt=select))])
+    try:
+        sql = postgast.deparse(result)
+        again = postgast.parse(sql)
+    except postgast.PgQueryError as error:
+        raise UnfaithfulText(str(error)) from error
+    if len(again.stmts) != 1 or not same(again.stmts[0].stmt.select_stmt, select):
+        raise UnfaithfulText(sql)
+    return sql

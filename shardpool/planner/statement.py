@@ -1,0 +1,136 @@
+"""A statement in its two spellings: numbered ``$1`` for the parser, ``%(name)s`` for psycopg2.
+
+Users write ``:name`` (as in `sqlalchemy.text`, but not inside literals, quoted names and comments). All analysis works
+on byte positions in the numbered text; `render` turns it, with replacements at such positions, into psycopg2's spelling.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import postgast
+from postgast import pg_query_pb2 as pb
+
+from shardpool.errors import InvalidSQL
+from shardpool.planner.ast import Tree, parse
+
+_NAMED = re.compile(rb"\\:|(?<![:\w\\]):([A-Za-z_]\w*)(?!:)")
+_PYFORMAT = re.compile(rb"%\(([^)]*)\)s|%%")
+_IN_PARAMETER = re.compile(rb"\bin\s+$", re.IGNORECASE)
+_OPAQUE = {pb.SCONST, pb.BCONST, pb.XCONST, pb.USCONST, pb.UIDENT, pb.SQL_COMMENT, pb.C_COMMENT}
+
+#: A replacement of the bytes start..end of the numbered text.
+Edit = tuple[int, int, str]
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One SQL statement. `names[n - 1]` is the parameter behind ``$n``; `places` are their byte ranges in `numbered`."""
+
+    numbered: str
+    names: tuple[str, ...]
+    places: tuple[tuple[int, int, str], ...]
+    #: Parameters that stand for a whole parenthesised list, ``x IN :ids``.
+    lists: frozenset[str] = frozenset()
+
+    @cached_property
+    def tree(self) -> Tree:
+        """The parse result. Raise `InvalidSQL`, also for anything but exactly one statement."""
+        result = parse(self.numbered)
+        if len(result.stmts) != 1:
+            raise InvalidSQL(f"expected one statement, got {len(result.stmts)}")
+        return result
+
+    @cached_property
+    def node(self) -> Tree:
+        return self.tree.stmts[0].stmt
+
+    @cached_property
+    def pyformat(self) -> str:
+        """The user's words for psycopg2, which must be given a dictionary of parameters, be it empty."""
+        return self.render(())
+
+    def render(self, edits: Iterable[Edit]) -> str:
+        """Return the user's words with *edits* made, for psycopg2. Edits must not overlap each other or a parameter."""
+        data = self.numbered.encode()
+        parts: list[str] = []
+        position = 0
+        placeholders = ((start, end, f"%({name})s") for start, end, name in self.places)
+        for start, end, replacement in sorted((*edits, *placeholders)):
+            parts.append(data[position:start].decode().replace("%", "%%"))
+            parts.append(replacement)
+            position = end
+        parts.append(data[position:].decode().replace("%", "%%"))
+        return "".join(parts)
+
+
+def from_text(sql: str) -> Statement:
+    """Read a statement with ``:name`` parameters. Raise `InvalidSQL`."""
+    data = sql.encode()
+    opaque = _opaque_ranges(sql) if b":" in data else []
+    matches = [
+        (match.start(), match.end(), match.group(1))
+        for match in _NAMED.finditer(data)
+        if not any(start <= match.start() < end for start, end in opaque)
+    ]
+    return _number(data, matches, literal=b":")
+
+
+def from_pyformat(sql: str) -> Statement:
+    """Read a statement as SQLAlchemy compiles it for psycopg2: ``%(name)s`` and doubled percent signs."""
+    data = sql.encode()
+    matches = [(match.start(), match.end(), match.group(1)) for match in _PYFORMAT.finditer(data)]
+    return _number(data, matches, literal=b"%")
+
+
+def _number(data: bytes, matches: Iterable[tuple[int, int, bytes | None]], literal: bytes) -> Statement:
+    """Replace each match by its ``$n``; one without a name is an escaped *literal*."""
+    names: dict[str, int] = {}
+    places: list[tuple[int, int, str]] = []
+    lists: set[str] = set()
+    out = bytearray()
+    position = 0
+    for start, end, found in matches:
+        out += data[position:start]
+        position = end
+        if found is None:
+            out += literal
+            continue
+        name = found.decode()
+        number = names.setdefault(name, len(names) + 1)
+        text = b"$%d" % number
+        if _IN_PARAMETER.search(out):
+            lists.add(name)
+            text = b"(" + text + b")"
+        places.append((len(out), len(out) + len(text), name))
+        out += text
+    out += data[position:]
+    return Statement(out.decode(), tuple(names), tuple(places), frozenset(lists))
+
+
+def _opaque_ranges(sql: str) -> list[tuple[int, int]]:
+    """Byte ranges in which a colon is no parameter."""
+    try:
+        tokens = postgast.scan(sql).tokens
+    except postgast.PgQueryError as error:
+        raise InvalidSQL(error.message) from error
+    data = sql.encode()
+    return [
+        (token.start, token.end)
+        for token in tokens
+        if token.token in _OPAQUE or (token.token == pb.IDENT and data[token.start : token.start + 1] == b'"')
+    ]
+
+
+def to_pyformat(sql: str, statement: Statement) -> str:
+    """Turn generated, numbered text into psycopg2's spelling, with the parameters of *statement*."""
+    places = []
+    for token in postgast.scan(sql).tokens:
+        if token.token == pb.PARAM:
+            name = statement.names[int(sql.encode()[token.start + 1 : token.end]) - 1]
+            widen = 1 if name in statement.lists else 0
+            places.append((token.start - widen, token.end + widen, name))
+    return Statement(sql, statement.names, tuple(places)).pyformat
