@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg2
 from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from shardpool.config import Config, Endpoint
 from shardpool.engines.pool import PoolStats, ShardPool, clean
@@ -24,9 +25,15 @@ SWEEP_INTERVAL = 1.0
 class Engines:
     """The engines of all shards. Thread-safe. Shards are told by `set_shards` whenever the shard map changes."""
 
-    def __init__(self, config: Config, password: PasswordSource | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        password: PasswordSource | None = None,
+        on_engine: Callable[[Engine], object] | None = None,
+    ) -> None:
         self._config = config
         self._password = password
+        self._on_engine = on_engine
         self._endpoints: dict[str, Endpoint] = dict(config.shards)
         self._engines: dict[str, Engine] = {}
         self._lock = threading.Lock()
@@ -68,12 +75,17 @@ class Engines:
             connection.autocommit = False
             yield connection
         finally:
-            try:
-                clean(connection)
-            except psycopg2.Error:
-                pool.discard(entry)
-            else:
-                pool.give_back(entry)
+            self.give_back_clean(shard, entry)
+
+    def give_back_clean(self, shard: str, entry: ConnectionPoolEntry) -> None:
+        """Return a leased entry whose session may have been changed: reset it, or close it if that fails."""
+        pool = self.pool(shard)
+        try:
+            clean(entry.dbapi_connection)
+        except psycopg2.Error:
+            pool.discard(entry)
+        else:
+            pool.give_back(entry)
 
     def stats(self) -> dict[str, PoolStats]:
         """Return shard name -> counters, for the shards that were used."""
@@ -105,6 +117,8 @@ class Engines:
             def _add_password(dialect: object, record: object, args: object, parameters: dict[str, Any]) -> None:
                 parameters["password"] = password(shard)
 
+        if self._on_engine is not None:
+            self._on_engine(engine)
         return engine
 
     def _start_sweeper(self) -> None:

@@ -166,8 +166,9 @@ class LocalCluster:
         return Router(config, **options)
 
     def _document(self) -> dict[str, Any]:
-        urls = {name: self.url(name) for name in (self.names or ["s0"])}
-        return document(self.keyspace, self.partitions, urls)
+        if self._opened is None:
+            raise LocalClusterError("the cluster is not started")
+        return document(self.keyspace, self.partitions, {name: server.url for name, server in self._servers.items()})
 
     def _check_owner(self) -> None:
         if self._owner not in (None, os.getpid()):

@@ -3,6 +3,8 @@
 repeatable
     Immutable, or stable and dependent only on settings that every session pins (engines/registry.py): gives the same
     value on every shard.
+set
+    Repeatable likewise, but returns a set of rows.
 once
     May differ from call to call or server to server: evaluated on one server only.
 aggregate, window
@@ -18,10 +20,21 @@ from importlib import resources
 
 #: Functions that change or reveal the state of one pooled session or server; refused in `Router.query`.
 SESSION_FUNCTIONS = frozenset(
-    """
-    set_config setseed currval lastval nextval setval pg_advisory_lock pg_advisory_lock_shared pg_try_advisory_lock
-    pg_try_advisory_lock_shared pg_advisory_unlock pg_advisory_unlock_shared pg_advisory_unlock_all
-    """.split()
+    [
+        "set_config",
+        "setseed",
+        "currval",
+        "lastval",
+        "nextval",
+        "setval",
+        "pg_advisory_lock",
+        "pg_advisory_lock_shared",
+        "pg_try_advisory_lock",
+        "pg_try_advisory_lock_shared",
+        "pg_advisory_unlock",
+        "pg_advisory_unlock_shared",
+        "pg_advisory_unlock_all",
+    ]
 )
 
 

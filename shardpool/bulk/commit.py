@@ -1,0 +1,102 @@
+"""Committing a load on all its shards, or on none.
+
+One shard commits plainly. Several prepare, then the catalog takes the decision, then each commits what it prepared. A
+process that dies before the decision leaves transactions that `resolve_loads` rolls back; after it, ones that it
+commits. Names of the fault points for tests: ``prepared-one``, ``prepared``, ``decided``, ``committed-one``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg2
+
+from shardpool.bulk.decision import decide_commit, decision, finish_prepared
+from shardpool.bulk.faults import fault_point
+from shardpool.bulk.lane import Lane
+from shardpool.bulk.lanes import Lanes
+from shardpool.bulk.translate import refused
+from shardpool.catalog import Catalog
+from shardpool.errors import LoadError, LoadInDoubt, OutcomeUnknown, ShardpoolError
+
+if TYPE_CHECKING:
+    from shardpool.engines import Engines
+
+
+def commit_load(lanes: Lanes, catalog: Catalog, engines: Engines) -> None:
+    """Commit the rows of all lanes. Raise what the shards raise, with nothing committed, or
+
+    - `OutcomeUnknown`: the one shard of the load broke its connection during COMMIT;
+    - `LoadInDoubt`: committed or undecided, with shards that must be finished by `resolve_loads`.
+    """
+    opened = list(lanes.opened.values())
+    if len(opened) <= 1:
+        for lane in opened:
+            _commit_alone(lane)
+        return
+    with catalog.begin():
+        pass  # A catalog that is down is better found before the shards prepare.
+    for lane in opened:
+        lanes.submit(lane.shard, Lane.prepare)
+    lanes.drain()
+    lanes.stop()
+    fault_point("prepared")
+    lanes.may_undo = False
+    try:
+        decide_commit(catalog, lanes.load)
+        fault_point("decided")
+        _commit_prepared(opened, engines, lanes.load)
+    except LoadInDoubt:
+        raise
+    except LoadError:
+        lanes.may_undo = True
+        raise
+    except KeyboardInterrupt:
+        # Perhaps the catalog has the decision already; if not, it is against the load.
+        if decision(catalog, lanes.load):
+            _commit_prepared(opened, engines, lanes.load)
+        else:
+            lanes.may_undo = True
+        raise
+
+
+def _commit_alone(lane: Lane) -> None:
+    try:
+        lane.commit()
+    except psycopg2.Error as error:
+        if lane.connection.closed:
+            raise OutcomeUnknown(lane.shard, str(error).strip()) from error
+        raise refused(error, lane.shard, gone=False) from error
+
+
+def _commit_prepared(lanes: list[Lane], engines: Engines, load: str) -> None:
+    """Commit everywhere, as decided: from here on an interrupt only ends the call after all shards were told."""
+    interrupt: KeyboardInterrupt | None = None
+    left: dict[str, Exception] = {}
+    for lane in lanes:
+        while not lane.finished and lane.shard not in left:
+            try:
+                _commit_second_phase(lane, engines)
+                fault_point("committed-one")
+            except KeyboardInterrupt as error:
+                interrupt = error
+            except (ShardpoolError, psycopg2.Error) as error:
+                left[lane.shard] = error
+    if left:
+        reasons = "; ".join(f"{shard}: {str(error).strip()}" for shard, error in left.items())
+        raise LoadInDoubt(
+            f"load {load} is decided: commit. These shards could not be told and will be finished by resolve_loads, "
+            f"until then they do not show its rows: {reasons}"
+        ) from (interrupt or next(iter(left.values())))
+    if interrupt is not None:
+        interrupt.add_note(f"load {load} was committed on all shards")
+        raise interrupt
+
+
+def _commit_second_phase(lane: Lane, engines: Engines) -> None:
+    try:
+        lane.commit()
+    except psycopg2.Error:
+        lane.release()
+        finish_prepared(engines, lane.shard, lane.gid, commit=True)
+        lane.finished = True

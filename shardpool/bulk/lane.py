@@ -1,0 +1,101 @@
+"""One shard's part of a load: a borrowed connection with one transaction, which may be prepared."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+
+from shardpool.bulk.decision import finish_prepared, prepared_gid
+from shardpool.bulk.faults import fault_point
+from shardpool.bulk.translate import refused
+from shardpool.errors import ShardpoolError
+
+if TYPE_CHECKING:
+    from shardpool.engines import Engines
+
+log = logging.getLogger(__name__)
+
+
+class Lane:
+    """A transaction on one shard. `finished` once it is committed or rolled back. Prepared, it is known as `gid`."""
+
+    def __init__(self, engines: Engines, shard: str, load: str) -> None:
+        self.shard = shard
+        self.gid = prepared_gid(load, shard)
+        self.finished = False
+        self.may_be_prepared = False
+        self._engines = engines
+        self._borrowed = ExitStack()
+        self.connection: Any = self._borrowed.enter_context(engines.borrow(shard))
+
+    def begin(self) -> int:
+        """Begin the transaction; return the server's max_prepared_transactions."""
+        try:
+            self.connection.tpc_begin(self.gid)
+            with self.connection.cursor() as cursor:
+                # A slow source must not end the transaction.
+                cursor.execute(
+                    "SET LOCAL idle_in_transaction_session_timeout = 0; "
+                    "SELECT current_setting('max_prepared_transactions')::int"
+                )
+                return int(cursor.fetchone()[0])
+        except psycopg2.Error as error:
+            raise refused(error, self.shard, gone=bool(self.connection.closed)) from error
+
+    def prepare(self) -> None:
+        self.may_be_prepared = True
+        try:
+            self.connection.tpc_prepare()
+        except psycopg2.Error as error:
+            raise refused(error, self.shard, gone=bool(self.connection.closed)) from error
+        fault_point("prepared-one")
+
+    def commit(self) -> None:
+        """Commit, in one phase or as the second one. Raise psycopg2's errors; the outcome is then unknown."""
+        self.connection.tpc_commit()
+        self.finished = True
+
+    def undo(self) -> None:
+        """Roll back. What cannot be reached is rolled back by its server, or by `resolve_loads` if it is prepared."""
+        try:
+            self.connection.tpc_rollback()
+            self.finished = True
+        except psycopg2.Error:
+            self.release()
+            if self.may_be_prepared:
+                self._undo_prepared()
+
+    def _undo_prepared(self) -> None:
+        try:
+            finish_prepared(self._engines, self.shard, self.gid, commit=False)
+            self.finished = True
+        except (ShardpoolError, psycopg2.Error) as error:
+            log.warning(
+                "shard %s: %s is left to resolve_loads, which will roll it back: %s", self.shard, self.gid, error
+            )
+
+    def release(self) -> None:
+        """Give the connection back; one with an unfinished transaction is closed. Idempotent."""
+        if not self.finished:
+            self.connection.close()
+        self._borrowed.close()
+
+    def cancel(self) -> None:
+        """Cancel the statement that runs in another thread, if one does."""
+        try:
+            self.connection.cancel()
+        except psycopg2.Error as error:
+            log.debug("shard %s: cancel: %s", self.shard, error)
+
+    def sever(self) -> None:
+        """Shut the socket down, so that a server that does not answer cannot hold the thread that waits for it."""
+        try:
+            with socket.socket(fileno=os.dup(self.connection.fileno())) as link:
+                link.shutdown(socket.SHUT_RDWR)
+        except (OSError, psycopg2.Error) as error:
+            log.debug("shard %s: sever: %s", self.shard, error)

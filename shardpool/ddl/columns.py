@@ -1,0 +1,65 @@
+"""Columns: from the parse tree to `Column`, and the defaults that would differ from shard to shard."""
+
+from __future__ import annotations
+
+from google.protobuf.message import Message
+from postgast import pg_query_pb2 as pb
+
+from shardpool.ddl.refusals import refuse
+from shardpool.ddl.tree import find, strings, type_name
+from shardpool.topology.tables import Column
+
+_SERIAL = frozenset({"serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"})
+
+#: The time when the transaction began: harmless as a default if each row is given all its values anyway.
+_NOW = frozenset({"now", "transaction_timestamp", "statement_timestamp"})
+_NOW_VALUES = frozenset(
+    getattr(pb, f"SVFOP_{name}{suffix}")
+    for name in ("CURRENT_TIMESTAMP", "CURRENT_TIME", "LOCALTIMESTAMP", "LOCALTIME")
+    for suffix in ("", "_N")
+) | {pb.SVFOP_CURRENT_DATE}
+
+#: Functions that give the same result everywhere. Others may, but PostgreSQL would have to be asked.
+_IMMUTABLE = frozenset({"lower", "upper", "md5", "abs", "length", "make_date", "make_interval", "decode", "encode"})
+
+
+def column_of(definition: pb.ColumnDef) -> Column:
+    """Return the column that a definition describes, as far as the text tells."""
+    kinds = {node.constraint.contype for node in definition.constraints}
+    return Column(
+        name=definition.colname,
+        type=type_name(definition.type_name),
+        not_null=bool(kinds & {pb.CONSTR_NOTNULL, pb.CONSTR_PRIMARY}),
+        generated=pb.CONSTR_GENERATED in kinds,
+    )
+
+
+def check_column(definition: pb.ColumnDef, table: str, reference: bool, added: bool, line: int) -> None:
+    """Raise `SchemaError` for sequences, and in a reference table for defaults that differ between shards.
+
+    `added`: by ALTER TABLE, which fills existing rows with the default on each shard by itself.
+    """
+    name = definition.colname
+    serial = definition.type_name.names and strings(definition.type_name.names)[-1] in _SERIAL
+    if serial or any(node.constraint.contype == pb.CONSTR_IDENTITY for node in definition.constraints):
+        raise refuse("SP223", line=line, column=name, table=table)
+    for node in definition.constraints:
+        if node.constraint.contype == pb.CONSTR_DEFAULT:
+            check_default(node.constraint.raw_expr, name, table, reference, added, line)
+
+
+def check_default(expression: Message, column: str, table: str, reference: bool, added: bool, line: int) -> None:
+    """Raise `SchemaError` for a default that uses a sequence, or that a reference table cannot have."""
+    called = [strings(call.funcname) for call in find(expression, pb.FuncCall)]
+    if any(name[-1] == "nextval" for name in called):
+        raise refuse("SP223", line=line, column=column, table=table)
+    if not reference:
+        return
+    allowed = _IMMUTABLE if added else _IMMUTABLE | _NOW
+    differing = [name for name in called if name[-1] not in allowed or name[:-1] not in ([], ["pg_catalog"])]
+    if differing:
+        raise refuse("SP224", line=line, column=column, table=table, what=".".join(differing[0]) + "()")
+    for value in find(expression, pb.SQLValueFunction):
+        if added or value.op not in _NOW_VALUES:
+            what = pb.SQLValueFunctionOp.Name(value.op).removeprefix("SVFOP_")
+            raise refuse("SP224", line=line, column=column, table=table, what=what)

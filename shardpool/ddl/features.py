@@ -1,0 +1,53 @@
+"""What a schema consists of, as comparable facts: the schemas of two partitions have the same ones, or have drifted."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Feature(NamedTuple):
+    """One fact: an object of a table, and its definition without the schema's name."""
+
+    kind: str
+    table: str
+    name: str
+    definition: str
+
+
+# Names that are on the search path are printed without their schema.
+_FEATURES = """
+WITH t AS (
+    SELECT c.* FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p', 'f', 'v', 'm') AND c.relname <> 'shardpool_ddl'
+)
+SELECT 'table', t.relname, '', concat_ws(' ', t.relkind, t.relpersistence, t.relreplident, t.reloptions) FROM t
+UNION ALL
+SELECT 'column', t.relname, a.attname, concat_ws(' ', '#' || row_number() OVER (PARTITION BY t.oid ORDER BY a.attnum),
+       format_type(a.atttypid, a.atttypmod), CASE WHEN a.attnotnull THEN 'NOT NULL' END,
+       CASE WHEN a.attcollation <> y.typcollation THEN 'COLLATE ' || o.collname END,
+       CASE WHEN a.attgenerated <> '' THEN 'GENERATED ' || a.attgenerated END,
+       'DEFAULT ' || pg_get_expr(d.adbin, d.adrelid),
+       CASE WHEN a.attstorage <> y.typstorage THEN 'STORAGE ' || a.attstorage END)
+FROM t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
+JOIN pg_type y ON y.oid = a.atttypid LEFT JOIN pg_collation o ON o.oid = a.attcollation
+LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (t.oid, a.attnum)
+UNION ALL
+SELECT CASE k.contype WHEN 'f' THEN 'foreign key' WHEN 'p' THEN 'primary key' ELSE 'constraint' END,
+       t.relname, k.conname, pg_get_constraintdef(k.oid, true)
+FROM t JOIN pg_constraint k ON k.conrelid = t.oid AND k.contype IN ('c', 'f', 'p', 'u', 'x')
+UNION ALL
+SELECT 'index', t.relname, x.relname, pg_get_indexdef(x.oid, 0, true) || coalesce(' ' || x.reloptions::text, '')
+       || CASE WHEN i.indisvalid THEN '' ELSE ' INVALID' END
+FROM t JOIN pg_index i ON i.indrelid = t.oid JOIN pg_class x ON x.oid = i.indexrelid
+WHERE NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid AND k.conrelid = t.oid
+                  AND k.contype IN ('p', 'u', 'x'))
+UNION ALL
+SELECT 'trigger', t.relname, g.tgname, pg_get_triggerdef(g.oid, true) || ' ' || g.tgenabled
+FROM t JOIN pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal
+"""
+
+
+def read_features(cursor: Any, schema: str) -> frozenset[Feature]:
+    """Return the facts about *schema*. The search path must begin with it."""
+    cursor.execute(_FEATURES, {"schema": schema})
+    return frozenset(Feature(*row) for row in cursor.fetchall())

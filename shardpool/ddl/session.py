@@ -1,0 +1,137 @@
+"""One shard's transaction of a schema change: everything on this shard happens in it, or nothing.
+
+It begins with a lock that only schema changes take. Whoever holds it on *all* shards knows that no other one is half
+way, whatever became of the process that began it; this is what `SchemaManager` relies on after a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+import psycopg2
+
+from shardpool.ddl.introspect import find_behind, read_functions, search_path
+from shardpool.ddl.log import Recorded
+from shardpool.ddl.refusals import refuse
+from shardpool.errors import ShardUnavailable
+from shardpool.topology.names import quote
+
+#: lock_not_available, deadlock_detected: somebody else's locks were in the way; another attempt may succeed.
+RETRYABLE = frozenset({"55P03", "40P01"})
+
+#: So many characters of a statement are shown in messages.
+_SHOWN = 300
+
+
+class ShardSession:
+    """A transaction on *connection*, for the partitions whose schemas are given. Raises `SchemaError`."""
+
+    def __init__(self, keyspace: str, shard: str, schemas: Sequence[str], connection: Any) -> None:
+        self.keyspace, self.shard, self.schemas, self.connection = keyspace, shard, tuple(schemas), connection
+        self._path: str | None = None
+
+    def begin(self, lock_timeout: float) -> None:
+        """Set the transaction's limits and take the lock of schema changes."""
+        settings = (
+            f"SET LOCAL lock_timeout = {max(1, int(lock_timeout * 1000))}",
+            "SET LOCAL statement_timeout = 0",
+            "SET LOCAL idle_in_transaction_session_timeout = 0",
+            # A function's body may name tables that are only found in a partition.
+            "SET LOCAL check_function_bodies = off",
+        )
+        self.run("; ".join(settings))
+        key = f"shardpool ddl {self.keyspace}"
+        self.run("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (key,))
+
+    def create_schemas(self, fresh: bool) -> None:
+        """Create what is missing. The schema of a partition may be missing only if no table was ever created."""
+        keyspace = quote(self.keyspace)
+        self.run(
+            f"CREATE SCHEMA IF NOT EXISTS {keyspace}; CREATE TABLE IF NOT EXISTS {keyspace}.shardpool_ddl "
+            "(id bigint PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        rows = self.run("SELECT nspname FROM pg_namespace WHERE nspname = ANY(%s)", (list(self.schemas),))
+        present = {name for (name,) in rows}
+        for schema in self.schemas:
+            if schema not in present:
+                if not fresh:
+                    raise refuse("SP267", shard=self.shard, schema=schema)
+                self.run(f"CREATE SCHEMA {quote(schema)}")
+
+    def applied(self, ids: Collection[int]) -> frozenset[int]:
+        """Return which of the statements *ids* this shard has."""
+        rows = self.run(f"SELECT id FROM {quote(self.keyspace)}.shardpool_ddl WHERE id = ANY(%s)", (list(ids),))
+        return frozenset(number for (number,) in rows)
+
+    def execute(self, recorded: Recorded) -> None:
+        """Run one statement in all its places, and note that this shard has it."""
+        statement = recorded.statement
+        for schema in self.schemas if statement.scope == "partition" else (None,):
+            self.run_in(schema, statement.text)
+        self.note([recorded.id])
+
+    def note(self, ids: Iterable[int]) -> None:
+        """Note that this shard has the statements *ids*."""
+        query = f"INSERT INTO {quote(self.keyspace)}.shardpool_ddl (id) SELECT unnest(%s::bigint[])"
+        self.run(query, (list(ids),))
+
+    def check_nothing_behind(self, names: Collection[str]) -> None:
+        """Raise `SchemaError` if one of *names* is found without its partition."""
+        for schema, name in find_behind(self.connection.cursor(), self.keyspace, sorted(names)):
+            raise refuse("SP262", shard=self.shard, schema=schema, name=name)
+
+    def functions(self) -> frozenset[str]:
+        return read_functions(self.connection.cursor())
+
+    def finish(self) -> None:
+        """Let nothing be left that could fail at the commit."""
+        self.run("SET CONSTRAINTS ALL IMMEDIATE")
+
+    def commit(self) -> None:
+        self.connection.commit()
+        self._path = None
+
+    def run_in(self, schema: str | None, statement: str) -> None:
+        """Run a statement where names are those of a partition's *schema*, or the shared ones."""
+        path = search_path(self.keyspace, schema)
+        if path != self._path:
+            statement = f"{path};\n{statement}"
+        where = f"partition {schema}" if schema else f"schema {self.keyspace}"
+        self.run(statement, where=where)
+        self._path = path
+
+    def roll_back_to(self, savepoint: str) -> None:
+        """Take back what was done since a savepoint, and forget it; the search path goes with it."""
+        self._path = None
+        self.run(f"ROLLBACK TO SAVEPOINT {savepoint}; RELEASE SAVEPOINT {savepoint}")
+
+    def run(self, statement: str, values: Sequence[object] | None = None, where: str = "") -> Sequence[Any]:
+        """Run a statement and return its rows, if it has any."""
+        try:
+            with self.connection.cursor() as cursor:
+                cursor.execute(statement, values)
+                return cursor.fetchall() if cursor.description else ()
+        except psycopg2.Error as error:
+            raise self.failure(error, statement, where or f"schema {self.keyspace}") from error
+
+    def failure(self, error: psycopg2.Error, statement: str, where: str) -> Exception:
+        """Translate a driver's error. Nothing was committed, so that a lost connection may be tried again."""
+        if lost(error):
+            return ShardUnavailable(self.shard, first_line(error))
+        text = statement.split(";\n", 1)[-1] if statement.startswith("SET LOCAL search_path") else statement
+        code = "SP264" if error.pgcode in RETRYABLE else "SP263"
+        shown = text if len(text) <= _SHOWN else text[:_SHOWN] + " ..."
+        return refuse(code, shard=self.shard, where=where, reason=first_line(error), statement=shown)
+
+
+def lost(error: psycopg2.Error) -> bool:
+    """Whether the connection is gone, rather than the statement wrong. Being cancelled is neither."""
+    code = error.pgcode or "08000"
+    return code.startswith("08") or code in ("57P01", "57P02", "57P03")
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+

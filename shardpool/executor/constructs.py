@@ -1,0 +1,87 @@
+"""SQLAlchemy constructs: compiled, bound and typed by SQLAlchemy, executed by the router.
+
+An engine whose "DBAPI connection" hands each statement to a function of ours. SQLAlchemy compiles the construct, converts
+parameters and result values by their types and caches its work, as for any engine; only the sending is different.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
+from sqlalchemy.pool import StaticPool
+
+#: Runs text in psycopg2's spelling; returns (cursor description or None, rows, row count).
+Run = Callable[[str, Mapping[str, Any]], tuple[Any, list[Any], int]]
+
+
+class RoutedDialect(PGDialect_psycopg2):
+    """PostgreSQL through psycopg2, without a server to ask at the first connection."""
+
+    supports_statement_cache = True
+
+    def initialize(self, connection: Any) -> None:
+        self.server_version_info = (14,)
+        self.default_schema_name = "public"
+
+    def on_connect(self) -> None:
+        return None
+
+    def get_default_isolation_level(self, dbapi_conn: Any) -> Any:
+        return "AUTOCOMMIT"
+
+
+registry.register("postgresql.shardpool", __name__, "RoutedDialect")
+
+
+def construct_engine(run: Run) -> Engine:
+    """Return an engine that executes through *run*, in autocommit mode."""
+    return create_engine("postgresql+shardpool://", creator=lambda: _Connection(run), poolclass=StaticPool)
+
+
+class _Connection:
+    """As much of a DBAPI connection as SQLAlchemy uses. It has no transactions: each statement is its own."""
+
+    closed = 0
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def cursor(self, *args: object, **options: object) -> _Cursor:
+        return _Cursor(self._run)
+
+    def commit(self) -> None: ...
+
+    def rollback(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Cursor:
+    arraysize = 1
+    name = None
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.description: Any = None
+        self.rowcount = -1
+        self._rows: list[Any] = []
+
+    def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
+        self.description, rows, self.rowcount = self._run(sql, parameters or {})
+        self._rows = rows[::-1]
+
+    def fetchone(self) -> Any:
+        return self._rows.pop() if self._rows else None
+
+    def fetchmany(self, size: int = 1) -> list[Any]:
+        return [self._rows.pop() for _ in range(min(size, len(self._rows)))]
+
+    def fetchall(self) -> list[Any]:
+        rows, self._rows = self._rows[::-1], []
+        return rows
+
+    def close(self) -> None: ...

@@ -1,0 +1,99 @@
+"""Explanations: a plan for people (`str`) and for programs (`to_json`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from shardpool.planner.plan import (
+    ByShard,
+    Concatenation,
+    GatherPlan,
+    Plan,
+    PushdownPlan,
+    Reason,
+    ReferencePlan,
+    SinglePlan,
+    rung_of,
+    union_all,
+)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `Router.explain` returns. `plan` is the plan that a call with these parameters would run."""
+
+    sql: str
+    plan: Plan
+
+    @property
+    def rung(self) -> str:
+        """single, reference, pushdown or gather; "some: " before it if keys prune the partitions."""
+        return rung_of(self.plan)
+
+    @property
+    def reasons(self) -> tuple[Reason, ...]:
+        """Why each cheaper rung has no plan."""
+        return self.plan.reasons
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as plain lists and dictionaries."""
+        found: dict[str, Any] = {
+            "sql": self.sql,
+            "rung": self.rung,
+            "reasons": [{"rung": reason.rung, "reason": reason.text} for reason in self.reasons],
+        }
+        match self.plan:
+            case SinglePlan(placement, sql):
+                found["shards"] = {placement.shard: {"partitions": [placement.partition.id], "sql": sql}}
+            case ReferencePlan(sql):
+                found["shards"] = {"any": {"partitions": [], "sql": sql}}
+            case PushdownPlan(partial, by_shard, merge):
+                found["shards"] = _shards(partial, by_shard)
+                found["merge"] = "concatenate" if isinstance(merge, Concatenation) else merge.sql
+            case GatherPlan(relations, sql):
+                found["gather"] = {
+                    relation.name: {
+                        "columns": [column.name for column in relation.columns],
+                        "shards": _shards(relation.select, relation.by_shard),
+                    }
+                    for relation in relations
+                }
+                found["merge"] = sql
+        return found
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield f"rung: {self.rung}"
+        for reason in self.reasons:
+            yield f"  not {reason.rung}: {reason.text}"
+        facts = self.to_json()
+        for shard, entry in facts.get("shards", {}).items():
+            yield from _shard_lines(shard, entry, "")
+        for name, relation in facts.get("gather", {}).items():
+            yield f"gather {name} ({', '.join(relation['columns'])})"
+            for shard, entry in relation["shards"].items():
+                yield from _shard_lines(shard, entry, "  ")
+        if "merge" in facts:
+            yield f"merge: {facts['merge']}"
+
+
+def _shards(partial: str, by_shard: ByShard) -> dict[str, Any]:
+    return {
+        shard: {"partitions": [partition.id for partition in partitions], "sql": union_all(partial, partitions)}
+        for shard, partitions in by_shard.items()
+    }
+
+
+def _shard_lines(shard: str, entry: dict[str, Any], indent: str) -> Iterator[str]:
+    count = len(entry["partitions"])
+    yield f"{indent}{shard}, {count} partition{'s' if count != 1 else ''}: {_shortened(entry['sql'])}"
+
+
+def _shortened(sql: str) -> str:
+    """The first partition's statement stands for all."""
+    first, union, _ = sql.partition(" UNION ALL ")
+    return f"{first} UNION ALL ..." if union else first

@@ -1,0 +1,229 @@
+"""Running pushdown and gather plans: partial rows travel to the merge node, where PostgreSQL makes the result.
+
+Everything on the merge node happens in one transaction that is rolled back: no temporary table outlives its query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg2
+
+from shardpool.engines import Engines
+from shardpool.errors import GatherTooLarge
+from shardpool.executor.relay import Producer, Relay, RelayStopped
+from shardpool.executor.results import RoutedResult
+from shardpool.executor.scatter import Leases, Scatter, failure, leased
+from shardpool.planner.plan import (
+    PARTIAL_TABLE,
+    ByShard,
+    Concatenation,
+    GatherPlan,
+    MergeQuery,
+    PushdownPlan,
+    Relation,
+    union_all,
+)
+from shardpool.topology.names import quote
+
+Parameters = Mapping[str, Any]
+#: Tables with fewer rows are not analysed: any plan will do.
+ANALYSE_ROWS = 1000
+
+
+class Merger:
+    """Runs the plans that read several partitions."""
+
+    def __init__(self, engines: Engines, threads: ThreadPoolExecutor, max_bytes: int, merge_node: str | None) -> None:
+        self._engines = engines
+        self._threads = threads
+        self._max_bytes = max_bytes
+        self._merge_node = merge_node
+
+    def pushdown(self, plan: PushdownPlan, parameters: Parameters) -> RoutedResult:
+        match plan.merge:
+            case Concatenation():
+                return self._concatenate(plan, plan.merge, parameters)
+            case MergeQuery():
+                return self._merge(plan, plan.merge, parameters)
+
+    def _concatenate(self, plan: PushdownPlan, merge: Concatenation, parameters: Parameters) -> RoutedResult:
+        def fetch(shard: str, connection: Any) -> tuple[Any, list[Any]]:
+            with connection.cursor() as cursor:
+                cursor.execute(union_all(plan.partial, plan.by_shard[shard]), parameters)
+                return cursor.description, cursor.fetchall()
+
+        with leased(self._engines, list(plan.by_shard)) as leases:
+            scatter = Scatter(self._threads, leases)
+            try:
+                for shard in plan.by_shard:
+                    scatter.start(shard, fetch)
+                found = scatter.collect()
+            except BaseException:
+                scatter.stop()
+                raise
+        description = next(iter(found.values()))[0]
+        rows = [row for shard in sorted(found) for row in found[shard][1]]
+        first = _count(merge.offset, parameters) or 0
+        limit = _count(merge.limit, parameters)
+        rows = rows[first:] if limit is None else rows[first : first + limit]
+        return RoutedResult(description, rows, len(rows))
+
+    def _merge(self, plan: PushdownPlan, merge: MergeQuery, parameters: Parameters) -> RoutedResult:
+        node = self._node(plan.by_shard)
+
+        def work(job: _Job) -> RoutedResult:
+            local = union_all(plan.partial, plan.by_shard[node])
+            job.execute(f"CREATE TEMPORARY TABLE {PARTIAL_TABLE} ON COMMIT DROP AS {local}")
+            job.load(PARTIAL_TABLE, plan.partial, plan.by_shard)
+            return job.fetch(merge.sql)
+
+        return self._on_node(node, set(plan.by_shard), parameters, work)
+
+    def gather(self, plan: GatherPlan, parameters: Parameters) -> RoutedResult:
+        shards = {shard for relation in plan.relations for shard in relation.by_shard}
+        node = self._merge_node or min(shards)
+
+        def work(job: _Job) -> RoutedResult:
+            for relation in plan.relations:
+                _gather_relation(job, relation)
+            return job.fetch(plan.sql)
+
+        return self._on_node(node, shards | {node}, parameters, work)
+
+    def _node(self, by_shard: ByShard) -> str:
+        """The configured merge node if it has some of the rows: partial columns take their types there."""
+        return self._merge_node if self._merge_node is not None and self._merge_node in by_shard else min(by_shard)
+
+    def _on_node(
+        self, node: str, shards: set[str], parameters: Parameters, work: Callable[[_Job], RoutedResult]
+    ) -> RoutedResult:
+        with leased(self._engines, list(shards)) as leases:
+            connection = leases.connection(node)
+            connection.autocommit = False
+            try:
+                return work(_Job(node, leases, self._threads, parameters, self._max_bytes))
+            except BaseException as error:
+                if not isinstance(error, Exception):
+                    leases.abandon(node)
+                    raise
+                found = failure({node: error}, leases)
+                raise found from (error if found is not error else error.__cause__)
+            finally:
+                _roll_back(connection, node, leases)
+
+
+def _gather_relation(job: _Job, relation: Relation) -> None:
+    columns = ", ".join(
+        f"{quote(column.name)} {column.type}" + (f" COLLATE {column.collation}" if column.collation else "")
+        for column in relation.columns
+    )
+    job.execute(f"CREATE TEMPORARY TABLE {quote(relation.name)} ({columns}) ON COMMIT DROP")
+    table = f"pg_temp.{quote(relation.name)}"
+    rows = 0
+    if job.node in relation.by_shard:
+        rows += job.execute(f"INSERT INTO {table} {union_all(relation.select, relation.by_shard[job.node])}")
+        job.count_local(table)
+    rows += job.load(table, relation.select, relation.by_shard)
+    if relation.primary_key:
+        job.execute(f"ALTER TABLE {table} ADD PRIMARY KEY ({', '.join(map(quote, relation.primary_key))})")
+    if rows >= ANALYSE_ROWS:
+        job.execute(f"ANALYZE {table}")
+
+
+class _Job:
+    """One query's work on its merge node."""
+
+    def __init__(
+        self, node: str, leases: Leases, threads: ThreadPoolExecutor, parameters: Parameters, max_bytes: int
+    ) -> None:
+        self.node = node
+        self._leases = leases
+        self._threads = threads
+        self._parameters = parameters
+        self._max_bytes = max_bytes
+        self._bytes = 0
+
+    def execute(self, sql: str) -> int:
+        """Run a statement on the merge node; return the number of rows."""
+        with self._leases.connection(self.node).cursor() as cursor:
+            cursor.execute(sql, self._parameters)
+            return int(cursor.rowcount)
+
+    def fetch(self, sql: str) -> RoutedResult:
+        with self._leases.connection(self.node).cursor() as cursor:
+            cursor.execute(sql, self._parameters)
+            rows = cursor.fetchall()
+            return RoutedResult(cursor.description, rows, len(rows))
+
+    def count_local(self, table: str) -> None:
+        with self._leases.connection(self.node).cursor() as cursor:
+            cursor.execute(f"SELECT pg_table_size('{table}')")
+            self._count(cursor.fetchone()[0])
+
+    def load(self, table: str, select: str, by_shard: ByShard) -> int:
+        """Copy the rows of *select* from the other shards' partitions into a table; return their number."""
+        remote = [shard for shard in by_shard if shard != self.node]
+        if not remote:
+            return 0
+        relay = Relay(len(remote), self._count)
+
+        def produce(shard: str, connection: Any) -> None:
+            producer = Producer(relay)
+            with connection.cursor() as cursor:
+                query = cursor.mogrify(union_all(select, by_shard[shard]), self._parameters).decode()
+                cursor.copy_expert(f"COPY ({query}) TO STDOUT (FORMAT binary)", producer)
+            producer.close()
+
+        def produce_or_stop(shard: str, connection: Any) -> None:
+            try:
+                produce(shard, connection)
+            except BaseException:
+                relay.stop()
+                raise
+
+        scatter = Scatter(self._threads, self._leases)
+        try:
+            for shard in remote:
+                scatter.start(shard, produce_or_stop)
+            with self._leases.connection(self.node).cursor() as cursor:
+                cursor.copy_expert(f"COPY {table} FROM STDIN (FORMAT binary)", relay)
+                rows = int(cursor.rowcount)
+            scatter.collect()
+            return rows
+        except BaseException as error:
+            relay.stop()
+            scatter.stop()
+            # A connection that left COPY half way is not used again.
+            for shard in scatter.errors():
+                self._leases.abandon(shard)
+            if self._too_large():
+                raise GatherTooLarge(self._bytes, self._max_bytes) from error
+            causes = {shard: e for shard, e in scatter.errors().items() if not isinstance(e, RelayStopped)}
+            if causes:
+                raise failure(causes, self._leases) from next(iter(causes.values()))
+            raise
+
+    def _count(self, size: int) -> None:
+        self._bytes += size
+        if self._too_large():
+            raise GatherTooLarge(self._bytes, self._max_bytes)
+
+    def _too_large(self) -> bool:
+        return self._bytes > self._max_bytes
+
+
+def _roll_back(connection: Any, node: str, leases: Leases) -> None:
+    """End the merge transaction; a connection that cannot is not used again."""
+    try:
+        connection.rollback()
+        connection.autocommit = True
+    except psycopg2.Error:
+        leases.abandon(node)
+
+
+def _count(value: int | str | None, parameters: Parameters) -> int | None:
+    number = parameters[value] if isinstance(value, str) else value
+    return None if number is None else int(number)

@@ -1,0 +1,109 @@
+"""The relay: binary COPY streams of several shards joined into one COPY FROM, undecoded, in bounded memory.
+
+PostgreSQL sends one CopyData message per row ("always one per row", protocol documentation, COPY operations), and
+psycopg2 one `write` per message; so chunks that end with a message hold whole rows and may be mixed. Of each stream the
+header (11 bytes signature, flags, extension length) is cut off, and the trailer (a field count of -1).
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+SIGNATURE = b"PGCOPY\n\xff\r\n\0"
+HEADER = SIGNATURE + b"\0\0\0\0" + b"\0\0\0\0"
+TRAILER = b"\xff\xff"
+CHUNK_BYTES = 1 << 16
+QUEUE_CHUNKS = 32
+#: How often a waiting end looks whether the other end has failed, in seconds.
+CHECK_INTERVAL = 0.5
+
+
+class RelayStopped(Exception):
+    """The other end of the relay has failed."""
+
+
+class Relay:
+    """Several `Producer`s, one reader (this object, as the file of COPY FROM). `on_bytes` is told of each chunk's size."""
+
+    def __init__(self, producers: int, on_bytes: Callable[[int], None]) -> None:
+        self._chunks: queue.Queue[bytes | None] = queue.Queue(QUEUE_CHUNKS)
+        self._open = producers
+        self._on_bytes = on_bytes
+        self._stopped = threading.Event()
+        self._state = "header"
+
+    def stop(self) -> None:
+        """Make both ends fail at their next step."""
+        self._stopped.set()
+
+    def put(self, chunk: bytes | None) -> None:
+        while True:
+            if self._stopped.is_set():
+                raise RelayStopped
+            try:
+                return self._chunks.put(chunk, timeout=CHECK_INTERVAL)
+            except queue.Full:
+                continue
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next chunk, of any size; b"" after the end."""
+        if self._state == "header":
+            self._state = "rows"
+            return HEADER
+        while self._open:
+            if self._stopped.is_set():
+                raise RelayStopped
+            try:
+                chunk = self._chunks.get(timeout=CHECK_INTERVAL)
+            except queue.Empty:
+                continue
+            if chunk is None:
+                self._open -= 1
+                continue
+            self._on_bytes(len(chunk))
+            return chunk
+        if self._state == "rows":
+            self._state = "end"
+            return TRAILER
+        return b""
+
+
+class Producer:
+    """One shard's stream: the file of its COPY TO."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+        self._held: list[bytes] = []
+        self._size = 0
+        self._started = False
+
+    def write(self, message: bytes) -> int:
+        data = bytes(message)
+        if not self._started:
+            if not data.startswith(SIGNATURE):
+                raise ValueError("not a binary COPY stream")
+            data = data[len(HEADER) :]
+            self._started = True
+        self._held.append(data)
+        self._size += len(data)
+        if self._size >= CHUNK_BYTES:
+            # The last message is held back: it may be the trailer.
+            self._flush(len(self._held) - 1)
+        return len(message)
+
+    def close(self) -> None:
+        """The stream ended well: pass on what is left, without the trailer."""
+        rest = b"".join(self._held)
+        if not rest.endswith(TRAILER):
+            raise ValueError("a binary COPY stream ended without its trailer")
+        if len(rest) > len(TRAILER):
+            self._relay.put(rest[: -len(TRAILER)])
+        self._relay.put(None)
+
+    def _flush(self, count: int) -> None:
+        if count:
+            self._relay.put(b"".join(self._held[:count]))
+            del self._held[:count]
+            self._size = sum(map(len, self._held))

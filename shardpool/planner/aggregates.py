@@ -1,0 +1,103 @@
+"""Partial aggregates: what each partition computes for an aggregate call, and how the merge query combines it.
+
+======================  ==============================  ========================================
+call                    per partition                   merged
+======================  ==============================  ========================================
+count                   count                           sum, 0 for no rows, as bigint
+sum                     sum                             sum, in the type that sum gives
+min, max, bool_*, ...   the same                        the same
+avg                     sum and count                   sum / count, as avg computes it
+======================  ==============================  ========================================
+
+FILTER stays with the partial call. DISTINCT, ORDER BY and WITHIN GROUP inside a call are not partial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shardpool.planner.ast import Tree, names
+from shardpool.planner.rewrite import column as column_node
+from shardpool.planner.rewrite import copied, expression, replaced
+from shardpool.planner.scopes import Scope
+from shardpool.planner.types import type_of
+
+_SAME = frozenset({"min", "max", "bool_and", "bool_or", "every", "bit_and", "bit_or", "bit_xor"})
+#: The type of sum() for an argument of a type.
+_SUM_TYPE = {
+    "smallint": "bigint",
+    "integer": "bigint",
+    "bigint": "numeric",
+    "numeric": "numeric",
+    "real": "real",
+    "double precision": "double precision",
+}
+
+#: Adds a column to the partial query and returns its name.
+AddColumn = Callable[[Tree], str]
+
+
+class NotPartial(Exception):
+    """The aggregate cannot be combined from partial ones; the message says why."""
+
+
+def merged_aggregate(call: Tree, scope: Scope, add: AddColumn) -> Tree:
+    """Return the merge query's Node for an aggregate call (a Node), after adding its partial columns."""
+    function = call.func_call
+    name = names(function.funcname)[-1]
+    if function.agg_distinct or function.agg_order or function.agg_within_group or function.func_variadic:
+        raise NotPartial(f"{name} with DISTINCT, ORDER BY or WITHIN GROUP")
+    if name == "count":
+        return _merge("CAST(coalesce(sum(a), 0) AS bigint)", a=add(call))
+    if name in _SAME:
+        return _merge(f"{name}(a)", a=add(call))
+    if name == "sum":
+        kind = _SUM_TYPE[_argument_type(function, scope)]
+        return _merge(f"CAST(sum(a) AS {kind})", a=add(call))
+    if name == "avg":
+        return _average(call, scope, add)
+    raise NotPartial(f"{name}() has no partial form")
+
+
+def _average(call: Tree, scope: Scope, add: AddColumn) -> Tree:
+    """As PostgreSQL: exact types divide numeric by numeric, floating ones are summed in double precision."""
+    if _argument_type(call.func_call, scope) in ("real", "double precision"):
+        total = _renamed(call, "sum")
+        argument = total.func_call.args[0]
+        argument.CopyFrom(_with_argument("CAST(a AS double precision)", argument))
+        text = "sum(a) / CAST(nullif(sum(b), 0) AS double precision)"
+    else:
+        total = _renamed(call, "sum")
+        text = "CAST(sum(a) AS numeric) / nullif(CAST(sum(b) AS numeric), 0)"
+    return _merge(text, a=add(total), b=add(_renamed(call, "count")))
+
+
+def _argument_type(function: Tree, scope: Scope) -> str:
+    found = type_of(function.args[0], scope) if len(function.args) == 1 else None
+    if found is None:
+        raise NotPartial(f"the type of the argument of {names(function.funcname)[-1]}() is not known here")
+    return found
+
+
+def _renamed(call: Tree, name: str) -> Tree:
+    copy = copied(call)
+    del copy.func_call.funcname[1:]
+    copy.func_call.funcname[0].string.sval = name
+    return copy
+
+
+def _merge(template: str, **columns: str) -> Tree:
+    return replaced(expression(template), lambda node: _substitute(node, columns))
+
+
+def _with_argument(template: str, argument: Tree) -> Tree:
+    def replace(node: Tree) -> Tree | None:
+        return copied(argument) if node.WhichOneof("node") == "column_ref" else None
+
+    return replaced(expression(template), replace)
+
+
+def _substitute(node: Tree, columns: dict[str, str]) -> Tree | None:
+    if node.WhichOneof("node") != "column_ref":
+        return None
+    return column_node(columns[node.column_ref.fields[0].string.sval])

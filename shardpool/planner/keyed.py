@@ -1,0 +1,255 @@
+"""Statements for one partition: what `Router.execute` and `Router.connect` let through, and how rows are kept in place.
+
+A partition's schema takes any row: PostgreSQL does not know the hash. So a statement that writes a partition key must
+show it, as a parameter or literal, and each call checks that the key lies in the partition. Anything that could leave a
+row elsewhere is refused with a code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from postgast import pg_query_pb2 as pb
+
+from shardpool.errors import CrossShardTransaction, KeyTypeMismatch, UnknownTable
+from shardpool.planner.ast import Tree, column_fields, is_a, kind, names, walk
+from shardpool.planner.pins import UNKNOWN, Constant, Parameter, Source, key_value, source_of
+from shardpool.planner.refusals import refuse
+from shardpool.planner.safety import check
+from shardpool.planner.scopes import SYSTEM_SCHEMAS
+from shardpool.planner.statement import Statement
+from shardpool.planner.words import cte_names, partition_template, unqualified
+from shardpool.topology.key import KeyType, KeyValue, key_type_of
+from shardpool.topology.shard_map import Partition, Topology
+from shardpool.topology.tables import Table
+
+_READS = ("select_stmt",)
+_WRITES = ("insert_stmt", "update_stmt", "delete_stmt")
+_TRANSACTION = ("transaction_stmt",)
+#: What a connection on a partition must not do: definitions belong to all partitions.
+_DEFINITIONS = (
+    "create_stmt",
+    "alter_table_stmt",
+    "drop_stmt",
+    "index_stmt",
+    "rename_stmt",
+    "create_table_as_stmt",
+    "create_schema_stmt",
+    "create_trig_stmt",
+    "view_stmt",
+    "alter_object_schema_stmt",
+)
+
+
+@dataclass(frozen=True)
+class WrittenKey:
+    """A row that the statement writes: where its partition key comes from, one source per key column."""
+
+    table: str
+    key_types: tuple[KeyType, ...]
+    sources: tuple[Source, ...]
+    code: str
+
+
+@dataclass(frozen=True)
+class KeyedStatement:
+    """A statement for one partition.
+
+    `template` joined by the partition's schema reads its tables without a search path; it is empty where only the search
+    path will do (writes may fire triggers, functions may read tables).
+    """
+
+    statement: Statement
+    words: str
+    template: tuple[str, ...]
+    key_types: tuple[KeyType, ...]
+    written: tuple[WrittenKey, ...]
+    writes: bool
+    returns_rows: bool
+
+    def check_written(self, partition: Partition, parameters: Mapping[str, Any], topology: Topology) -> None:
+        """Raise `CrossShardTransaction` if a row that is written belongs to another partition."""
+        for row in self.written:
+            values = tuple(map(_value, row.sources, row.key_types, [parameters] * len(row.sources)))
+            if UNKNOWN in values:
+                raise refuse(row.code, row.table)
+            key: KeyValue = values[0] if len(values) == 1 else values
+            owner = topology.place(key, row.key_types).partition
+            if owner.id != partition.id:
+                raise CrossShardTransaction(
+                    f"a row for {row.table!r} has the partition key {key!r}, which belongs to partition {owner.id}, "
+                    f"not to partition {partition.id} of this call"
+                )
+
+    def key_types_for(self, key: KeyValue, topology: Topology) -> tuple[KeyType, ...]:
+        """The types to read a key in: the statement's tables say it, else the key's own Python type."""
+        return self.key_types or types_of_key(key, topology)
+
+
+def types_of_key(key: KeyValue, topology: Topology) -> tuple[KeyType, ...]:
+    """Return the key types that *key* has by its Python type. Raise `KeyTypeMismatch` if no table has such keys."""
+    types = key_type_of(key)
+    if topology.key_types and types not in topology.key_types:
+        known = " or ".join(sorted("(" + ", ".join(t.value for t in found) + ")" for found in topology.key_types))
+        raise KeyTypeMismatch(key, f"the type of a partition key of this keyspace: {known}")
+    return types
+
+
+def compile_keyed(statement: Statement, topology: Topology) -> KeyedStatement:
+    """Analyse a statement of `Router.execute`. Raise `InvalidSQL`, `RoutingError` or `UnsupportedStatement`."""
+    node = statement.node
+    explained = node.explain_stmt.query if is_a(node, "explain_stmt") else node
+    name = kind(explained)
+    if name in _TRANSACTION:
+        raise refuse("SP110", statement.numbered.split()[0].upper())
+    if name not in _READS + _WRITES:
+        raise refuse("SP111", name.removesuffix("_stmt").replace("_", " ").upper())
+    return _compile(statement, topology, strict=True)
+
+
+def compile_on_connection(statement: Statement, topology: Topology) -> KeyedStatement | None:
+    """Analyse a statement of `Router.connect`; None for one that needs no care (settings, temporary tables, ...)."""
+    name = kind(statement.node)
+    if name in _DEFINITIONS and not _temporary(statement.node):
+        raise refuse("SP111", name.removesuffix("_stmt").replace("_", " ").upper())
+    if name not in _READS + _WRITES:
+        return None
+    return _compile(statement, topology, strict=False)
+
+
+def _temporary(node: Tree) -> bool:
+    if is_a(node, "create_stmt"):
+        return bool(node.create_stmt.relation.relpersistence == "t")
+    return is_a(node, "create_table_as_stmt") and node.create_table_as_stmt.into.rel.relpersistence == "t"
+
+
+def _compile(statement: Statement, topology: Topology, strict: bool) -> KeyedStatement:
+    ctes = cte_names(statement)
+    tables = list(_tables(statement, topology, ctes, strict))
+    types = {table.key_types for table in tables if table.sharded}
+    if len(types) > 1:
+        listed = ", ".join(sorted(table.name for table in tables if table.sharded))
+        raise CrossShardTransaction(f"the tables {listed} have partition keys of different types: no key fits them all")
+    rows = tuple(_written(statement, topology))
+    writes = any(isinstance(node, pb.InsertStmt | pb.UpdateStmt | pb.DeleteStmt) for node in walk(statement.node))
+    plain = is_a(statement.node, "select_stmt") and not writes and check(statement.node, topology) is None
+    template = partition_template(statement, topology.keyspace, topology.tables, ctes) if plain else ()
+    returns_rows = not writes or any(
+        getattr(node, "returning_clause", None) is not None and node.HasField("returning_clause")
+        for node in walk(statement.node)
+        if isinstance(node, pb.InsertStmt | pb.UpdateStmt | pb.DeleteStmt)
+    )
+    words = unqualified(statement, topology.keyspace)
+    return KeyedStatement(statement, words, template, next(iter(types), ()), rows, writes, returns_rows)
+
+
+def _tables(statement: Statement, topology: Topology, ctes: frozenset[str], strict: bool) -> Iterator[Table]:
+    for node in walk(statement.node):
+        if not isinstance(node, pb.RangeVar) or (node.relname in ctes and not node.schemaname):
+            continue
+        table = topology.tables.get(node.relname)
+        if table is not None and node.schemaname in ("", topology.keyspace):
+            yield table
+        elif strict and node.schemaname not in SYSTEM_SCHEMAS and not node.relname.startswith("pg_"):
+            raise UnknownTable(node.relname, topology.keyspace, list(topology.tables))
+
+
+def _written(statement: Statement, topology: Topology) -> Iterator[WrittenKey]:
+    for node in walk(statement.node):
+        if not isinstance(node, pb.InsertStmt | pb.UpdateStmt | pb.DeleteStmt):
+            continue
+        table = topology.tables.get(node.relation.relname)
+        if table is None:
+            continue
+        if not table.sharded:
+            raise refuse("SP112", table.name)
+        if isinstance(node, pb.InsertStmt):
+            yield from _inserted(node, table, statement, topology)
+            changes = node.on_conflict_clause.target_list
+        elif isinstance(node, pb.UpdateStmt):
+            changes = node.target_list
+        else:
+            continue
+        yield from _updated(changes, table, statement)
+
+
+def _updated(changes: Any, table: Table, statement: Statement) -> Iterator[WrittenKey]:
+    """An assignment to the key may only repeat a key of the same partition; for composite keys all parts must show."""
+    assigned = {node.res_target.name: node.res_target.val for node in changes}
+    if not assigned.keys() & set(table.key):
+        return
+    sources = [source_of(assigned[key], statement) if key in assigned else None for key in table.key]
+    if any(source is None for source in sources):
+        raise refuse("SP114", table.name)
+    yield WrittenKey(table.name, table.key_types, tuple(s for s in sources if s is not None), "SP114")
+
+
+def _inserted(insert: Tree, table: Table, statement: Statement, topology: Topology) -> Iterator[WrittenKey]:
+    columns = [node.res_target.name for node in insert.cols] or list(column.name for column in table.columns)
+    if not is_a(insert.select_stmt, "select_stmt") or not set(table.key) <= set(columns):
+        raise refuse("SP113", table.name)
+    places = [columns.index(key) for key in table.key]
+    select = insert.select_stmt.select_stmt
+    if not select.values_lists and _copies_keys(select, places, table, topology):
+        return
+    for row in _rows(select):
+        sources = [source_of(row[place], statement) if place < len(row) else None for place in places]
+        if any(source is None for source in sources):
+            raise refuse("SP113", table.name)
+        yield WrittenKey(table.name, table.key_types, tuple(s for s in sources if s is not None), "SP113")
+
+
+def _rows(select: Tree) -> Iterator[list[Tree]]:
+    """The rows of VALUES, or of ``SELECT p0::int, ... FROM (VALUES ...) AS v(p0, ...)`` as SQLAlchemy writes it."""
+    if select.values_lists:
+        for node in select.values_lists:
+            yield list(node.list.items)
+        return
+    values, place_of = _values_item(select)
+    if values is None:
+        yield []
+        return
+    places = [_place(node.res_target.val, place_of) for node in select.target_list]
+    for node in values:
+        row = list(node.list.items)
+        yield [row[place] if place is not None else pb.Node() for place in places]
+
+
+def _values_item(select: Tree) -> tuple[Any, dict[str, int]]:
+    if len(select.from_clause) == 1 and is_a(select.from_clause[0], "range_subselect"):
+        item = select.from_clause[0].range_subselect
+        inner = item.subquery.select_stmt
+        if inner.values_lists:
+            return inner.values_lists, {name: place for place, name in enumerate(names(item.alias.colnames))}
+    return None, {}
+
+
+def _place(node: Tree, place_of: dict[str, int]) -> int | None:
+    while is_a(node, "type_cast") and not node.type_cast.type_name.array_bounds:
+        node = node.type_cast.arg
+    return place_of.get(column_fields(node.column_ref)[-1]) if is_a(node, "column_ref") else None
+
+
+def _copies_keys(select: Tree, places: list[int], table: Table, topology: Topology) -> bool:
+    """INSERT .. SELECT of the key columns, in order, of one sharded table of the same partition."""
+    if len(select.from_clause) != 1 or not is_a(select.from_clause[0], "range_var") or select.op != pb.SETOP_NONE:
+        return False
+    node = select.from_clause[0].range_var
+    source = topology.tables.get(node.relname)
+    if source is None or source.key_types != table.key_types or node.alias.colnames or select.HasField("with_clause"):
+        return False
+    picked = [select.target_list[place].res_target.val if place < len(select.target_list) else None for place in places]
+    return all(
+        value is not None and is_a(value, "column_ref") and column_fields(value.column_ref)[-1] == key
+        for value, key in zip(picked, source.key, strict=True)
+    )
+
+
+def _value(source: Source, key_type: KeyType, parameters: Mapping[str, Any]) -> object:
+    match source:
+        case Constant():
+            return key_value(source.value, key_type)
+        case Parameter():
+            return UNKNOWN if source.many else key_value(parameters.get(source.name), key_type)

@@ -1,0 +1,144 @@
+"""The ladder: from a statement to a plan, cheapest rung first.
+
+`compile_query` does once per statement and schema what does not depend on parameters; `CompiledQuery.bind` then chooses
+the rung and the partitions for the parameters of one call and the shard map of the moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shardpool.planner.ast import is_a, kind
+from shardpool.planner.gather import Source, plan_sources
+from shardpool.planner.pins import Pin, find_pins, partitions_of
+from shardpool.planner.plan import GatherPlan, Plan, PushdownPlan, Reason, ReferencePlan, Relation, SinglePlan
+from shardpool.planner.pushdown import Pushdown, plan_pushdown
+from shardpool.planner.refusals import refuse
+from shardpool.planner.safety import check, moving_parameters
+from shardpool.planner.scopes import Analysis, analyse
+from shardpool.planner.statement import Statement
+from shardpool.planner.words import cte_names, in_partition, partition_template, unqualified
+from shardpool.topology.shard_map import Topology
+
+
+def compile_query(statement: Statement, topology: Topology) -> CompiledQuery:
+    """Analyse a SELECT. Raise `InvalidSQL`, `UnknownTable` or `UnsupportedStatement`."""
+    if not is_a(statement.node, "select_stmt"):
+        raise refuse("SP101", kind(statement.node).removesuffix("_stmt").replace("_", " ").upper() or "nothing")
+    select = statement.node.select_stmt
+    analysis = analyse(select, topology)
+    unknown = check(select, topology)
+    if not any(item.table is not None and item.table.sharded for item in analysis.occurrences):
+        return CompiledQuery(statement, analysis, (), unqualified(statement, topology.keyspace), (), "", (), unknown)
+    return CompiledQuery(
+        statement,
+        analysis,
+        find_pins(analysis, statement),
+        unqualified(statement, topology.keyspace),
+        partition_template(statement, topology.keyspace, topology.tables, cte_names(statement)),
+        _pushdown(analysis, statement, topology, unknown),
+        plan_sources(analysis, statement, topology, unknown),
+        unknown,
+    )
+
+
+def _pushdown(
+    analysis: Analysis, statement: Statement, topology: Topology, unknown: str | None
+) -> Pushdown | str:
+    if analysis.locking:
+        return "row locks"
+    if unknown is not None:
+        return f"function {unknown}() may read anything"
+    return plan_pushdown(analysis, statement, topology)
+
+
+@dataclass(frozen=True)
+class CompiledQuery:
+    """A SELECT, analysed. `pushdown` is a reason where there is no such plan; without `sources` nothing is sharded."""
+
+    statement: Statement
+    analysis: Analysis
+    pins: tuple[Pin | None, ...]
+    words: str
+    template: tuple[str, ...]
+    pushdown: Pushdown | str
+    sources: tuple[Source, ...]
+    unknown_function: str | None
+
+    def bind(self, parameters: Mapping[str, Any], topology: Topology) -> Plan:
+        """Choose a rung. Raise `UnsupportedStatement` for row locks over several partitions."""
+        if not self.sources:
+            return ReferencePlan(self.words)
+        pinned = [
+            partitions_of(self.pins, index, item, parameters, topology)
+            for index, item in enumerate(self.analysis.occurrences)
+        ]
+        single = self._single(pinned, topology)
+        if isinstance(single, SinglePlan):
+            return single
+        if self.analysis.locking:
+            raise refuse("SP104", self.analysis.locking)
+        reasons = [single, Reason("reference", "the statement reads sharded tables")]
+        if isinstance(self.pushdown, str):
+            reasons.append(Reason("pushdown", self.pushdown))
+        elif moving_parameters(parameters):
+            reasons.append(Reason("pushdown", "a parameter may mean the current time"))
+        else:
+            carrier = pinned[self.analysis.occurrences.index(self.pushdown.carrier)]
+            by_shard = topology.shard_map.by_shard(carrier)
+            pruned = carrier is not None
+            return PushdownPlan(self.pushdown.partial, by_shard, self.pushdown.merge, pruned, tuple(reasons))
+        return self._gather(pinned, parameters, topology, tuple(reasons))
+
+    def _single(self, pinned: list[frozenset[int] | None], topology: Topology) -> SinglePlan | Reason:
+        if self.unknown_function is not None:
+            return Reason("single", f"function {self.unknown_function}() may read other partitions")
+        found: set[int] = set()
+        for item, partitions in zip(self.analysis.occurrences, pinned, strict=True):
+            if item.table is not None and item.table.sharded:
+                if partitions is None:
+                    return Reason("single", f"{item.alias} is not pinned to a partition key")
+                found |= partitions
+        if len(found) != 1:
+            return Reason("single", f"the keys lie in {len(found)} partitions")
+        placement = topology.shard_map.placement(found.pop())
+        return SinglePlan(placement, in_partition(self.template, placement.partition.schema))
+
+    def _gather(
+        self,
+        pinned: list[frozenset[int] | None],
+        parameters: Mapping[str, Any],
+        topology: Topology,
+        reasons: tuple[Reason, ...],
+    ) -> GatherPlan:
+        filters = not moving_parameters(parameters)
+        # Selecting columns that depend on a grouped primary key needs that key.
+        grouped = any(scope.select.group_clause for scope in self.analysis.scopes)
+        relations = []
+        pruned = False
+        for source in self.sources:
+            partitions = _union(pinned[index] for index in source.occurrences)
+            pruned = pruned or partitions is not None
+            names = {column.name for column in source.columns}
+            key = source.table.primary_key
+            relations.append(
+                Relation(
+                    source.table.name,
+                    source.columns,
+                    key if grouped and names.issuperset(key) else (),
+                    source.filtered if filters else source.unfiltered,
+                    topology.shard_map.by_shard(partitions),
+                )
+            )
+        return GatherPlan(tuple(relations), self.words, pruned, reasons)
+
+
+def _union(sets: Iterable[frozenset[int] | None]) -> frozenset[int] | None:
+    found: frozenset[int] = frozenset()
+    for partitions in sets:
+        if partitions is None:
+            return None
+        found |= partitions
+    return found

@@ -1,0 +1,111 @@
+"""Plans: what the executor carries out. Values only; all text is in psycopg2's spelling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shardpool.topology.names import quote
+from shardpool.topology.shard_map import Partition, Placement
+from shardpool.topology.tables import Column
+
+#: Stands for a partition's schema in generated text until the executor names one.
+SCHEMA_MARKER = "shardpool_partition_schema"
+#: The temporary table of partial rows that a merge query reads.
+PARTIAL_TABLE = "shardpool_partial"
+
+ByShard = Mapping[str, tuple[Partition, ...]]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a rung of the ladder has no plan."""
+
+    rung: str
+    text: str
+
+
+@dataclass(frozen=True)
+class SinglePlan:
+    """The user's words, on one partition."""
+
+    placement: Placement
+    sql: str
+    reasons: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReferencePlan:
+    """The user's words, on any shard."""
+
+    sql: str
+    reasons: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True)
+class Concatenation:
+    """Partial rows are the result, in any order; LIMIT and OFFSET are constants or names of parameters."""
+
+    limit: int | str | None = None
+    offset: int | str | None = None
+
+
+@dataclass(frozen=True)
+class MergeQuery:
+    """`sql` reads `PARTIAL_TABLE`, whose columns are those of the partial query."""
+
+    sql: str
+
+
+@dataclass(frozen=True)
+class PushdownPlan:
+    """A partial query per partition, with `SCHEMA_MARKER` for the schema; one UNION ALL statement per shard."""
+
+    partial: str
+    by_shard: ByShard
+    merge: Concatenation | MergeQuery
+    pruned: bool
+    reasons: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A sharded table whose needed rows are gathered under its own name. `select` has `SCHEMA_MARKER`."""
+
+    name: str
+    columns: tuple[Column, ...]
+    primary_key: tuple[str, ...]
+    select: str
+    by_shard: ByShard
+
+
+@dataclass(frozen=True)
+class GatherPlan:
+    """Temporary tables of the user's names on the merge node, and the user's words over them."""
+
+    relations: tuple[Relation, ...]
+    sql: str
+    pruned: bool
+    reasons: tuple[Reason, ...] = ()
+
+
+Plan = SinglePlan | ReferencePlan | PushdownPlan | GatherPlan
+
+
+def union_all(partial: str, partitions: tuple[Partition, ...]) -> str:
+    """Return one statement that runs *partial* in each of a shard's partitions."""
+    selects = [partial.replace(SCHEMA_MARKER, quote(partition.schema)) for partition in partitions]
+    return selects[0] if len(selects) == 1 else " UNION ALL ".join(f"({select})" for select in selects)
+
+
+def rung_of(plan: Plan) -> str:
+    """Return the name under which `explain` shows the plan's rung."""
+    match plan:
+        case SinglePlan():
+            return "single"
+        case ReferencePlan():
+            return "reference"
+        case PushdownPlan():
+            return "some: pushdown" if plan.pruned else "pushdown"
+        case GatherPlan():
+            return "some: gather" if plan.pruned else "gather"

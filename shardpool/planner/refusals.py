@@ -1,0 +1,77 @@
+"""The catalogue of refusals: every statement that `Router.query` and `Router.execute` do not answer, and the way out.
+
+`REFUSALS` maps a code to (message, hint, example). Each example is executed by the tests and must be refused with its
+code; codes are never given another meaning.
+"""
+
+from __future__ import annotations
+
+from shardpool.errors import UnsupportedStatement
+
+_PARTITION = "router.execute(key, ...) runs a statement on the one partition of its key"
+
+REFUSALS: dict[str, tuple[str, str, str]] = {
+    "SP101": ("query() answers SELECTs, this is {what}", _PARTITION, "delete from orders"),
+    "SP102": (
+        "data-modifying CTEs are not run over several partitions",
+        _PARTITION,
+        "with gone as (delete from orders returning *) select * from gone",
+    ),
+    "SP103": ("SELECT INTO creates a table", "use create_schema and copy_into", "select * into copy from orders"),
+    "SP104": (
+        "row locks (FOR {what}) cannot be held over several partitions",
+        "pin the statement to one partition key and run it in router.connect(key)",
+        "select * from orders for update",
+    ),
+    "SP105": (
+        "system column {what} means something else on every partition",
+        "use the primary key",
+        "select ctid from orders",
+    ),
+    "SP106": (
+        "{what} is a system catalog: each shard has its own",
+        "ask one shard: router.shard(name).engine",
+        "select * from pg_class",
+    ),
+    "SP107": (
+        "function {what}() reads or changes the state of one pooled session",
+        "use router.connect(key) or router.shard(name).engine",
+        "select pg_advisory_lock(1) from orders",
+    ),
+    "SP108": (
+        "object identifiers ({what}) differ from shard to shard",
+        "use the name as text",
+        "select 'orders'::regclass from orders",
+    ),
+    "SP110": (
+        "{what} inside execute(): every call is a transaction of its own",
+        "use router.connect(key) and its begin(), commit() and rollback()",
+        "commit",
+    ),
+    "SP111": (
+        "{what} is not a statement for one partition",
+        "tables are changed by router.create_schema, settings in router.connect(key)",
+        "create table t (id bigint)",
+    ),
+    "SP112": (
+        "table {what!r} is a reference table: writing it here would change one shard's copy only",
+        "router.copy_into writes reference tables on all shards",
+        "insert into country values ('de', 'Germany')",
+    ),
+    "SP113": (
+        "the partition key of a row for {what!r} cannot be read from the statement",
+        "write the key as a parameter or a literal, or use router.copy_into",
+        "insert into orders (id, customer_id) values (1, 40 + 2)",
+    ),
+    "SP114": (
+        "changing the partition key of {what!r} would leave the row in the wrong partition",
+        "delete the row and insert it under its new key",
+        "update orders set customer_id = 43 where id = 1",
+    ),
+}
+
+
+def refuse(code: str, what: str = "") -> UnsupportedStatement:
+    """Return the error of a catalogue entry, to be raised."""
+    message, hint, _ = REFUSALS[code]
+    return UnsupportedStatement(code, message.format(what=what), hint)

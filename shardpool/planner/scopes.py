@@ -1,0 +1,347 @@
+"""Scopes: which table each name in a statement means, and which conditions hold for whose rows.
+
+A `Scope` is one SELECT with its FROM items. A `Fact` is a condition (a conjunct of WHERE or ON, or an equality by USING)
+together with the items for whose rows it holds: "whenever a row of that item stands in a result row, not replaced by
+NULLs, the condition is true". For WHERE that is every item; for the ON of an outer join only those on its null-supplying
+side; for the ON of an inner join those below it, or every item if no outer join is above it.
+
+Where the analysis is not sure of a name it says None, and nothing is proven from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from postgast import pg_query_pb2 as pb
+
+from shardpool.errors import UnknownTable
+from shardpool.planner.ast import Tree, children, column_fields, is_a, names, unwrap
+from shardpool.planner.output import output_name
+from shardpool.planner.refusals import refuse
+from shardpool.topology.shard_map import Topology
+from shardpool.topology.tables import Column, Table
+
+SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
+SYSTEM_SCHEMAS = frozenset({"pg_catalog", "information_schema", "pg_toast"})
+
+#: Column names of a FROM item or CTE; None: not known.
+Columns = tuple[str, ...] | None
+
+
+@dataclass(eq=False)
+class Item:
+    """A FROM item. `table` and `node` (its RangeVar) are set for the tables of the keyspace."""
+
+    alias: str
+    columns: Columns
+    scope: Scope
+    outer: frozenset[int]
+    table: Table | None = None
+    node: Tree = None
+    sampled: bool = False
+
+    def column(self, name: str) -> Column | None:
+        """The definition of the column that is called *name* here, under a column alias perhaps."""
+        if self.table is None or self.columns is None or name not in self.columns:
+            return None
+        return self.table.columns[self.columns.index(name)]
+
+    def alias_of(self, column: str) -> str | None:
+        """What the table's column *column* is called here."""
+        assert self.table is not None and self.columns is not None
+        place = next((i for i, found in enumerate(self.table.columns) if found.name == column), None)
+        return None if place is None else self.columns[place]
+
+
+#: A column of a FROM item.
+Member = tuple[Item, str]
+
+
+@dataclass(eq=False)
+class Fact:
+    """A condition, or (with USING) an equality of two columns. `items` None: holds for the rows of every item.
+
+    `outer` are the outer joins on whose null-supplying side the condition is checked: items under just these joins may
+    be filtered by it beforehand.
+    """
+
+    items: frozenset[Item] | None
+    outer: frozenset[int]
+    condition: Tree = None
+    equality: tuple[Member, Member] | None = None
+    #: What unqualified names in the condition may mean: the items below its join, None for all of the scope.
+    visible: frozenset[Item] | None = None
+
+    def holds_for(self, item: Item) -> bool:
+        return self.items is None or item in self.items
+
+
+@dataclass(eq=False)
+class Scope:
+    select: Tree
+    parent: Scope | None
+    items: list[Item] = field(default_factory=list)
+    facts: list[Fact] = field(default_factory=list)
+    #: Columns merged by USING: the item whose column has the value, or None where it may be either's.
+    merged: dict[str, Item | None] = field(default_factory=dict)
+    #: Names cannot be resolved here (NATURAL JOIN, aliased joins).
+    opaque: bool = False
+
+    def resolve(self, column_ref: Tree, visible: frozenset[Item] | None = None) -> Member | None:
+        """Return the item and column name that a ColumnRef means, here or in an enclosing scope; None if not sure."""
+        items = self.items if visible is None else [item for item in self.items if item in visible]
+        parts = column_fields(column_ref)
+        if self.opaque or parts[-1] == "*" or len(parts) > 3:
+            return None
+        name = parts[-1]
+        if len(parts) == 1:
+            if name in self.merged:
+                item = self.merged[name]
+                return (item, name) if item else None
+            found = [item for item in items if item.columns is not None and name in item.columns]
+            unknown = any(item.columns is None for item in items)
+        else:
+            found = [item for item in items if item.alias == parts[-2] and self._qualifies(item, parts)]
+            unknown = False
+            if found and (found[0].columns is None or name not in found[0].columns):
+                return None
+        if len(found) == 1:
+            return found[0], name
+        if found or unknown or self.parent is None:
+            return None
+        return self.parent.resolve(column_ref)
+
+    def so_far(self) -> Scope:
+        """What a LATERAL item sees: the items to its left."""
+        return Scope(self.select, self.parent, list(self.items), merged=dict(self.merged), opaque=self.opaque)
+
+    def _qualifies(self, item: Item, parts: tuple[str, ...]) -> bool:
+        if len(parts) == 2:
+            return True
+        return item.table is not None and not item.node.HasField("alias")
+
+
+@dataclass(eq=False)
+class Analysis:
+    """All scopes of a statement, and all occurrences of the keyspace's tables in them."""
+
+    scopes: list[Scope] = field(default_factory=list)
+    occurrences: list[Item] = field(default_factory=list)
+    #: The strength of the first row lock found, e.g. UPDATE.
+    locking: str = ""
+    #: An item of another kind than a table: subquery, function, CTE, VALUES.
+    composed: bool = False
+
+
+_LOCKS = {
+    pb.LCS_FORKEYSHARE: "KEY SHARE",
+    pb.LCS_FORSHARE: "SHARE",
+    pb.LCS_FORNOKEYUPDATE: "NO KEY UPDATE",
+    pb.LCS_FORUPDATE: "UPDATE",
+}
+
+
+def analyse(select: Tree, topology: Topology) -> Analysis:
+    """Find the scopes of a SelectStmt. Raise `UnknownTable` or `UnsupportedStatement`."""
+    analyser = _Analyser(topology)
+    analyser.select(select, None, {})
+    return analyser.analysis
+
+
+class _Analyser:
+    def __init__(self, topology: Topology) -> None:
+        self.topology = topology
+        self.analysis = Analysis()
+        self._joins = 0
+
+    def select(self, select: Tree, parent: Scope | None, ctes: dict[str, Columns]) -> Columns:
+        """Analyse a SelectStmt of any kind; return its output columns."""
+        if select.HasField("into_clause"):
+            raise refuse("SP103")
+        for clause in select.locking_clause:
+            self.analysis.locking = self.analysis.locking or _LOCKS.get(clause.locking_clause.strength, "UPDATE")
+        if select.HasField("with_clause"):
+            ctes = self._with(select.with_clause, parent, dict(ctes))
+        if select.op != pb.SETOP_NONE:
+            columns = self.select(select.larg, parent, ctes)
+            self.select(select.rarg, parent, ctes)
+            self._sublinks(Scope(select, parent), ctes, ("larg", "rarg", "with_clause"))
+            return columns
+        scope = Scope(select, parent)
+        self.analysis.scopes.append(scope)
+        for node in select.from_clause:
+            self._from(node, scope, ctes, frozenset())
+        if select.HasField("where_clause"):
+            self._conjuncts(select.where_clause, scope, Fact(None, frozenset()))
+        self._sublinks(scope, ctes, ("from_clause", "with_clause"))
+        if select.values_lists:
+            return tuple(f"column{number + 1}" for number in range(len(select.values_lists[0].list.items)))
+        return self._outputs(scope)
+
+    def _with(self, clause: Tree, parent: Scope | None, ctes: dict[str, Columns]) -> dict[str, Columns]:
+        for node in clause.ctes:
+            cte = node.common_table_expr
+            if not is_a(cte.ctequery, "select_stmt"):
+                raise refuse("SP102")
+            if clause.recursive:
+                ctes[cte.ctename] = None
+        for node in clause.ctes:
+            cte = node.common_table_expr
+            columns = self.select(cte.ctequery.select_stmt, parent, ctes)
+            ctes = {**ctes, cte.ctename: names(cte.aliascolnames) or columns}
+        return ctes
+
+    def _sublinks(self, scope: Scope, ctes: dict[str, Columns], skipped: tuple[str, ...]) -> None:
+        for descriptor, value in scope.select.ListFields():
+            if descriptor.message_type is None or descriptor.name in skipped:
+                continue
+            for message in value if descriptor.is_repeated else (value,):
+                self._selects_below(message, scope, ctes)
+
+    def _selects_below(self, message: Tree, scope: Scope, ctes: dict[str, Columns]) -> None:
+        for found in selects_below(message):
+            self.select(found, scope, ctes)
+
+    # -- FROM -------------------------------------------------------------------------------------------------------
+
+    def _from(
+        self, node: Tree, scope: Scope, ctes: dict[str, Columns], outer: frozenset[int], sampled: bool = False
+    ) -> list[Item]:
+        """Add a FROM node to *scope*; return the items below it."""
+        match node.WhichOneof("node"):
+            case "range_var":
+                item = self._table(node.range_var, scope, ctes, outer)
+                item.sampled = sampled
+            case "join_expr":
+                return self._join(node.join_expr, scope, ctes, outer)
+            case "range_table_sample":
+                self._selects_below(node.range_table_sample, scope, ctes)
+                return self._from(node.range_table_sample.relation, scope, ctes, outer, sampled=True)
+            case "range_subselect":
+                inner = node.range_subselect
+                enclosing = scope.so_far() if inner.lateral else scope.parent
+                columns = self.select(inner.subquery.select_stmt, enclosing, ctes)
+                item = Item(inner.alias.aliasname, _renamed(columns, inner.alias), scope, outer)
+                self.analysis.composed = True
+            case _:
+                self._selects_below(node, scope, ctes)
+                item = Item(unwrap(node).alias.aliasname, None, scope, outer)
+                self.analysis.composed = True
+        scope.items.append(item)
+        return [item]
+
+    def _table(self, node: Tree, scope: Scope, ctes: dict[str, Columns], outer: frozenset[int]) -> Item:
+        alias = node.alias.aliasname or node.relname
+        if not node.schemaname and node.relname in ctes:
+            self.analysis.composed = True
+            return Item(alias, _renamed(ctes[node.relname], node.alias), scope, outer)
+        table = find_table(node, self.topology)
+        columns = _renamed(tuple(column.name for column in table.columns), node.alias)
+        item = Item(alias, columns, scope, outer, table, node)
+        self.analysis.occurrences.append(item)
+        return item
+
+    def _join(self, join: Tree, scope: Scope, ctes: dict[str, Columns], outer: frozenset[int]) -> list[Item]:
+        self._joins += 1
+        supplied = outer | {self._joins}
+        left_outer = supplied if join.jointype in (pb.JOIN_RIGHT, pb.JOIN_FULL) else outer
+        right_outer = supplied if join.jointype in (pb.JOIN_LEFT, pb.JOIN_FULL) else outer
+        left = self._from(join.larg, scope, ctes, left_outer)
+        right = self._from(join.rarg, scope, ctes, right_outer)
+        if join.is_natural or join.HasField("alias") or join.HasField("join_using_alias"):
+            scope.opaque = True
+        holds_for: frozenset[Item] | None
+        match join.jointype:
+            case pb.JOIN_INNER:
+                holds_for, checked = (frozenset(left + right) if outer else None), outer
+            case pb.JOIN_LEFT:
+                holds_for, checked = frozenset(right), supplied
+            case pb.JOIN_RIGHT:
+                holds_for, checked = frozenset(left), supplied
+            case _:
+                holds_for, checked = frozenset(), supplied
+        if join.HasField("quals"):
+            self._conjuncts(join.quals, scope, Fact(holds_for, checked, visible=frozenset(left + right)))
+            self._selects_below(join.quals, scope, ctes)
+        for name in names(join.using_clause):
+            self._using(name, join.jointype, left, right, scope, Fact(holds_for, checked))
+        return left + right
+
+    def _using(self, name: str, jointype: int, left: list[Item], right: list[Item], scope: Scope, fact: Fact) -> None:
+        lefts = [item for item in left if item.columns is None or name in item.columns]
+        rights = [item for item in right if item.columns is None or name in item.columns]
+        if name in scope.merged or len(lefts) != 1 or len(rights) != 1:
+            scope.merged[name] = None
+            return
+        carrier = {pb.JOIN_INNER: lefts[0], pb.JOIN_LEFT: lefts[0], pb.JOIN_RIGHT: rights[0]}.get(jointype)
+        scope.merged[name] = carrier
+        if lefts[0].columns is not None and rights[0].columns is not None:
+            fact.equality = ((lefts[0], name), (rights[0], name))
+            scope.facts.append(fact)
+
+    def _conjuncts(self, node: Tree, scope: Scope, fact: Fact) -> None:
+        """Add *node*'s conjuncts to the scope as facts like *fact*."""
+        if is_a(node, "bool_expr") and node.bool_expr.boolop == pb.AND_EXPR:
+            for part in node.bool_expr.args:
+                self._conjuncts(part, scope, fact)
+        else:
+            scope.facts.append(replace(fact, condition=node))
+
+    def _outputs(self, scope: Scope) -> Columns:
+        columns: list[str] = []
+        for node in scope.select.target_list:
+            target = node.res_target
+            if is_a(target.val, "column_ref") and column_fields(target.val.column_ref)[-1] == "*":
+                expanded = expand_star(target.val.column_ref, scope)
+                if expanded is None:
+                    return None
+                columns += [name for _, name in expanded]
+                continue
+            name = output_name(target)
+            if name is None:
+                return None
+            columns.append(name)
+        return tuple(columns)
+
+
+def expand_star(column_ref: Tree, scope: Scope) -> list[Member] | None:
+    """Return the columns that ``*`` or ``t.*`` stands for; None if not sure."""
+    parts = column_fields(column_ref)
+    if scope.opaque or scope.merged or len(parts) > 2:
+        return None
+    items = scope.items if len(parts) == 1 else [item for item in scope.items if item.alias == parts[0]]
+    if not items or any(item.columns is None for item in items):
+        return None
+    return [(item, name) for item in items for name in item.columns or ()]
+
+
+def find_table(node: Tree, topology: Topology) -> Table:
+    """Return the keyspace's table that a RangeVar names. Raise `UnknownTable`, or refuse a system catalog."""
+    name = node.relname
+    if node.schemaname in SYSTEM_SCHEMAS or (not node.schemaname and name.startswith("pg_")):
+        raise refuse("SP106", name)
+    table = topology.tables.get(name)
+    if table is None or node.catalogname or node.schemaname not in ("", topology.keyspace):
+        full = ".".join(part for part in (node.catalogname, node.schemaname, name) if part)
+        raise UnknownTable(full, topology.keyspace, list(topology.tables))
+    return table
+
+
+def selects_below(message: Tree) -> Iterator[Tree]:
+    """Yield the SelectStmts in an expression, not those inside of them."""
+    if isinstance(message, pb.SelectStmt):
+        yield message
+        return
+    for child in children(message) if not isinstance(message, pb.Node) else (unwrap(message),):
+        if child is not message:
+            yield from selects_below(child)
+
+
+def _renamed(columns: Columns, alias: Tree) -> Columns:
+    given = names(alias.colnames)
+    if not given:
+        return columns
+    if columns is None:
+        return None
+    return given + columns[len(given) :]
