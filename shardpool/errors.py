@@ -107,8 +107,8 @@ class UnsupportedStatement(PlanError):
 class GatherTooLarge(PlanError):
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(
-            f"the query needs to gather more than {limit:,} bytes on one server ({size:,} bytes so far); filter it, pin "
-            "it to a partition key, or raise [query] max_gather_bytes"
+            f"the query needs to gather more than {limit:,} bytes on one server ({size:,} bytes so far); "
+            "filter it, pin it to a partition key, or raise [query] max_gather_bytes"
         )
         self.size, self.limit = size, limit
 

@@ -13,18 +13,22 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import psycopg2
 from sqlalchemy import Connection, Engine
-from sqlalchemy.engine import Result
+from sqlalchemy.engine import CursorResult, Result
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import Executable
 
+from shardpool import provision
+from shardpool.bulk import LoadResult, copy_into
 from shardpool.catalog import Catalog, Listener
 from shardpool.config import Config, read_config
+from shardpool.ddl import SchemaManager, StatementReport
 from shardpool.engines import Engines, PoolStats
 from shardpool.engines.registry import PasswordSource
 from shardpool.engines.translate import is_stale, translate
@@ -41,6 +45,7 @@ from shardpool.planner.statement import Statement, from_pyformat, from_text
 from shardpool.planner.words import in_partition
 from shardpool.topology.key import KeyValue
 from shardpool.topology.shard_map import Partition, Placement, Shard, ShardMap, Topology
+from shardpool.topology.tables import TableKind
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +110,7 @@ class Router:
         self._queries: dict[tuple[str, bool], CompiledQuery] = {}
         self._hits = self._misses = 0
         self._query_constructs = construct_engine(self._run_query)
+        self._keyed_constructs = construct_engine(self._run_keyed)
         self._borrowed: dict[int, tuple[str, Any]] = {}
         self._listener = Listener(self.catalog, self._refresh_quietly) if listen else None
         if self._listener is not None:
@@ -118,9 +124,7 @@ class Router:
     @staticmethod
     def initialise(config: Config, password: PasswordSource | None = None) -> None:
         """Create the catalog, the keyspace and its schemas on all shards. Idempotent."""
-        from shardpool.provision import initialise
-
-        initialise(config, password)
+        provision.initialise(config, password)
 
     # -- topology ---------------------------------------------------------------------------------------------------
 
@@ -205,9 +209,12 @@ class Router:
         statement itself; `ShardUnavailable` and `OutcomeUnknown` for a broken connection.
         """
         if not isinstance(sql, str):
-            engine = construct_engine(lambda text, values: self._run_keyed(key, text, values))
-            with engine.connect() as connection:
-                return connection.execute(sql, dict(params) if params else None).freeze()()
+            token = _construct_key.set(key)
+            try:
+                with self._keyed_constructs.connect() as connection:
+                    return _fetched(connection.execute(sql, dict(params) if params else None))
+            finally:
+                _construct_key.reset(token)
         compiled = self._keyed.get(sql)
         if compiled is None:
             compiled = self._compile_keyed(sql, from_text(sql))
@@ -220,15 +227,13 @@ class Router:
         self._keyed[sql] = compiled
         return compiled
 
-    def _run_keyed(self, key: KeyValue, sql: str, params: Parameters) -> tuple[Any, list[Any], int]:
+    def _run_keyed(self, sql: str, params: Parameters) -> tuple[Any, list[Any], int]:
         compiled = self._keyed.get(sql)
         if compiled is None:
             compiled = self._compile_keyed(sql, from_pyformat(sql))
-        return self._on_partition(key, compiled, params)
+        return self._on_partition(_construct_key.get(), compiled, params)
 
-    def _on_partition(
-        self, key: KeyValue, compiled: KeyedStatement, params: Parameters
-    ) -> tuple[Any, list[Any], int]:
+    def _on_partition(self, key: KeyValue, compiled: KeyedStatement, params: Parameters) -> tuple[Any, list[Any], int]:
         for _ in range(MAX_RETRIES):
             topology = self._topology
             placement = topology.place(key, compiled.key_types or types_of_key(key, topology))
@@ -321,12 +326,12 @@ class Router:
     def query(self, sql: str | Executable, params: Parameters | None = None) -> Result[Any]:
         """Answer a SELECT over all shards as one PostgreSQL holding all rows would.
 
-        Raises `InvalidSQL`, `UnknownTable`, `UnsupportedStatement` (with a code), `GatherTooLarge`; `ScatterFailed` if a
-        shard fails, after the other shards were cancelled; `sqlalchemy.exc` errors of the statement itself.
+        Raises `InvalidSQL`, `UnknownTable`, `UnsupportedStatement` (with a code), `GatherTooLarge`; `ScatterFailed` if
+        a shard fails, after the other shards were cancelled; `sqlalchemy.exc` errors of the statement itself.
         """
         if not isinstance(sql, str):
             with self._query_constructs.connect() as connection:
-                return connection.execute(sql, dict(params) if params else None).freeze()()
+                return _fetched(connection.execute(sql, dict(params) if params else None))
         return self._answer(self._compile_query(sql, pyformat=False), params or _NO_PARAMETERS)
 
     def _run_query(self, sql: str, params: Parameters) -> tuple[Any, list[Any], int]:
@@ -404,25 +409,21 @@ class Router:
 
     # -- bulk and schema --------------------------------------------------------------------------------------------
 
-    def create_schema(self, ddl: str, tables: Mapping[str, Any] | None = None) -> Any:
+    def create_schema(self, ddl: str, tables: Mapping[str, TableKind] | None = None) -> list[StatementReport]:
         """Apply DDL to every partition (sharded tables) or every shard (reference tables, types, functions).
 
         *tables* says for each new table `Sharded(key)` or `Reference()`; tables of the configuration need no mention.
         Idempotent. Raises `SchemaError` with a code for what sharding would break.
         """
-        from shardpool.ddl import SchemaManager
-
         report = SchemaManager(self.catalog, self.engines).create_schema(ddl, {**self.config.tables, **(tables or {})})
         self.refresh()
         return report
 
-    def copy_into(self, table: str, source: Any, **options: Any) -> Any:
+    def copy_into(self, table: str, source: Any, **options: Any) -> LoadResult:
         """Load a CSV or COPY file, or an iterable of rows, into the partitions by key, all or nothing.
 
         See `shardpool.bulk.copy_into` for the options. Raises `BadRow` with source, line and reason.
         """
-        from shardpool.bulk import copy_into
-
         return copy_into(self._topology, self.engines, self.catalog, table, source, **options)
 
     # -- end --------------------------------------------------------------------------------------------------------
@@ -449,6 +450,15 @@ class Router:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+#: The key of the construct that this thread (or task) executes.
+_construct_key: ContextVar[KeyValue] = ContextVar("shardpool construct key")
+
+
+def _fetched(result: CursorResult[Any]) -> Result[Any]:
+    """Return a result that outlives its connection."""
+    return result.freeze()() if result.returns_rows else result
 
 
 class _Open:

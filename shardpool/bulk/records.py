@@ -90,8 +90,6 @@ class _Reader:
 
     def _cut(self, chunk: bytes) -> tuple[Block, bytes]:
         """Return the complete records of *chunk*, which begins with a record, and the bytes after them."""
-        if b"\0" in chunk:
-            raise self._bad(self._line + chunk.count(b"\n", 0, chunk.index(b"\0")), "invalid byte 0x00")
         lines = chunk.split(b"\n")
         rest = lines.pop()
         block = Block(lines, self._line, plain=self._awkward not in chunk)
@@ -127,16 +125,22 @@ class _Reader:
             raise self._bad(self._line, "unterminated CSV quoted field")
         if not self._csv and _escapes_next(rest):
             block.records = [rest[:-1]]  # as COPY does: at the end of the data it escapes nothing
+        if not self._csv and block.records[0] == END_OF_DATA:
+            raise self._bad(self._line, r"the end-of-data marker \. needs a newline after it")
         if self._crlf:
             block.records[0] += b"\r"
+        else:
+            self._crlf = False
         self._check(block, block.records[0])
         return block
 
     def _check(self, block: Block, chunk: bytes) -> None:
-        """Take off the line ends; raise `BadRow` for those that COPY refuses; find the end of the data."""
-        returns = chunk.count(b"\r")
+        """Find the end of the data; take off the line ends; raise `BadRow` for what COPY refuses."""
         if self._crlf is None:
             self._crlf = self._ends_with_return(block.records[0])
+        if END_OF_DATA in chunk:
+            self._find_end(block)
+        returns = chunk.count(b"\r")
         if self._crlf:
             for index, record in enumerate(block.records):
                 if not record.endswith(b"\r"):
@@ -148,19 +152,22 @@ class _Reader:
             for index, record in enumerate(block.records):
                 if stray(record):
                     raise self._bad(block.line(index), self._stray("carriage return", "r"))
-        if END_OF_DATA in chunk:
-            self._find_end(block)
+        if b"\0" in chunk:
+            for index, record in enumerate(block.records):
+                if b"\0" in record:
+                    raise self._bad(block.line(index), "invalid byte 0x00")
 
     def _ends_with_return(self, record: bytes) -> bool:
         return record.endswith(b"\r") and (self._csv or not _escapes_next(record[:-1]))
 
     def _find_end(self, block: Block) -> None:
+        marker = END_OF_DATA + (b"\r" if self._crlf else b"")
         for index, record in enumerate(block.records):
-            if record == END_OF_DATA and not self._csv:
+            if record == marker and not self._csv:
                 self._ended = True
                 del block.records[index:]
                 return
-            if record == END_OF_DATA:
+            if record == marker:
                 # Data for PostgreSQL 18, the end of the data for older ones, which would then drop rows in silence.
                 raise self._bad(block.line(index), r"the row \. is an end-of-data marker to some servers: quote it")
             if not self._csv and _MARKER_IN_TEXT.match(record):

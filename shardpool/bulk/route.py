@@ -73,6 +73,8 @@ class RecordRouter:
         raws = self._fields.split(record)
         if len(raws) < len(self._columns):
             return f"missing data for column {self._columns[len(raws)]}" if record else "empty line"
+        if len(raws) > len(self._columns):
+            return f"extra data after the last column, {self._columns[-1]}"
         try:
             self._places[itemgetter(*self._indexes)(raws)]
         except KeyFault as fault:

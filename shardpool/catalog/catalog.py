@@ -54,7 +54,7 @@ class Catalog:
 
     @contextmanager
     def begin(self, isolation: str = "READ COMMITTED") -> Iterator[Connection]:
-        """A transaction on the catalog, committed at the end of the block. Every statement inside is bounded in time."""
+        """A transaction on the catalog, committed at the end of the block; every statement in it is bounded in time."""
         try:
             with self.engine.connect().execution_options(isolation_level=isolation) as connection, connection.begin():
                 connection.execute(text("SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = '60s'"))
@@ -92,7 +92,8 @@ class Catalog:
             values["shard"] = names[number * len(names) // config.partitions]
             connection.execute(
                 text(
-                    "INSERT INTO shardpool_catalog.partition (keyspace, id, low, high) VALUES (:keyspace, :id, :low, :high)"
+                    "INSERT INTO shardpool_catalog.partition (keyspace, id, low, high) "
+                    "VALUES (:keyspace, :id, :low, :high)"
                 ),
                 values,
             )

@@ -8,46 +8,31 @@ have committed, ``<keyspace>.shardpool_ddl``, by which the next change, or `Sche
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import psycopg2
 from sqlalchemy.exc import DBAPIError
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from shardpool.catalog import Catalog
-from shardpool.ddl.history import History
-from shardpool.ddl.introspect import read_tables, search_path
-from shardpool.ddl.log import (
-    Recorded,
-    add_effects,
-    bring_forward,
-    count_running,
-    forget,
-    mark_done,
-    read_log,
-    record,
-    running_move,
-)
-from shardpool.ddl.parallel import on_all
-from shardpool.ddl.refusals import SchemaBusy, refuse
-from shardpool.ddl.replay import phase, prove_replay
+from shardpool.ddl.change import Change
+from shardpool.ddl.log import Recorded, forget, read_log, record, running_move
+from shardpool.ddl.refusals import refuse
+from shardpool.ddl.replay import phase
 from shardpool.ddl.rules import plan_statements
 from shardpool.ddl.script import parse_script
-from shardpool.ddl.session import ShardSession, first_line
-from shardpool.ddl.statement import DdlStatement, Effect, Scope
+from shardpool.ddl.session import ShardSession
+from shardpool.ddl.statement import DdlStatement, Scope
 from shardpool.errors import CatalogUnavailable, SchemaError
-from shardpool.topology.shard_map import Partition, Topology
-from shardpool.topology.tables import Sharded, Table, TableKind
+from shardpool.topology.shard_map import Partition
+from shardpool.topology.tables import TableKind
 
 if TYPE_CHECKING:
     from shardpool.engines import Engines
 
-log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -59,11 +44,130 @@ class StatementReport:
     state: Literal["applied", "unchanged"]
 
 
-@dataclass(frozen=True)
-class _Findings:
-    """What the servers said after all statements had run, before anything was committed."""
+class SchemaManager:
+    """Changes the schema of a keyspace. `lock_timeout` (seconds) bounds how long a statement waits for a table's lock
+    while others queue behind it; after that everything is rolled back and tried again, up to `attempts` times."""
 
-    tables: Mapping[str, Table | None]
-    functions: frozenset[str]
-    forward: frozenset[int]
-    implied: Sequence[Effect]
+    def __init__(self, catalog: Catalog, engines: Engines, *, lock_timeout: float = 2.0, attempts: int = 20) -> None:
+        self.catalog, self.engines = catalog, engines
+        self.lock_timeout, self.attempts = lock_timeout, attempts
+
+    def create_schema(self, ddl: str, tables: Mapping[str, TableKind]) -> list[StatementReport]:
+        """Apply a script; *tables* declares the tables that it creates. Statements applied before are left alone.
+
+        Raise `SchemaError` for what sharding cannot keep, or what a shard refuses: then nothing is changed anywhere
+        (unless its code is SP265: see there).
+        """
+        with self._locked():
+            self._finish_unfinished()
+            topology = self.catalog.load()
+            done = read_log(self.catalog, "done")
+            script = parse_script(ddl, self.catalog.keyspace)
+            recorded = [it.statement for it in done]
+            planned = plan_statements(script, tables, topology.tables, self.catalog.keyspace, recorded)
+            new = [it for it in planned if not it.unchanged]
+            if new:
+                batch = record(self.catalog, new)
+                self._apply(Change(self.catalog, self.engines, topology, done, batch, self.lock_timeout))
+        return [_report(it) for it in planned]
+
+    def resume(self) -> list[StatementReport]:
+        """Finish a schema change that was interrupted, and return its statements; none if it was undone instead."""
+        with self._locked():
+            return [_report(it.statement) for it in self._finish_unfinished()]
+
+    def prepare_shard(self, shard: str, partitions: Sequence[Partition] = ()) -> None:
+        """Give a new, empty shard the shared objects, and empty schemas for *partitions* if it lacks them.
+
+        The caller holds the catalog's lock "topology" until the shard is registered: a schema change in between would
+        miss it. May be run again. Reference tables are empty afterwards: their rows are the caller's to copy.
+        """
+        done = self._finished_log()
+        sharded = [table.name for table in self.catalog.load().tables.values() if table.sharded]
+        with self.engines.borrow(shard) as connection:
+            session = ShardSession(self.catalog.keyspace, shard, [], connection)
+            with self._transaction(session):
+                session.check_nothing_behind(sharded)
+                session.create_schemas(fresh=True)
+            # One by one: a value that was added to an enum can be used only after a commit.
+            for recorded in done:
+                with self._transaction(session):
+                    if not session.applied([recorded.id]):
+                        session.execute(recorded)
+            for partition in partitions:
+                with self._transaction(session):
+                    if session.create_schema(partition.schema):
+                        for text in phase(done, False) + phase(done, True):
+                            session.run_in(partition.schema, text)
+
+    def replay_partition(self, connection: Any, schema_name: str, after_copy: bool) -> None:
+        """Run the recorded statements of a partition in the existing schema *schema_name*, without a commit.
+
+        Once with `after_copy` False before rows are copied into it, once with True after: the latter creates foreign
+        keys, triggers and indexes (but for indexes on which statements of the first phase depend). Afterwards, and
+        until the transaction ends, the search path is the partition's.
+        """
+        done = self._finished_log()
+        place = f"{connection.info.host}:{connection.info.port}/{connection.info.dbname}"
+        session = ShardSession(self.catalog.keyspace, place, [schema_name], connection)
+        for text in phase(done, after_copy):
+            session.run_in(schema_name, text)
+
+    # -- the steps --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock under which moves begin and cut over; while one is under way, tables stay as they are."""
+        with self.catalog.lock("topology", lambda: refuse("SP260", keyspace=self.catalog.keyspace)):
+            move = running_move(self.catalog)
+            if move is not None:
+                partition, source, target = move
+                raise refuse("SP261", partition=partition, source=source, target=target)
+            yield
+
+    def _finished_log(self) -> list[Recorded]:
+        if read_log(self.catalog, "running"):
+            raise refuse("SP268", keyspace=self.catalog.keyspace)
+        return read_log(self.catalog, "done")
+
+    def _finish_unfinished(self) -> Sequence[Recorded]:
+        batch = read_log(self.catalog, "running")
+        if not batch:
+            return ()
+        done = read_log(self.catalog, "done")
+        change = Change(self.catalog, self.engines, self.catalog.load(), done, batch, self.lock_timeout)
+        return batch if self._retrying(change.resume) else ()
+
+    def _apply(self, change: Change) -> None:
+        try:
+            self._retrying(change.run)
+        except BaseException:
+            if not change.begun:
+                # If the catalog is gone too, the next change finds these statements on no shard, and forgets them.
+                with suppress(CatalogUnavailable, DBAPIError):
+                    forget(self.catalog, change.batch)
+            raise
+
+    def _retrying(self, step: Callable[[], _T]) -> _T:
+        """Run *step* again while other sessions hold locks: all shards are rolled back before each pause."""
+        retrying = Retrying(
+            retry=retry_if_exception(_blocked),
+            stop=stop_after_attempt(self.attempts),
+            wait=wait_random_exponential(multiplier=0.1, max=self.lock_timeout * 5),
+            reraise=True,
+        )
+        return retrying(step)
+
+    @contextmanager
+    def _transaction(self, session: ShardSession) -> Iterator[None]:
+        session.begin(self.lock_timeout)
+        yield
+        session.commit()
+
+
+def _blocked(error: BaseException) -> bool:
+    return isinstance(error, SchemaError) and error.code == "SP264"
+
+
+def _report(statement: DdlStatement) -> StatementReport:
+    return StatementReport(statement.text, statement.scope, "unchanged" if statement.unchanged else "applied")

@@ -25,9 +25,9 @@ UNION ALL
 SELECT 'column', t.relname, a.attname, concat_ws(' ', '#' || row_number() OVER (PARTITION BY t.oid ORDER BY a.attnum),
        format_type(a.atttypid, a.atttypmod), CASE WHEN a.attnotnull THEN 'NOT NULL' END,
        CASE WHEN a.attcollation <> y.typcollation THEN 'COLLATE ' || o.collname END,
-       CASE WHEN a.attgenerated <> '' THEN 'GENERATED ' || a.attgenerated END,
+       CASE WHEN a.attgenerated <> '' THEN 'GENERATED ' || a.attgenerated::text END,
        'DEFAULT ' || pg_get_expr(d.adbin, d.adrelid),
-       CASE WHEN a.attstorage <> y.typstorage THEN 'STORAGE ' || a.attstorage END)
+       CASE WHEN a.attstorage <> y.typstorage THEN 'STORAGE ' || a.attstorage::text END)
 FROM t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
 JOIN pg_type y ON y.oid = a.atttypid LEFT JOIN pg_collation o ON o.oid = a.attcollation
 LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (t.oid, a.attnum)
@@ -42,7 +42,7 @@ FROM t JOIN pg_index i ON i.indrelid = t.oid JOIN pg_class x ON x.oid = i.indexr
 WHERE NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid AND k.conrelid = t.oid
                   AND k.contype IN ('p', 'u', 'x'))
 UNION ALL
-SELECT 'trigger', t.relname, g.tgname, pg_get_triggerdef(g.oid, true) || ' ' || g.tgenabled
+SELECT 'trigger', t.relname, g.tgname, pg_get_triggerdef(g.oid, true) || ' ' || g.tgenabled::text
 FROM t JOIN pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal
 """
 

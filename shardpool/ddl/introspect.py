@@ -17,16 +17,24 @@ from shardpool.topology.tables import Column, Sharded, Table, TableKind
 _COLUMNS = """
 SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated <> '',
        CASE WHEN a.attcollation <> t.typcollation
-            THEN quote_ident(l.nspname) || '.' || quote_ident(o.collname) ELSE '' END,
-       coalesce(o.collisdeterministic, true), a.attidentity <> ''
+            THEN quote_ident(l.nspname) || '.' || quote_ident(o.collname) ELSE '' END
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_collation o ON o.oid = a.attcollation
 LEFT JOIN pg_namespace l ON l.oid = o.collnamespace
-WHERE n.nspname = %s AND c.relname = ANY(%s) AND c.relkind = 'r'
+WHERE n.nspname = %s AND c.relname <> 'shardpool_ddl' AND c.relkind = 'r'
 ORDER BY c.relname, a.attnum
+"""
+
+_NONDETERMINISTIC = """
+SELECT a.attname, o.collname
+FROM pg_attribute a
+JOIN pg_class c ON c.oid = a.attrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_collation o ON o.oid = a.attcollation AND NOT o.collisdeterministic
+WHERE n.nspname = %s AND c.relname = %s AND a.attname = ANY(%s)
 """
 
 # The columns of each index that must be unique, or that excludes: only those compared as they are, and with "=".
@@ -52,7 +60,7 @@ SELECT c.relname, ARRAY(
     SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY e(number, place)
     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = e.number ORDER BY e.place)
 FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = %s AND c.relname = ANY(%s) AND k.contype = 'p'
+WHERE n.nspname = %s AND k.contype = 'p'
 """
 
 _FUNCTIONS = """
@@ -66,33 +74,36 @@ WHERE n.nspname = ANY(%s) AND c.relname = ANY(%s) ORDER BY 1, 2
 """
 
 
+def read_columns(cursor: Any, schema: str) -> dict[str, Table]:
+    """Return all tables of *schema* as the server has them, with columns and primary keys only."""
+    cursor.execute(_COLUMNS, (schema,))
+    columns: dict[str, list[Column]] = {}
+    for table, name, sql_type, not_null, generated, collation in cursor.fetchall():
+        columns.setdefault(table, []).append(Column(name, sql_type, not_null, collation, generated))
+    cursor.execute(_PRIMARY_KEYS, (schema,))
+    primary_keys = {table: tuple(found) for table, found in cursor.fetchall()}
+    return {name: Table(name, tuple(found), primary_keys.get(name, ())) for name, found in sorted(columns.items())}
+
+
 def read_tables(cursor: Any, schema: str, kinds: Mapping[str, TableKind]) -> dict[str, Table]:
-    """Return the tables of *schema* as the server has them; one that is not there is left out.
+    """Return the tables *kinds* of *schema* as the router needs them.
 
     Raise `SchemaError` if a sharded one has a key that cannot be one, or something unique that does not contain it.
     """
-    names = sorted(kinds)
-    cursor.execute(_COLUMNS, (schema, names))
-    columns: dict[str, list[Column]] = {}
-    for table, name, sql_type, not_null, generated, collation, deterministic, identity in cursor.fetchall():
-        kind = kinds[table]
-        if isinstance(kind, Sharded) and name in kind.columns and not deterministic:
-            raise refuse("SP234", table=table, column=name, got=collation)
-        if identity:
-            raise refuse("SP223", line=1, column=name, table=table)
-        columns.setdefault(table, []).append(Column(name, sql_type, not_null, collation, generated))
-    cursor.execute(_PRIMARY_KEYS, (schema, names))
-    primary_keys = {table: tuple(found) for table, found in cursor.fetchall()}
-    tables = {
-        name: _table(name, found, primary_keys.get(name, ()), kinds[name]) for name, found in sorted(columns.items())
-    }
+    found = read_columns(cursor, schema)
+    tables = {}
+    for name, kind in sorted(kinds.items()):
+        table = replace(found[name], key=kind.columns if isinstance(kind, Sharded) else ())
+        tables[name] = replace(table, key_types=check_key(table, line=1))
+        _check_collations(cursor, schema, table)
     _check_unique(cursor, schema, tables)
     return tables
 
 
-def _table(name: str, columns: Sequence[Column], primary_key: tuple[str, ...], kind: TableKind) -> Table:
-    table = Table(name, tuple(columns), primary_key, kind.columns if isinstance(kind, Sharded) else ())
-    return replace(table, key_types=check_key(table, line=1))
+def _check_collations(cursor: Any, schema: str, table: Table) -> None:
+    cursor.execute(_NONDETERMINISTIC, (schema, table.name, list(table.key)))
+    for column, collation in cursor.fetchall():
+        raise refuse("SP234", table=table.name, column=column, got=collation)
 
 
 def _check_unique(cursor: Any, schema: str, tables: Mapping[str, Table]) -> None:

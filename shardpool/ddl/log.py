@@ -1,4 +1,4 @@
-"""The log of statements: the table ``shardpool_catalog.ddl``, where a statement is 'running' until all shards have it."""
+"""The log of statements, ``shardpool_catalog.ddl``: a statement is 'running' until all shards have it, then 'done'."""
 
 from __future__ import annotations
 

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, wait
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
+from contextlib import suppress
 from typing import TypeVar
+
+import psycopg2
 
 from shardpool.ddl.session import ShardSession
 
 _T = TypeVar("_T")
 
 
-def on_all(
-    executor: Executor, sessions: Sequence[ShardSession], step: Callable[[ShardSession], _T]
-) -> dict[str, _T]:
+def on_all(executor: Executor, sessions: Sequence[ShardSession], step: Callable[[ShardSession], _T]) -> dict[str, _T]:
     """Return shard name -> result of *step*. The executor must have a thread for each session."""
-    running = {executor.submit(step, session): session for session in sessions}
-    ended, others = wait(running, return_when=FIRST_EXCEPTION)
-    failures = [future for future in ended if future.exception() is not None]
-    if failures:
-        for future in others:
-            running[future].connection.cancel()
-        wait(others)
-        failures[0].result()
-    return {session.shard: future.result() for future, session in running.items()}
+    running: dict[Future[_T], ShardSession] = {executor.submit(step, it): it for it in sessions}
+    failures: list[Future[_T]] = []
+    try:
+        ended, _ = wait(running, return_when=FIRST_EXCEPTION)
+        failures = [future for future in ended if future.exception() is not None]
+        for future in failures[:1]:
+            future.result()
+        return {session.shard: future.result() for future, session in running.items()}
+    except BaseException:
+        for future, session in running.items():
+            if not future.done():
+                with suppress(psycopg2.Error):
+                    session.connection.cancel()
+        wait(running)
+        raise

@@ -3,9 +3,9 @@
 A partition that moves is built anew on its target: first what its rows need, then, when they are there, foreign keys,
 triggers and other indexes. So the statements run in another order than they were given in. Most of the time that is the
 same (an index can be created later); sometimes it is not (it was created on a column that has another name now). Each
-change of the schema is therefore tried both ways in a schema that is rolled back: in order, and in two phases. Where the
-results differ, older indexes are brought forward into the first phase until they agree. Foreign keys and triggers are
-never left there: they would judge, or double, rows that are being copied.
+change of the schema is therefore tried both ways in a schema that is rolled back: in order, and in two phases. Where
+the results differ, older indexes are brought forward into the first phase until they agree. Foreign keys and triggers
+are never left there: they would judge, or double, rows that are being copied.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from shardpool.ddl.features import Feature, read_features
-from shardpool.ddl.introspect import search_path
 from shardpool.ddl.log import Recorded
 from shardpool.ddl.refusals import SchemaBusy, refuse
 from shardpool.ddl.session import ShardSession
@@ -49,7 +48,9 @@ def prove_replay(session: ShardSession, done: Sequence[Recorded], batch: Sequenc
     reason = ""
     for choose in (_nothing, _of_changed_tables, _everything):
         forward = choose(log, batch)
-        moved = [replace(it, statement=replace(it.statement, after_copy=False)) if it.id in forward else it for it in log]
+        moved = [
+            replace(it, statement=replace(it.statement, after_copy=False)) if it.id in forward else it for it in log
+        ]
         outcome = _try(session, phase(moved, False), phase(moved, True))
         reason = outcome.failure or _difference(outcome, expected)
         if not reason:
@@ -77,8 +78,8 @@ def _try(session: ShardSession, before: Sequence[str], after: Sequence[str]) -> 
 
 
 def _features(session: ShardSession, schema: str) -> frozenset[Feature]:
-    session.run(search_path(session.keyspace, schema))
-    return read_features(session.connection.cursor(), schema)
+    with session.reading(schema) as cursor:
+        return read_features(cursor, schema)
 
 
 def _difference(outcome: _Outcome, expected: _Outcome) -> str:

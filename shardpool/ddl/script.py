@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import postgast
 from google.protobuf.message import Message
 
-from shardpool.ddl.qualification import remove_qualification
+from shardpool.ddl.qualification import ANYWHERE, remove_qualification
 from shardpool.ddl.refusals import refuse
 from shardpool.ddl.tree import canonical, inner, statement_tree
 from shardpool.topology.names import check_identifier
@@ -62,8 +62,9 @@ def parse_statement(text: str, keyspace: str, line: int = 1) -> ParsedStatement:
     """Parse one statement and take the keyspace's name out of it. Raise `SchemaError` for other schemas."""
     kind = str(postgast.parse(text).stmts[0].stmt.WhichOneof("node"))
     tree = _tree(text)
-    if remove_qualification(tree, keyspace, line):
-        text = respell(_cut_name(text, keyspace), kind, tree) or _unspeakable(keyspace, line)
+    places = remove_qualification(tree, keyspace, line)
+    if places:
+        text = respell(_cut_name(text, keyspace, places), kind, tree) or _unspeakable(keyspace, line)
     return ParsedStatement(text, kind, tree, line)
 
 
@@ -113,13 +114,13 @@ def _tree(text: str) -> Message:
     return inner(statements[0].stmt)
 
 
-def _cut_name(text: str, keyspace: str) -> str:
-    """Cut ``shop .`` wherever it begins a name."""
+def _cut_name(text: str, keyspace: str, places: frozenset[int]) -> str:
+    """Cut ``shop .`` where it begins a name."""
     tokens = list(words(text))
     cuts = [
         (start, tokens[index + 2][1])
         for index, (word, start, _) in enumerate(tokens[:-2])
-        if word == keyspace and tokens[index + 1][0] == "." and (index == 0 or tokens[index - 1][0] != ".")
+        if word == keyspace and tokens[index + 1][0] == "." and (start in places or ANYWHERE in places)
     ]
     return _cut(text, cuts)
 

@@ -6,7 +6,8 @@ way, whatever became of the process that began it; this is what `SchemaManager` 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg2
@@ -46,18 +47,20 @@ class ShardSession:
 
     def create_schemas(self, fresh: bool) -> None:
         """Create what is missing. The schema of a partition may be missing only if no table was ever created."""
-        keyspace = quote(self.keyspace)
-        self.run(
-            f"CREATE SCHEMA IF NOT EXISTS {keyspace}; CREATE TABLE IF NOT EXISTS {keyspace}.shardpool_ddl "
-            "(id bigint PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
-        )
-        rows = self.run("SELECT nspname FROM pg_namespace WHERE nspname = ANY(%s)", (list(self.schemas),))
-        present = {name for (name,) in rows}
+        self.create_schema(self.keyspace)
+        marks = f"{quote(self.keyspace)}.shardpool_ddl"
+        if not self.run("SELECT 1 WHERE to_regclass(%s) IS NOT NULL", (marks,)):
+            self.run(f"CREATE TABLE {marks} (id bigint PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())")
         for schema in self.schemas:
-            if schema not in present:
-                if not fresh:
-                    raise refuse("SP267", shard=self.shard, schema=schema)
-                self.run(f"CREATE SCHEMA {quote(schema)}")
+            if self.create_schema(schema) and not fresh:
+                raise refuse("SP267", shard=self.shard, schema=schema)
+
+    def create_schema(self, schema: str) -> bool:
+        """Create a schema; return whether it was missing."""
+        missing = not self.run("SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,))
+        if missing:
+            self.run(f"CREATE SCHEMA {quote(schema)}")
+        return missing
 
     def applied(self, ids: Collection[int]) -> frozenset[int]:
         """Return which of the statements *ids* this shard has."""
@@ -78,17 +81,21 @@ class ShardSession:
 
     def check_nothing_behind(self, names: Collection[str]) -> None:
         """Raise `SchemaError` if one of *names* is found without its partition."""
-        for schema, name in find_behind(self.connection.cursor(), self.keyspace, sorted(names)):
+        with self.reading() as cursor:
+            found = find_behind(cursor, self.keyspace, sorted(names))
+        for schema, name in found:
             raise refuse("SP262", shard=self.shard, schema=schema, name=name)
 
     def functions(self) -> frozenset[str]:
-        return read_functions(self.connection.cursor())
+        with self.reading() as cursor:
+            return read_functions(cursor)
 
     def finish(self) -> None:
         """Let nothing be left that could fail at the commit."""
         self.run("SET CONSTRAINTS ALL IMMEDIATE")
 
     def commit(self) -> None:
+        """Commit. Raises the driver's own error: what it means depends on what else was committed."""
         self.connection.commit()
         self._path = None
 
@@ -108,10 +115,21 @@ class ShardSession:
 
     def run(self, statement: str, values: Sequence[object] | None = None, where: str = "") -> Sequence[Any]:
         """Run a statement and return its rows, if it has any."""
+        with self._translated(statement, where), self.connection.cursor() as cursor:
+            cursor.execute(statement, values)
+            return cursor.fetchall() if cursor.description else ()
+
+    @contextmanager
+    def reading(self, schema: str | None = None) -> Iterator[Any]:
+        """A cursor to read the server's catalogs with, where names are those of *schema*."""
+        self.run_in(schema, "SELECT")
+        with self._translated("catalog queries", ""), self.connection.cursor() as cursor:
+            yield cursor
+
+    @contextmanager
+    def _translated(self, statement: str, where: str) -> Iterator[None]:
         try:
-            with self.connection.cursor() as cursor:
-                cursor.execute(statement, values)
-                return cursor.fetchall() if cursor.description else ()
+            yield
         except psycopg2.Error as error:
             raise self.failure(error, statement, where or f"schema {self.keyspace}") from error
 
@@ -133,5 +151,3 @@ def lost(error: psycopg2.Error) -> bool:
 
 def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-

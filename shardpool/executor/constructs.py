@@ -1,7 +1,8 @@
 """SQLAlchemy constructs: compiled, bound and typed by SQLAlchemy, executed by the router.
 
-An engine whose "DBAPI connection" hands each statement to a function of ours. SQLAlchemy compiles the construct, converts
-parameters and result values by their types and caches its work, as for any engine; only the sending is different.
+An engine whose "DBAPI connection" hands each statement to a function of ours. SQLAlchemy compiles the construct,
+converts parameters and result values by their types and caches its work, as for any engine; only the sending is
+different.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import NullPool
 
 #: Runs text in psycopg2's spelling; returns (cursor description or None, rows, row count).
 Run = Callable[[str, Mapping[str, Any]], tuple[Any, list[Any], int]]
@@ -38,20 +39,21 @@ registry.register("postgresql.shardpool", __name__, "RoutedDialect")
 
 
 def construct_engine(run: Run) -> Engine:
-    """Return an engine that executes through *run*, in autocommit mode."""
-    return create_engine("postgresql+shardpool://", creator=lambda: _Connection(run), poolclass=StaticPool)
+    """Return an engine that executes through *run*, each statement a transaction of its own."""
+    return create_engine("postgresql+shardpool://", creator=lambda: _Connection(run), poolclass=NullPool)
 
 
 class _Connection:
     """As much of a DBAPI connection as SQLAlchemy uses. It has no transactions: each statement is its own."""
 
     closed = 0
+    notices: tuple[str, ...] = ()
 
     def __init__(self, run: Run) -> None:
         self._run = run
 
     def cursor(self, *args: object, **options: object) -> _Cursor:
-        return _Cursor(self._run)
+        return _Cursor(self, self._run)
 
     def commit(self) -> None: ...
 
@@ -64,7 +66,8 @@ class _Cursor:
     arraysize = 1
     name = None
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, connection: _Connection, run: Run) -> None:
+        self.connection = connection
         self._run = run
         self.description: Any = None
         self.rowcount = -1

@@ -24,9 +24,7 @@ OPTION = "shardpool_partition"
 class PartitionContext:
     """What a connection on a partition knows: its topology is pinned, and never follows a newer one."""
 
-    def __init__(
-        self, topology: Topology, placement: Placement, moved: Callable[[Topology, Placement], bool]
-    ) -> None:
+    def __init__(self, topology: Topology, placement: Placement, moved: Callable[[Topology, Placement], bool]) -> None:
         self.topology = topology
         self.placement = placement
         self.moved = moved

@@ -25,7 +25,7 @@ class RelayStopped(Exception):
 
 
 class Relay:
-    """Several `Producer`s, one reader (this object, as the file of COPY FROM). `on_bytes` is told of each chunk's size."""
+    """Several `Producer`s and one reader: this object, as the file of COPY FROM. `on_bytes` gets each chunk's size."""
 
     def __init__(self, producers: int, on_bytes: Callable[[int], None]) -> None:
         self._chunks: queue.Queue[bytes | None] = queue.Queue(QUEUE_CHUNKS)

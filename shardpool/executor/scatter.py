@@ -80,7 +80,7 @@ class Scatter:
         self._futures[shard] = self._threads.submit(work, shard, self._leases.connection(shard))
 
     def collect(self) -> dict[str, Any]:
-        """Wait for all tasks; return their results by shard. On a failure cancel the rest, then raise (see `failure`)."""
+        """Wait for all tasks; return their results by shard. On a failure cancel the rest and raise (see `failure`)."""
         wait(self._futures.values(), return_when=FIRST_EXCEPTION)
         errors = self.errors()
         if errors:
@@ -105,7 +105,8 @@ class Scatter:
 
 
 def failure(errors: dict[str, BaseException], leases: Leases) -> BaseException:
-    """Return the error of a scatter: `ScatterFailed` where a server is gone or several failed, else the statement's own.
+    """Return the error of a scatter: `ScatterFailed` where a server is gone or several failed, else the statement's
+    own.
 
     A partition that moved away is passed on as the driver's error, for the caller to refresh its map and retry.
     """

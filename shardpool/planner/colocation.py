@@ -1,7 +1,7 @@
 """Partition-wise joins: when the rows of a FROM clause are the union, over the partitions, of each partition's rows.
 
-A join tree has a *carrier*: a sharded item of which every row of the tree has exactly one row, so that the row belongs to
-that row's partition. A tree of reference tables has none. A join keeps the property when
+A join tree has a *carrier*: a sharded item of which every row of the tree has exactly one row, so that the row belongs
+to that row's partition. A tree of reference tables has none. A join keeps the property when
 
 - both sides have carriers whose keys are equal by facts that hold for the joined rows (colocated), or
 - only one side has one, and no row of the other side can appear without it.

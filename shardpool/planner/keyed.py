@@ -57,8 +57,8 @@ class WrittenKey:
 class KeyedStatement:
     """A statement for one partition.
 
-    `template` joined by the partition's schema reads its tables without a search path; it is empty where only the search
-    path will do (writes may fire triggers, functions may read tables).
+    `template` joined by the partition's schema reads its tables without a search path; it is empty where only the
+    search path will do (writes may fire triggers, functions may read tables).
     """
 
     statement: Statement
@@ -187,7 +187,7 @@ def _updated(changes: Any, table: Table, statement: Statement) -> Iterator[Writt
 
 
 def _inserted(insert: Tree, table: Table, statement: Statement, topology: Topology) -> Iterator[WrittenKey]:
-    columns = [node.res_target.name for node in insert.cols] or list(column.name for column in table.columns)
+    columns = [node.res_target.name for node in insert.cols] or [column.name for column in table.columns]
     if not is_a(insert.select_stmt, "select_stmt") or not set(table.key) <= set(columns):
         raise refuse("SP113", table.name)
     places = [columns.index(key) for key in table.key]

@@ -44,9 +44,7 @@ def compile_query(statement: Statement, topology: Topology) -> CompiledQuery:
     )
 
 
-def _pushdown(
-    analysis: Analysis, statement: Statement, topology: Topology, unknown: str | None
-) -> Pushdown | str:
+def _pushdown(analysis: Analysis, statement: Statement, topology: Topology, unknown: str | None) -> Pushdown | str:
     if analysis.locking:
         return "row locks"
     if unknown is not None:

@@ -1,8 +1,8 @@
 """Pins: what restricts an occurrence of a sharded table to some partitions, whatever the data.
 
 From the facts that hold for the occurrence's rows: its key columns equal a constant or parameter, or one of a list of
-them, directly or through a chain of equalities with other key-typed columns of the same collation; or they equal the key
-columns of an occurrence in an enclosing query, whose pins they then share.
+them, directly or through a chain of equalities with other key-typed columns of the same collation; or they equal the
+key columns of an occurrence in an enclosing query, whose pins they then share.
 
 A constant counts only if its value in the *column's type* is certain: ``42`` and ``'42'`` for a bigint, not ``42.0``.
 """
@@ -219,6 +219,7 @@ class Equalities:
             return (Parameter(self._statement.names[node.param_ref.number - 1], many=True),)
         return ()
 
+
 def source_of(node: Tree, statement: Statement) -> Source | None:
     """Return what a Node contributes if it is a constant, a parameter, or a constant cast to a key type; else None."""
     match kind(node):
@@ -266,7 +267,8 @@ def _constant(constant: Tree) -> Constant | None:
 def key_value(value: object, key_type: KeyType) -> object:
     """Return what *value*, as a literal compared with a column of *key_type*, is in that type; `UNKNOWN` if not sure.
 
-    Strings are untyped literals to PostgreSQL: it reads them by the column's type, in more spellings than are read here.
+    Strings are untyped literals to PostgreSQL: it reads them by the column's type, in more spellings than are read
+    here.
     """
     match key_type:
         case KeyType.INTEGER:

@@ -314,5 +314,5 @@ class _Groups:
         return replaced(node, replace)
 
     def _group_call(self, node: Tree) -> str | None:
-        """A function call may be a grouping expression; an aggregate call never is, though it may be a column already."""
+        """A function call may be a grouping expression; an aggregate call never is, though it may be a column."""
         return None if _is_aggregate_call(node.func_call) else self._columns.find(node)

@@ -66,7 +66,7 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
     "SP114": (
         "changing the partition key of {what!r} would leave the row in the wrong partition",
         "delete the row and insert it under its new key",
-        "update orders set customer_id = 43 where id = 1",
+        "update orders set customer_id = customer_id + 1",
     ),
 }
 

@@ -70,7 +70,18 @@ def check(select: Tree, topology: Topology) -> str | None:
 
 
 _REG_TYPES = frozenset(
-    ["regclass", "regproc", "regprocedure", "regoper", "regoperator", "regtype", "regrole", "regnamespace", "regconfig", "regdictionary"]
+    [
+        "regclass",
+        "regproc",
+        "regprocedure",
+        "regoper",
+        "regoperator",
+        "regtype",
+        "regrole",
+        "regnamespace",
+        "regconfig",
+        "regdictionary",
+    ]
 )
 
 

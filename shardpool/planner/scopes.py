@@ -1,9 +1,9 @@
 """Scopes: which table each name in a statement means, and which conditions hold for whose rows.
 
-A `Scope` is one SELECT with its FROM items. A `Fact` is a condition (a conjunct of WHERE or ON, or an equality by USING)
-together with the items for whose rows it holds: "whenever a row of that item stands in a result row, not replaced by
-NULLs, the condition is true". For WHERE that is every item; for the ON of an outer join only those on its null-supplying
-side; for the ON of an inner join those below it, or every item if no outer join is above it.
+A `Scope` is one SELECT with its FROM items. A `Fact` is a condition (a conjunct of WHERE or ON, or an equality by
+USING) together with the items for whose rows it holds: "whenever a row of that item stands in a result row, not
+replaced by NULLs, the condition is true". For WHERE that is every item; for the ON of an outer join only those on its
+null-supplying side; for the ON of an inner join those below it, or every item if no outer join is above it.
 
 Where the analysis is not sure of a name it says None, and nothing is proven from it.
 """

@@ -1,7 +1,8 @@
 """A statement in its two spellings: numbered ``$1`` for the parser, ``%(name)s`` for psycopg2.
 
 Users write ``:name`` (as in `sqlalchemy.text`, but not inside literals, quoted names and comments). All analysis works
-on byte positions in the numbered text; `render` turns it, with replacements at such positions, into psycopg2's spelling.
+on byte positions in the numbered text; `render` turns it, with replacements at such positions, into psycopg2's
+spelling.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Edit = tuple[int, int, str]
 
 @dataclass(frozen=True)
 class Statement:
-    """One SQL statement. `names[n - 1]` is the parameter behind ``$n``; `places` are their byte ranges in `numbered`."""
+    """One SQL statement. `names[n - 1]` is the parameter behind ``$n``; `places` are the byte ranges in `numbered`."""
 
     numbered: str
     names: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The shard map: which partition holds a hash, and which shard holds a partition. Immutable; a newer one replaces it."""
+"""The shard map: which partition holds a hash, which shard holds a partition. Immutable; a newer one replaces it."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ class ShardMap:
         return self.placements[bisect_right(self._lows, position) - 1]
 
     def placement(self, partition: Partition | int) -> Placement:
-        """Return where *partition* (or the partition of that id) lives. Raise `NoSuchShard` for a retired or unknown id."""
+        """Return where *partition* (or the partition of that id) lives. Raise `NoSuchShard` for a retired or unknown
+        id.
+        """
         number = partition if isinstance(partition, int) else partition.id
         try:
             return self._by_id[number]

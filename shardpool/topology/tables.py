@@ -29,7 +29,7 @@ TableKind = Sharded | Reference
 
 @dataclass(frozen=True)
 class Column:
-    """A column as the server describes it: `type` is `format_type(..)` with modifier, `collation` is quoted or empty."""
+    """A column as the server describes it: `type` as `format_type` says, `collation` quoted, or empty by default."""
 
     name: str
     type: str

@@ -26,7 +26,7 @@ PARTITIONS = 4
 #: Table -> (columns, key). The first table has what the readers of other columns must not care about.
 SHARDED: Mapping[str, tuple[Mapping[str, str], tuple[str, ...]]] = {
     "item": (
-        {"id": "bigint", "name": "text", "price": "numeric(10,2)", "day": "date", "note": "text"},
+        {"id": "bigint", "name": "text", "price": "numeric(10,2)", "sold": "boolean", "note": "text"},
         ("id",),
     ),
     "late": ({"note": "text", "n": "integer", "id": "bigint"}, ("id",)),
@@ -133,7 +133,8 @@ class Shop:
 
     def plain_rows(self, table: str) -> list[str]:
         return sorted(
-            repr(tuple(map(_python, row))) for row in self.rows_on(next(iter(self.urls)), f"SELECT * FROM plain.{table}")
+            repr(tuple(map(_python, row)))
+            for row in self.rows_on(next(iter(self.urls)), f"SELECT * FROM plain.{table}")
         )
 
     def prepared(self) -> list[str]:

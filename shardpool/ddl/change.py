@@ -1,0 +1,190 @@
+"""One schema change on all shards: execute everywhere, ask the servers, commit everywhere, make it known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psycopg2
+from sqlalchemy.exc import DBAPIError
+
+from shardpool.catalog import Catalog
+from shardpool.ddl.features import read_features
+from shardpool.ddl.history import History
+from shardpool.ddl.introspect import read_tables
+from shardpool.ddl.log import Recorded, add_effects, bring_forward, count_running, forget, mark_done
+from shardpool.ddl.parallel import on_all
+from shardpool.ddl.refusals import refuse
+from shardpool.ddl.replay import prove_replay
+from shardpool.ddl.session import ShardSession, first_line, lost
+from shardpool.ddl.statement import Effect
+from shardpool.errors import CatalogUnavailable
+from shardpool.topology.shard_map import Topology
+from shardpool.topology.tables import Sharded, Table, TableKind
+
+if TYPE_CHECKING:
+    from shardpool.engines import Engines
+
+
+@dataclass(frozen=True)
+class _Findings:
+    """What the servers said after all statements had run, before anything was committed."""
+
+    tables: Mapping[str, Table | None]
+    functions: frozenset[str]
+    forward: frozenset[int]
+    implied: Sequence[Effect]
+
+
+class Change:
+    """A batch of recorded statements, all 'running', after the statements *done*. May be run again after a failure.
+
+    `begun` says whether a commit was sent to any shard: until then nothing has happened.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        engines: Engines,
+        topology: Topology,
+        done: Sequence[Recorded],
+        batch: Sequence[Recorded],
+        lock_timeout: float,
+    ) -> None:
+        self.catalog, self.engines, self.topology = catalog, engines, topology
+        self.done, self.batch, self.lock_timeout = done, batch, lock_timeout
+        self.begun = False
+
+    def run(self) -> None:
+        """Execute the batch on every shard. Raise `SchemaError`: then nothing is changed, unless `begun`."""
+        self._run(resuming=False)
+
+    def resume(self) -> bool:
+        """Finish the batch where it is missing, or forget it if it is nowhere; return whether it was finished."""
+        return self._run(resuming=True)
+
+    def _run(self, resuming: bool) -> bool:
+        with ExitStack() as stack:
+            sessions = [
+                ShardSession(self.catalog.keyspace, shard, schemas, stack.enter_context(self.engines.borrow(shard)))
+                for shard, schemas in self._schemas().items()
+            ]
+            # Entered last: its threads end before the connections are given back.
+            executor = stack.enter_context(ThreadPoolExecutor(len(sessions), "shardpool-ddl"))
+            applied = on_all(executor, sessions, self._open)
+            if resuming and not any(applied.values()):
+                forget(self.catalog, self.batch)
+                return False
+            behind = [it for it in sessions if not applied[it.shard]]
+            on_all(executor, behind, self._execute)
+            findings = self._inspect(sessions, on_all(executor, sessions, self._check))
+            self._check_undisturbed()
+            self._commit(sessions, behind)
+        self._register(findings)
+        return True
+
+    def _schemas(self) -> dict[str, list[str]]:
+        shard_map = self.topology.shard_map
+        placed = shard_map.by_shard()
+        return {name: [it.schema for it in placed.get(name, ())] for name in sorted(shard_map.shards)}
+
+    # -- on each shard ----------------------------------------------------------------------------------------------
+
+    def _open(self, session: ShardSession) -> frozenset[int]:
+        session.begin(self.lock_timeout)
+        session.create_schemas(fresh=not any(it.statement.scope == "partition" for it in self.done))
+        session.check_nothing_behind(self._names())
+        return session.applied([it.id for it in self.batch])
+
+    def _execute(self, session: ShardSession) -> None:
+        for recorded in self.batch:
+            session.execute(recorded)
+
+    def _check(self, session: ShardSession) -> frozenset[str]:
+        session.check_nothing_behind(self._names())
+        session.finish()
+        return session.functions()
+
+    def _names(self) -> set[str]:
+        """Names that must be found in partitions only: sharded tables, and the indexes that are dropped or altered."""
+        names = {table.name for table in self.topology.tables.values() if table.sharded}
+        for it in (it.statement for it in self.batch if it.statement.scope == "partition"):
+            names.update(it.tables)
+            names.update(it.existing_indexes)
+        return names
+
+    # -- together ---------------------------------------------------------------------------------------------------
+
+    def _inspect(self, sessions: Sequence[ShardSession], functions: Mapping[str, frozenset[str]]) -> _Findings:
+        """Ask one shard that has partitions what the statements have made of the tables."""
+        session = next(it for it in sessions if it.schemas)
+        kinds: dict[str, TableKind | None] = {}
+        for it in self.batch:
+            kinds.update(it.statement.tables)
+        partitioned = {name: kind for name, kind in kinds.items() if isinstance(kind, Sharded)}
+        shared = {name: kind for name, kind in kinds.items() if kind is not None and name not in partitioned}
+        tables: dict[str, Table | None] = {name: None for name, kind in kinds.items() if kind is None}
+        present = set()
+        for schema, wanted in ((self.catalog.keyspace, shared), (session.schemas[0], partitioned)):
+            with session.reading(schema) as cursor:
+                tables.update(read_tables(cursor, schema, wanted))
+                present |= {(it.kind, it.table, it.name) for it in read_features(cursor, schema)}
+        return _Findings(
+            tables=tables,
+            functions=frozenset[str]().union(*functions.values()),
+            forward=prove_replay(session, self.done, self.batch),
+            implied=self._implied(present),
+        )
+
+    def _implied(self, present: set[tuple[str, str, str]]) -> list[Effect]:
+        """What the batch dropped without saying so, with a column or a constraint."""
+        recorded = [it.statement for it in (*self.done, *self.batch)]
+        history = History.of(recorded, self.topology.tables, self.catalog.keyspace)
+        concerned = frozenset[str]().union(*(it.statement.owners for it in self.batch))
+        return [
+            Effect("drop", it.what, it.name, it.table)
+            for it in history.objects
+            if it.table in concerned and (it.what, it.table, it.name) not in present
+        ]
+
+    def _check_undisturbed(self) -> None:
+        """Raise `SchemaError` if somebody else has taken over: the lock goes with the catalog's connection."""
+        with self.catalog.begin() as connection:
+            running = count_running(connection, self.batch)
+        if running != len(self.batch) or self.catalog.epoch() != self.topology.shard_map.epoch:
+            raise refuse("SP269")
+
+    def _commit(self, sessions: Sequence[ShardSession], behind: Sequence[ShardSession]) -> None:
+        committed = [it.shard for it in sessions if it not in behind]
+        for session in behind:
+            self.begun = True
+            try:
+                session.commit()
+            except psycopg2.Error as error:
+                if not committed and not lost(error):
+                    self.begun = False
+                    raise session.failure(error, "COMMIT", "at the end") from error
+                raise self._interrupted(committed, error) from error
+            committed.append(session.shard)
+
+    def _register(self, findings: _Findings) -> None:
+        """Make the change known, unless another process has finished it meanwhile."""
+        try:
+            with self.catalog.begin() as connection:
+                if count_running(connection, self.batch) != len(self.batch):
+                    return
+                mark_done(connection, self.batch)
+                bring_forward(connection, findings.forward)
+                add_effects(connection, self.batch[-1], findings.implied)
+                self.catalog.save_tables(connection, findings.tables, sorted(findings.functions))
+                self.catalog.bump(connection)
+        except (CatalogUnavailable, DBAPIError) as error:
+            raise self._interrupted(list(self.topology.shard_map.shards), error) from error
+
+    def _interrupted(self, committed: Sequence[str], error: BaseException) -> Exception:
+        missing = [it for it in sorted(self.topology.shard_map.shards) if it not in committed] or ["the catalog"]
+        names = ", ".join(committed) or "no shard"
+        return refuse("SP265", committed=names, missing=", ".join(missing), reason=first_line(error))

@@ -1,0 +1,248 @@
+"""The moves in the catalog: every change that a move makes there, each accepted only from the move's current attempt.
+
+The row of a move is locked and compared before anything is changed (`Journal.guarded`): a process that was frozen, and
+whose move was meanwhile taken over, finds a higher attempt there and can change nothing any more. This is also what
+makes the flip, the commit point of a move, a compare-and-set.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import IntegrityError
+
+from shardpool.catalog import Catalog
+from shardpool.errors import MoveInProgress, OwnershipAmbiguous, PreflightFailed
+from shardpool.moves.record import MoveRecord
+
+_RECORD = "SELECT id, partition, source, target, attempt, step, detail FROM shardpool_catalog.move "
+
+
+class MoveTakenOver(MoveInProgress):
+    """Another process has taken the move over, because this one seemed to be dead. It finishes or undoes it."""
+
+
+class Journal:
+    """The moves of one keyspace. Methods raise `CatalogUnavailable`, and `MoveTakenOver` where they take a record."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def running(self, partition: int | None = None) -> list[MoveRecord]:
+        """Return the moves that are neither done nor aborted, of one partition or of all."""
+        query = _RECORD + (
+            "WHERE keyspace = :keyspace AND state = 'running' "
+            "AND (CAST(:partition AS int) IS NULL OR partition = :partition) ORDER BY id"
+        )
+        with self._catalog.begin() as connection:
+            rows = connection.execute(text(query), self._values(partition=partition)).all()
+        return [self._record(row) for row in rows]
+
+    def seconds_silent(self, record: MoveRecord) -> float:
+        """Return how long the move's process has not been heard of, by the catalog's clock."""
+        query = "SELECT extract(epoch FROM clock_timestamp() - updated_at) FROM shardpool_catalog.move WHERE id = :id"
+        with self._catalog.begin() as connection:
+            return float(connection.execute(text(query), {"id": record.id}).scalar_one())
+
+    def objects(self, of_finished: bool) -> list[tuple[int, str, str]]:
+        """Return (move, shard, schema) of what must be dropped: of moves that have ended, or of all."""
+        query = (
+            "SELECT c.move, c.shard, c.name FROM shardpool_catalog.cleanup c "
+            "JOIN shardpool_catalog.move m ON m.id = c.move "
+            "WHERE c.keyspace = :keyspace AND (NOT :of_finished OR m.state <> 'running') ORDER BY c.id"
+        )
+        with self._catalog.begin() as connection:
+            rows = connection.execute(text(query), self._values(of_finished=of_finished)).all()
+        return [(row.move, row.shard, row.name) for row in rows]
+
+    # -- beginning and ending ---------------------------------------------------------------------------------------
+
+    def register(self, partition: int, source: str, target: str, step: str) -> MoveRecord:
+        """Begin a move: it is in the catalog when this returns, and routers are told that the partition moves.
+
+        The caller holds the catalog's lock "topology", so that the tables stay as they are. Raise `MoveInProgress` if
+        the partition moves already, `PreflightFailed` if its placement or the target changed since they were checked.
+        """
+        insert = (
+            "INSERT INTO shardpool_catalog.move (keyspace, partition, source, target, step, state, detail) "
+            "VALUES (:keyspace, :partition, :source, :target, :step, 'running', CAST(:detail AS jsonb)) RETURNING id"
+        )
+        try:
+            with self._bounded() as connection:
+                epoch = self._check_unchanged(connection, partition, source, target)
+                values = self._values(partition=partition, source=source, target=target, step=step)
+                values["detail"] = json.dumps({"epoch": epoch})
+                number = int(connection.execute(text(insert), values).scalar_one())
+                self._set_moving(connection, partition, True)
+        except IntegrityError as error:
+            raise MoveInProgress(f"partition {partition} is being moved by another process") from error
+        return MoveRecord(number, self._catalog.keyspace, partition, source, target, 1, step, epoch)
+
+    def _check_unchanged(self, connection: Connection, partition: int, source: str, target: str) -> int:
+        placement = connection.execute(
+            text(
+                "SELECT shard, epoch FROM shardpool_catalog.placement "
+                "WHERE keyspace = :keyspace AND partition = :partition FOR UPDATE"
+            ),
+            self._values(partition=partition),
+        ).one()
+        if placement.shard != source:
+            raise PreflightFailed([f"partition {partition} has moved to {placement.shard} meanwhile"])
+        state = connection.execute(
+            text("SELECT state FROM shardpool_catalog.shard WHERE keyspace = :keyspace AND name = :target FOR SHARE"),
+            self._values(target=target),
+        ).scalar_one_or_none()
+        if state != "active":
+            raise PreflightFailed([f"shard {target} is {state or 'gone'}"])
+        return int(placement.epoch)
+
+    def take_over(self, record: MoveRecord) -> MoveRecord:
+        """Become the move's only process: what earlier attempts write into the catalog is refused from now on."""
+        query = (
+            "UPDATE shardpool_catalog.move SET attempt = attempt + 1, updated_at = now() "
+            "WHERE id = :id AND attempt = :attempt AND state = 'running' "
+            "RETURNING id, partition, source, target, attempt, step, detail"
+        )
+        with self._bounded() as connection:
+            row = connection.execute(text(query), {"id": record.id, "attempt": record.attempt}).first()
+        if row is None:
+            raise _taken_over(record)
+        return self._record(row)
+
+    def close(self, record: MoveRecord, state: str, forget: Collection[str] = ()) -> None:
+        """End a move as 'done' or 'aborted'. *forget* are names of schemas that are known to be gone."""
+        with self.guarded(record) as connection:
+            for name in forget:
+                self._forget(connection, record.id, name)
+            query = "UPDATE shardpool_catalog.move SET state = :state, updated_at = now() WHERE id = :id"
+            connection.execute(text(query), {"id": record.id, "state": state})
+            if state == "aborted":
+                self._set_moving(connection, record.partition, False)
+
+    # -- the steps --------------------------------------------------------------------------------------------------
+
+    def check(self, record: MoveRecord) -> None:
+        """Raise `MoveTakenOver` if this attempt is not the current one."""
+        with self.guarded(record):
+            pass
+
+    def enter(self, record: MoveRecord, step: str) -> None:
+        """Note the step that is about to run."""
+        query = "UPDATE shardpool_catalog.move SET step = :step, updated_at = now() WHERE id = :id"
+        with self.guarded(record) as connection:
+            connection.execute(text(query), {"id": record.id, "step": step})
+
+    def beat(self, record: MoveRecord, detail: Mapping[str, Any]) -> None:
+        """Note that the process is alive, and how far it is."""
+        query = (
+            "UPDATE shardpool_catalog.move SET updated_at = now(), detail = detail || CAST(:detail AS jsonb) "
+            "WHERE id = :id"
+        )
+        with self.guarded(record) as connection:
+            connection.execute(text(query), {"id": record.id, "detail": json.dumps(dict(detail))})
+
+    def note_object(self, record: MoveRecord, shard: str, name: str) -> None:
+        """Note a schema before it is created, so that it is dropped whatever happens."""
+        with self.guarded(record) as connection:
+            self._note(connection, record.id, shard, name)
+
+    def forget_object(self, move: int, name: str) -> None:
+        """Note that a schema is gone."""
+        with self._catalog.begin() as connection:
+            self._forget(connection, move, name)
+
+    def flip(self, record: MoveRecord, next_step: str, detail: Mapping[str, Any]) -> None:
+        """Give the partition to the target: the commit point.
+
+        In the same transaction the copy ceases to be something to clean up, and the source's schema becomes it.
+        """
+        placement = (
+            "UPDATE shardpool_catalog.placement SET shard = :target, epoch = :epoch "
+            "WHERE keyspace = :keyspace AND partition = :partition AND shard = :source AND epoch = :old"
+        )
+        step = "UPDATE shardpool_catalog.move SET step = :step, detail = detail || CAST(:detail AS jsonb) WHERE id = :id"
+        values = self._values(
+            partition=record.partition, source=record.source, target=record.target, old=record.epoch
+        )
+        with self.guarded(record) as connection:
+            values["epoch"] = self._catalog.bump(connection)
+            if connection.execute(text(placement), values).rowcount != 1:
+                raise OwnershipAmbiguous(
+                    f"{record}: the catalog no longer places the partition on {record.source} with epoch "
+                    f"{record.epoch}; something other than a move changed shardpool_catalog.placement"
+                )
+            connection.execute(
+                text(step), {"id": record.id, "step": next_step, "detail": json.dumps(dict(detail))}
+            )
+            self._forget(connection, record.id, record.incoming)
+            self._note(connection, record.id, record.source, record.moved)
+
+    def serve(self, record: MoveRecord) -> None:
+        """Tell routers that the partition no longer moves."""
+        with self.guarded(record) as connection:
+            self._set_moving(connection, record.partition, False)
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def guarded(self, record: MoveRecord) -> Iterator[Connection]:
+        """A transaction in which this attempt is, and stays, the current one. Raise `MoveTakenOver` otherwise."""
+        query = text(
+            "SELECT 1 FROM shardpool_catalog.move WHERE id = :id AND attempt = :attempt AND state = 'running' FOR UPDATE"
+        )
+        with self._bounded() as connection:
+            if connection.execute(query, {"id": record.id, "attempt": record.attempt}).first() is None:
+                raise _taken_over(record)
+            yield connection
+
+    @contextmanager
+    def _bounded(self) -> Iterator[Connection]:
+        """A transaction that the catalog ends if this process freezes in it: its locks would stop every move."""
+        with self._catalog.begin() as connection:
+            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '5s'"))
+            yield connection
+
+    def _set_moving(self, connection: Connection, partition: int, moving: bool) -> None:
+        query = (
+            "UPDATE shardpool_catalog.placement SET moving = :moving "
+            "WHERE keyspace = :keyspace AND partition = :partition"
+        )
+        connection.execute(text(query), self._values(partition=partition, moving=moving))
+        self._catalog.bump(connection)
+
+    def _note(self, connection: Connection, move: int, shard: str, name: str) -> None:
+        query = (
+            "INSERT INTO shardpool_catalog.cleanup (keyspace, move, shard, kind, name) "
+            "VALUES (:keyspace, :move, :shard, 'schema', :name)"
+        )
+        connection.execute(text(query), self._values(move=move, shard=shard, name=name))
+
+    def _forget(self, connection: Connection, move: int, name: str) -> None:
+        query = "DELETE FROM shardpool_catalog.cleanup WHERE move = :move AND name = :name"
+        connection.execute(text(query), {"move": move, "name": name})
+
+    def _values(self, **values: Any) -> dict[str, Any]:
+        return {"keyspace": self._catalog.keyspace, **values}
+
+    def _record(self, row: Any) -> MoveRecord:
+        return MoveRecord(
+            row.id,
+            self._catalog.keyspace,
+            row.partition,
+            row.source,
+            row.target,
+            row.attempt,
+            row.step,
+            int(row.detail["epoch"]),
+            row.detail,
+        )
+
+
+def _taken_over(record: MoveRecord) -> MoveTakenOver:
+    return MoveTakenOver(f"{record} was taken over by another process, which finishes or undoes it")
