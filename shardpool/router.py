@@ -42,7 +42,6 @@ from shardpool.planner.keyed import KeyedStatement, compile_keyed, types_of_key
 from shardpool.planner.ladder import CompiledQuery, compile_query
 from shardpool.planner.plan import GatherPlan, Plan, PushdownPlan, ReferencePlan, SinglePlan
 from shardpool.planner.statement import Statement, from_pyformat, from_text
-from shardpool.planner.words import in_partition
 from shardpool.topology.key import KeyValue
 from shardpool.topology.shard_map import Partition, Placement, Shard, ShardMap, Topology
 from shardpool.topology.tables import TableKind
@@ -241,7 +240,7 @@ class Router:
             if compiled.written:
                 compiled.check_written(partition, params, topology)
             if compiled.template:
-                sql = in_partition(compiled.template, partition.schema)
+                sql = topology.qualifiers[partition.id].join(compiled.template)
             else:
                 sql = topology.search_paths[partition.id] + compiled.words
             try:

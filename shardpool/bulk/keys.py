@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from shardpool.bulk.fields import Fields
 from shardpool.errors import KeyTypeMismatch
-from shardpool.topology.key import ENCODERS, KeyType, KeyValue, hash_bytes, hash_key
+from shardpool.topology.key import KeyType, KeyValue, hash_bytes, hash_key
 from shardpool.topology.tables import Column, Table
 
 CACHE_ENTRIES = 1 << 16
@@ -101,7 +101,7 @@ class _Part(dict[bytes, bytes]):
         self._decode = fields.decode
         self._column = column
         self._read = _READERS[key_type]
-        self._encode = ENCODERS[key_type]
+        self._encode = key_type.encode
         self._clips = _VARCHAR.fullmatch(column.type) is not None
 
     def __missing__(self, raw: bytes) -> bytes:

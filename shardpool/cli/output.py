@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,7 @@ def _console(to_stderr: bool, **options: Any) -> Console:
     from rich.console import Console
 
     console = Console(stderr=to_stderr, highlight=False, **options)
-    if "width" not in options and not console.is_terminal and "COLUMNS" not in console._environ:
+    if "width" not in options and not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPE_WIDTH
     return console
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping, Set
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
+
+_WORDS: dict[str, object] = {"true": True, "false": False, "null": None}
+_NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.[0-9]+)?")
 
 
 def to_json(document: object) -> str:
@@ -56,21 +60,17 @@ def cell(value: Any) -> str:
 
 
 def parse_value(text: str) -> object:
-    """Read a value of the command line: a number, true, false, null, or else text; '..' makes anything text."""
+    """Read a value of the command line: a number, true, false, null, or else text; '..' makes anything text.
+
+    Digits that a number would lose, as in the postal code 01067, stay text.
+    """
     if len(text) >= 2 and text[0] == text[-1] == "'":
         return text[1:-1]
-    words: dict[str, object] = {"true": True, "false": False, "null": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    if not text.isascii() or text.strip() != text or "_" in text:
+    if text in _WORDS:
+        return _WORDS[text]
+    if not _NUMBER.fullmatch(text):
         return text
-    for kind in (int, Decimal):
-        try:
-            number = kind(text)
-        except (ValueError, ArithmeticError):
-            continue
-        return number if math.isfinite(number) else text
-    return text
+    return Decimal(text) if "." in text else int(text)
 
 
 def size(count: float) -> str:

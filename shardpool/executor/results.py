@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
+from operator import length_hint
 from typing import Any
 
-from sqlalchemy.engine import IteratorResult
+from sqlalchemy.engine import IteratorResult, Row
 from sqlalchemy.engine.result import SimpleResultMetaData
 
 
@@ -16,7 +18,13 @@ class RoutedResult(IteratorResult[Any]):
     """
 
     def __init__(self, description: Any, rows: list[Any], rowcount: int) -> None:
-        super().__init__(_metadata(names_of(description) if description else ()), iter(rows))
+        # As IteratorResult's own, without the detour.
+        self._metadata = self._all_columns = _metadata(
+            tuple([column[0] for column in description]) if description else ()
+        )
+        self.iterator: Iterator[Any] = iter(rows)
+        self.raw = None
+        self._source_supports_scalars = False
         self.description = description
         self.rows = rows
         self.rowcount = rowcount
@@ -24,12 +32,16 @@ class RoutedResult(IteratorResult[Any]):
         if description is None:
             self.close()
 
+    def one(self) -> Row[Any]:
+        """As `Result.one`; the only row of a result that nothing was asked of yet is given directly."""
+        metadata = self._all_columns
+        untouched = self._metadata is metadata and "_unique_filter_state" not in self.__dict__
+        if untouched and length_hint(self.iterator) == len(self.rows) == 1:
+            self._soft_close(hard=True)
+            return Row(metadata, None, metadata._key_to_index, self.rows[0])
+        return super().one()
+
 
 @lru_cache(maxsize=512)
 def _metadata(names: tuple[str, ...]) -> SimpleResultMetaData:
     return SimpleResultMetaData(names)
-
-
-def names_of(description: Any) -> tuple[str, ...]:
-    """Return the column names of a cursor's description."""
-    return tuple([column[0] for column in description])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -20,6 +21,18 @@ from shardpool.errors import MoveInProgress, OwnershipAmbiguous, PreflightFailed
 from shardpool.moves.record import MoveRecord
 
 _RECORD = "SELECT id, partition, source, target, attempt, step, detail FROM shardpool_catalog.move "
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A schema that nobody uses any more, on a shard that did not let it be dropped yet."""
+
+    move: int
+    shard: str
+    schema: str
+
+    def __str__(self) -> str:
+        return f"schema {self.schema} on shard {self.shard}"
 
 
 class MoveTakenOver(MoveInProgress):
@@ -50,16 +63,16 @@ class Journal:
         with self._catalog.begin() as connection:
             return float(connection.execute(text(query), {"id": record.id}).scalar_one())
 
-    def objects(self, of_finished: bool) -> list[tuple[int, str, str]]:
-        """Return (move, shard, schema) of what must be dropped: of moves that have ended, or of all."""
+    def leftovers(self) -> list[Leftover]:
+        """Return the schemas that moves which have ended could not drop."""
         query = (
             "SELECT c.move, c.shard, c.name FROM shardpool_catalog.cleanup c "
             "JOIN shardpool_catalog.move m ON m.id = c.move "
-            "WHERE c.keyspace = :keyspace AND (NOT :of_finished OR m.state <> 'running') ORDER BY c.id"
+            "WHERE c.keyspace = :keyspace AND m.state <> 'running' ORDER BY c.id"
         )
         with self._catalog.begin() as connection:
-            rows = connection.execute(text(query), self._values(of_finished=of_finished)).all()
-        return [(row.move, row.shard, row.name) for row in rows]
+            rows = connection.execute(text(query), self._values()).all()
+        return [Leftover(row.move, row.shard, row.name) for row in rows]
 
     # -- beginning and ending ---------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ import enum
 import struct
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import mmh3
 
@@ -37,30 +37,6 @@ _EPOCH = datetime.date(2000, 1, 1).toordinal()
 _pack_int8 = struct.Struct("<q").pack
 _pack_int4 = struct.Struct("<i").pack
 _pack_length = struct.Struct("<I").pack
-
-
-class KeyType(enum.Enum):
-    """A class of SQL types whose values compare equal across the class and hash alike."""
-
-    INTEGER = "integer"
-    TEXT = "text"
-    UUID = "uuid"
-    BYTEA = "bytea"
-    DATE = "date"
-
-
-#: SQL type name as `format_type` prints it, without modifier -> key type. Types that can be equal in SQL and yet differ
-#: in bytes (numeric, float, char(n), citext, timestamps with sub-microsecond history, ...) are absent on purpose.
-KEY_TYPES: dict[str, KeyType] = {
-    "smallint": KeyType.INTEGER,
-    "integer": KeyType.INTEGER,
-    "bigint": KeyType.INTEGER,
-    "text": KeyType.TEXT,
-    "character varying": KeyType.TEXT,
-    "uuid": KeyType.UUID,
-    "bytea": KeyType.BYTEA,
-    "date": KeyType.DATE,
-}
 
 
 def _integer(value: KeyValue) -> bytes:
@@ -101,12 +77,38 @@ def _date(value: KeyValue) -> bytes:
     return _pack_int4(value.toordinal() - _EPOCH)
 
 
-ENCODERS: dict[KeyType, Callable[[KeyValue], bytes]] = {
-    KeyType.INTEGER: _integer,
-    KeyType.TEXT: _text,
-    KeyType.UUID: _uuid,
-    KeyType.BYTEA: _bytea,
-    KeyType.DATE: _date,
+class KeyType(enum.Enum):
+    """A class of SQL types whose values compare equal across the class and hash alike.
+
+    `encode` turns a Python value into its bytes, and raises `KeyTypeMismatch` for one of another type.
+    """
+
+    INTEGER = "integer", _integer
+    TEXT = "text", _text
+    UUID = "uuid", _uuid
+    BYTEA = "bytea", _bytea
+    DATE = "date", _date
+
+    encode: Callable[[KeyValue], bytes]
+
+    def __new__(cls, name: str, encode: Callable[[KeyValue], bytes]) -> Self:
+        member = object.__new__(cls)
+        member._value_ = name
+        member.encode = encode  # type: ignore[method-assign]
+        return member
+
+
+#: SQL type name as `format_type` prints it, without modifier -> key type. Types that can be equal in SQL and yet differ
+#: in bytes (numeric, float, char(n), citext, timestamps with sub-microsecond history, ...) are absent on purpose.
+KEY_TYPES: dict[str, KeyType] = {
+    "smallint": KeyType.INTEGER,
+    "integer": KeyType.INTEGER,
+    "bigint": KeyType.INTEGER,
+    "text": KeyType.TEXT,
+    "character varying": KeyType.TEXT,
+    "uuid": KeyType.UUID,
+    "bytea": KeyType.BYTEA,
+    "date": KeyType.DATE,
 }
 
 
@@ -132,10 +134,10 @@ def key_type_of(value: KeyValue) -> tuple[KeyType, ...]:
 def canonical_bytes(value: KeyValue, key_types: Sequence[KeyType]) -> bytes:
     """Return the bytes that are hashed for *value*. Raise `KeyTypeMismatch` if its type is not the column's."""
     if len(key_types) == 1:
-        return ENCODERS[key_types[0]](value)
+        return key_types[0].encode(value)
     if not isinstance(value, tuple) or len(value) != len(key_types):
         raise KeyTypeMismatch(value, f"a tuple of {len(key_types)} values")
-    parts = [ENCODERS[key_type](part) for key_type, part in zip(key_types, value, strict=True)]
+    parts = [key_type.encode(part) for key_type, part in zip(key_types, value, strict=True)]
     return b"".join(_pack_length(len(part)) + part for part in parts)
 
 
@@ -146,4 +148,6 @@ def hash_bytes(data: bytes) -> int:
 
 def hash_key(value: KeyValue, key_types: Sequence[KeyType]) -> int:
     """Return the position of *value* in the hash space. Raise `KeyTypeMismatch` as `canonical_bytes` does."""
+    if len(key_types) == 1:
+        return mmh3.hash(key_types[0].encode(value), 0, False)
     return mmh3.hash(canonical_bytes(value, key_types), 0, False)

@@ -143,6 +143,11 @@ class Topology:
         }
 
     @cached_property
+    def qualifiers(self) -> dict[int, str]:
+        """Partition id -> what stands before the name of a table in it: its quoted schema and a dot."""
+        return {partition.id: quote(partition.schema) + "." for partition in self.shard_map.partitions}
+
+    @cached_property
     def key_types(self) -> frozenset[tuple[KeyType, ...]]:
         """The key types in use, one entry per distinct type of key."""
         return frozenset(table.key_types for table in self.tables.values() if table.sharded)

@@ -1,0 +1,116 @@
+"""Pictures of plans: the rungs of the ladder, what each shard does, and how the result is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from shardpool.planner.plan import (
+    SCHEMA_MARKER,
+    ByShard,
+    GatherPlan,
+    MergeQuery,
+    Plan,
+    PushdownPlan,
+    ReferencePlan,
+    Relation,
+    SinglePlan,
+    rung_of,
+)
+
+if TYPE_CHECKING:
+    from shardpool.executor.explain import Explanation
+    from shardpool.topology.shard_map import Topology
+
+#: Partitions that are listed one by one; of more only the number is told.
+LISTED = 8
+
+
+def plan_picture(explanation: Explanation, topology: Topology) -> RenderableType:
+    """Draw a plan."""
+    plan = explanation.plan
+    parts = [_ladder(plan), Text(""), *_steps(plan, topology)]
+    title = f"[bold]{_headline(plan)}[/bold]"
+    return Panel(Group(*parts), title=title, title_align="left", box=box.ROUNDED, padding=(1, 2))
+
+
+def _headline(plan: Plan) -> str:
+    match plan:
+        case SinglePlan():
+            return f"single: partition {plan.placement.partition.id} on {plan.placement.shard} answers alone"
+        case ReferencePlan():
+            return "reference: any shard can answer"
+        case PushdownPlan():
+            merged = "one server combines them" if isinstance(plan.merge, MergeQuery) else "their rows are the result"
+            return f"{rung_of(plan)}: every partition computes its part, {merged}"
+        case GatherPlan():
+            return f"{rung_of(plan)}: the needed rows are collected on one server, the statement runs there"
+
+
+def _ladder(plan: Plan) -> Table:
+    """The cheaper ways, each with the reason against it, and the one that was taken."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for reason in plan.reasons:
+        table.add_row(f"[red]✗[/red] {reason.rung}", Text(reason.text, style="dim"))
+    table.add_row(f"[green]✓ {rung_of(plan)}[/green]", "")
+    return table
+
+
+def _steps(plan: Plan, topology: Topology) -> Iterator[RenderableType]:
+    match plan:
+        case SinglePlan():
+            yield _sql(plan.sql)
+        case ReferencePlan():
+            yield _sql(plan.sql)
+        case PushdownPlan():
+            yield Text("in every partition", style="bold")
+            yield _sql(_in_any(plan.partial, topology))
+            yield _shards(plan.by_shard)
+            if isinstance(plan.merge, MergeQuery):
+                yield Text("\ncombined by", style="bold")
+                yield _sql(plan.merge.sql)
+        case GatherPlan():
+            for relation in plan.relations:
+                yield from _relation(relation, topology)
+            yield Text("then, over these", style="bold")
+            yield _sql(plan.sql)
+
+
+def _relation(relation: Relation, topology: Topology) -> Iterator[RenderableType]:
+    columns = ", ".join(column.name for column in relation.columns) or "rows only"
+    yield Text.assemble(("gather ", "bold"), (relation.name, "bold cyan"), f" ({columns})")
+    yield _sql(_in_any(relation.select, topology))
+    yield _shards(relation.by_shard)
+    yield Text("")
+
+
+def _shards(by_shard: ByShard) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for shard, partitions in by_shard.items():
+        many = len(partitions) > LISTED
+        listed = "" if many else "  " + " ".join(f"p{it.id:04}" for it in partitions)
+        count = f"{len(partitions)} partition{'s' * (len(partitions) != 1)}"
+        table.add_row("  ", Text(shard, style="cyan"), Text(count + listed, style="dim"))
+    return table
+
+
+def _in_any(sql: str, topology: Topology) -> str:
+    """Return a partition's statement with ``shop_p*`` for its schema."""
+    return sql.replace(SCHEMA_MARKER, f"{topology.keyspace}_p*")
+
+
+def _sql(text: str) -> RenderableType:
+    # What goes to the driver has doubled percent signs.
+    syntax = Syntax(text.strip().replace("%%", "%"), "postgresql", theme="ansi_dark", word_wrap=True)
+    syntax.background_style = syntax.background_style  # the terminal's own
+    return Padding(syntax, (0, 0, 0, 2))

@@ -1,0 +1,95 @@
+"""Building the partition's tables on the target, under a name that no statement uses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg2
+from psycopg2 import errors
+
+from shardpool.ddl import SchemaManager
+from shardpool.ddl.features import read_features
+from shardpool.errors import SchemaDrift, ShardUnavailable
+from shardpool.moves.journal import Leftover
+from shardpool.moves.layout import look_into, qualified, read_layout
+from shardpool.moves.move import Move
+from shardpool.moves.parallel import Work, keep_alive, together
+from shardpool.topology.names import quote
+
+
+def create(move: Move) -> None:
+    """Create the schema and the tables, without what must wait for the rows."""
+    record, target = move.record, move.servers.target
+    move.journal.note_object(record, record.target, record.incoming)
+    with target.cursor() as cursor:
+        cursor.execute(f"CREATE SCHEMA {quote(record.incoming)}")
+    _manager(move).replay_partition(target, record.incoming, after_copy=False)
+    target.commit()
+
+
+def finish(move: Move) -> None:
+    """Create foreign keys, triggers and indexes over the rows, and let the planner know them."""
+    record, source, target = move.record, move.servers.source, move.servers.target
+
+    def build() -> None:
+        _manager(move).replay_partition(target, record.incoming, after_copy=True)
+        target.commit()
+
+    def analyze() -> None:
+        tables = read_layout(target, record.incoming)
+        with target.cursor() as cursor:
+            if tables:
+                cursor.execute(f"ANALYZE {qualified(record.incoming, tables)}")
+        target.commit()
+
+    together([Work(target, build)], meanwhile=lambda: keep_alive(source))
+    _compare_features(move)
+    together([Work(target, analyze)], meanwhile=lambda: keep_alive(source))
+
+
+def drop_incoming(move: Move) -> None:
+    """Drop what was built on the target; if it cannot be reached, leave that to a later recovery."""
+    leftover = Leftover(move.record.id, move.record.target, move.record.incoming)
+    try:
+        dropped = drop_schema(move.servers.target, leftover.schema)
+    except (ShardUnavailable, psycopg2.OperationalError, psycopg2.InterfaceError):
+        dropped = False
+    if dropped:
+        move.journal.forget_object(leftover.move, leftover.schema)
+    else:
+        move.leftovers.append(leftover)
+
+
+def drop_schema(connection: Any, schema: str) -> bool:
+    """Drop a schema that is no longer used, if nothing holds a lock in it. Return whether it is gone."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL lock_timeout = '2s'")
+            cursor.execute(f"DROP SCHEMA IF EXISTS {quote(schema)} CASCADE")
+        connection.commit()
+    except (errors.LockNotAvailable, errors.DeadlockDetected):
+        connection.rollback()
+        return False
+    return True
+
+
+def _compare_features(move: Move) -> None:
+    """Raise `SchemaDrift` if the recorded statements have not made what the source has."""
+    record = move.record
+    found = []
+    for connection, schema in ((move.servers.source, record.schema), (move.servers.target, record.incoming)):
+        look_into(connection, record.keyspace, schema)
+        with connection.cursor() as cursor:
+            found.append(read_features(cursor, schema))
+    here, there = found
+    if here != there:
+        only_here = [f"{it.kind} {it.table}.{it.name} {it.definition}" for it in sorted(here - there)]
+        only_there = [f"{it.kind} {it.table}.{it.name} {it.definition}" for it in sorted(there - here)]
+        raise SchemaDrift(
+            f"partition {record.partition} on {record.source} differs from the recorded schema: it has "
+            f"{'; '.join(only_here) or 'nothing else'}, and it lacks {'; '.join(only_there) or 'nothing'}"
+        )
+
+
+def _manager(move: Move) -> SchemaManager:
+    return SchemaManager(move.router.catalog, move.router.engines)

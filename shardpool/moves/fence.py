@@ -1,0 +1,94 @@
+"""The fence: the source's schema gets another name, so that every statement for the partition fails there.
+
+Renaming a schema locks no table. It is done while the move still holds the EXCLUSIVE locks under which it copied, and
+without asking for more: an upgrade to ACCESS EXCLUSIVE would be in a deadlock with every transaction that has read the
+partition and now waits to write it. Once the rename is committed,
+
+- whoever takes a lock on one of the tables for the first time in his transaction learns of the new name and gets 42P01
+  `undefined_table`. This is every write, because no transaction had a lock for writing; it is every statement of a
+  transaction that had not touched the table, whatever its isolation level and its snapshot;
+- but a transaction that had *read* a table keeps its ACCESS SHARE lock, and a prepared statement or a PL/pgSQL function
+  with a cached plan may go on reading that table: PostgreSQL takes note of changes when it acquires a lock, and here it
+  has it. In READ COMMITTED such a read would be stale once the target is written.
+
+So after the rename the move waits, in `drain`, until all transactions that had read are gone, and only then flips. A
+long report would make the partition unavailable meanwhile; therefore the rename waits for those that are old already.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from shardpool.errors import CutoverTimeout, OwnershipAmbiguous
+from shardpool.moves.holders import Holder, read_holders, readers
+from shardpool.moves.layout import schemas_of
+from shardpool.moves.move import Move
+from shardpool.topology.names import quote
+
+#: A reader is old after this time, in seconds; so long the fence waits for old ones before it renames.
+OLD = 0.3
+READER_PATIENCE = 5.0
+#: How long the partition may be on neither side, in seconds, while readers end.
+DRAIN_PATIENCE = 3.0
+POLL = 0.01
+
+
+def fence(move: Move) -> None:
+    """Rename the source's schema. Raise `CutoverTimeout` if long transactions read the partition."""
+    record, source = move.record, move.servers.source
+
+    def old() -> list[Holder]:
+        # Those that wait for the move's own locks end when they get 42P01.
+        found = readers(read_holders(source, record.schema))
+        return [holder for holder in found if holder.seconds > OLD and not holder.waits]
+
+    _wait_until_none(move, old, READER_PATIENCE)
+    with source.cursor() as cursor:
+        cursor.execute(f"ALTER SCHEMA {quote(record.schema)} RENAME TO {quote(record.moved)}")
+    source.commit()
+
+
+def drain(move: Move) -> None:
+    """Wait for the end of the transactions that had read before the rename: none can read any more after this."""
+    record, source = move.record, move.servers.source
+
+    def remaining() -> list[Holder]:
+        found = readers(read_holders(source, record.moved))
+        source.rollback()
+        return found
+
+    before = {holder.transaction for holder in remaining()}
+    _wait_until_none(
+        move, lambda: [holder for holder in remaining() if holder.transaction in before], DRAIN_PATIENCE
+    )
+
+
+def take_fence_down(move: Move) -> None:
+    """Give the source's schema its name back, if it has lost it. Raise `OwnershipAmbiguous` if that is unclear."""
+    record, source = move.record, move.servers.source
+    found = schemas_of(source, [record.schema, record.moved])
+    if found == {record.moved}:
+        with source.cursor() as cursor:
+            cursor.execute(f"ALTER SCHEMA {quote(record.moved)} RENAME TO {quote(record.schema)}")
+    elif found != {record.schema}:
+        raise OwnershipAmbiguous(
+            f"{record} is to be undone, but shard {record.source} has {_these(found)}, where it should have exactly one "
+            f"of {record.schema} and {record.moved}. Look at the rows of both; keep the right one as {record.schema}"
+        )
+    source.commit()
+
+
+def _these(schemas: set[str]) -> str:
+    return " and ".join(sorted(schemas)) or "neither"
+
+
+def _wait_until_none(move: Move, ask: Callable[[], Sequence[Holder]], patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while found := ask():
+        if time.monotonic() > deadline:
+            raise CutoverTimeout(
+                f"{move.record}: long transactions read the partition, nothing was moved; try again when they have "
+                f"ended: {', '.join(map(str, found))}"
+            )
+        time.sleep(POLL)

@@ -1,0 +1,60 @@
+"""Who uses a partition's tables: to wait for them, and to name them when they do not let go."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from shardpool.topology.names import quote
+
+# Sessions of other roles show no more than their process id, and count as old. A prepared transaction has no process.
+_HOLDERS = """
+SELECT l.pid, l.virtualtransaction, array_agg(DISTINCT l.mode), coalesce(a.application_name, ''),
+       coalesce(a.state, ''), coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 1e9)::float8,
+       EXISTS (SELECT FROM pg_locks w WHERE w.pid = l.pid AND NOT w.granted AND w.relation = ANY(array_agg(l.relation))),
+       (SELECT p.gid FROM pg_prepared_xacts p WHERE l.pid IS NULL AND l.virtualtransaction = '-1/' || p.transaction)
+FROM pg_locks l
+JOIN pg_class c ON c.oid = l.relation AND c.relnamespace = to_regnamespace(%s) AND c.relkind = 'r'
+LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+AND l.pid IS DISTINCT FROM pg_backend_pid()
+GROUP BY l.pid, l.virtualtransaction, a.application_name, a.state, a.xact_start
+ORDER BY a.xact_start, l.pid
+"""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A transaction that holds locks on a partition's tables. `waits` if it waits for another of these tables."""
+
+    pid: int | None
+    transaction: str
+    modes: frozenset[str]
+    application: str
+    state: str
+    seconds: float
+    waits: bool
+    gid: str | None
+
+    def __str__(self) -> str:
+        if self.gid is not None:
+            return f"prepared transaction {self.gid!r}"
+        return f"pid {self.pid} ({self.application or 'unknown'}, {self.state or 'unknown'}, for {self.seconds:.1f} s)"
+
+
+def read_holders(connection: Any, schema: str) -> list[Holder]:
+    """Return all transactions but the connection's own that hold locks on tables of *schema*, the oldest first."""
+    with connection.cursor() as cursor:
+        cursor.execute(_HOLDERS, (quote(schema),))
+        return [Holder(row[0], row[1], frozenset(row[2]), *row[3:]) for row in cursor.fetchall()]
+
+
+def writers(holders: Collection[Holder]) -> list[Holder]:
+    """Return those whose locks keep a move from locking the tables."""
+    return [holder for holder in holders if holder.modes - {"AccessShareLock"}]
+
+
+def readers(holders: Collection[Holder]) -> list[Holder]:
+    """Return those that have read and may read again. A prepared transaction executes nothing any more."""
+    return [holder for holder in holders if holder.pid is not None and "AccessShareLock" in holder.modes]

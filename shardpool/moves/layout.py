@@ -1,0 +1,88 @@
+"""What a partition's schema consists of, as the server says: tables, their columns, and which refer to which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+from shardpool.ddl.introspect import search_path
+from shardpool.topology.names import quote
+
+# A type without binary functions, or an array or domain of one, makes its table travel as text.
+_TABLES = """
+SELECT c.relname,
+       array_agg(quote_ident(a.attname) ORDER BY a.attnum) FILTER (WHERE a.attgenerated = ''),
+       array_agg(quote_ident(a.attname) ORDER BY a.attnum) FILTER (WHERE a.attnum > 0),
+       coalesce(bool_and(t.typsend <> 0 AND t.typreceive <> 0 AND coalesce(e.typsend <> 0 AND e.typreceive <> 0, true)),
+                true),
+       pg_table_size(c.oid), pg_total_relation_size(c.oid), greatest(c.reltuples, 0)::bigint
+FROM pg_class c
+LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN pg_type t ON t.oid = a.atttypid
+LEFT JOIN pg_type e ON e.oid = nullif(CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.typelem END, 0)
+WHERE c.relnamespace = to_regnamespace(%s) AND c.relkind = 'r'
+GROUP BY c.oid ORDER BY c.relname
+"""
+
+_REFERENCES = """
+SELECT c.relname, r.relname FROM pg_constraint k
+JOIN pg_class c ON c.oid = k.conrelid JOIN pg_class r ON r.oid = k.confrelid
+WHERE k.contype = 'f' AND c.relnamespace = to_regnamespace(%s) AND r.relnamespace = c.relnamespace AND c.oid <> r.oid
+"""
+
+
+@dataclass(frozen=True)
+class TableLayout:
+    """A table of a partition. Columns are quoted; `insertable` are those that take a value.
+
+    `heap` is the size of its rows in bytes, `total` includes indexes; `estimated_rows` is the planner's guess.
+    """
+
+    name: str
+    insertable: tuple[str, ...]
+    columns: tuple[str, ...]
+    binary: bool
+    heap: int
+    total: int
+    estimated_rows: int
+
+
+def read_layout(connection: Any, schema: str) -> tuple[TableLayout, ...]:
+    """Return the tables of a schema, those that others refer to first."""
+    with connection.cursor() as cursor:
+        cursor.execute(_TABLES, (quote(schema),))
+        tables = {row[0]: TableLayout(row[0], tuple(row[1] or ()), tuple(row[2] or ()), *row[3:]) for row in cursor}
+        cursor.execute(_REFERENCES, (quote(schema),))
+        references = cursor.fetchall()
+    return tuple(tables[name] for name in parents_first(tables, references))
+
+
+def parents_first(names: Iterable[str], references: Iterable[tuple[str, str]]) -> Sequence[str]:
+    """Order tables so that those referred to come before those that refer; by name where they refer to each other."""
+    parents: Mapping[str, set[str]] = {name: set() for name in sorted(names)}
+    for child, parent in sorted(references):
+        parents[child].add(parent)
+    try:
+        return tuple(TopologicalSorter(parents).static_order())
+    except CycleError:
+        return tuple(parents)
+
+
+def qualified(schema: str, tables: Iterable[TableLayout]) -> str:
+    """Return the tables' names, for LOCK, TRUNCATE and the like."""
+    return ", ".join(f"{quote(schema)}.{quote(table.name)}" for table in tables)
+
+
+def look_into(connection: Any, keyspace: str, schema: str) -> None:
+    """Let names in triggers, constraints and functions mean those of *schema*, until the transaction ends."""
+    with connection.cursor() as cursor:
+        cursor.execute(search_path(keyspace, schema))
+
+
+def schemas_of(connection: Any, names: Sequence[str]) -> set[str]:
+    """Return which of the schemas *names* exist."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT nspname FROM pg_namespace WHERE nspname = ANY(%s)", (list(names),))
+        return {name for (name,) in cursor.fetchall()}

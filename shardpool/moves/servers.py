@@ -1,0 +1,106 @@
+"""The two server connections of a move, and how another process gets rid of them.
+
+A connection is usable only after these three, in this order: it was opened, it got the move's name, the catalog said
+that this attempt is still the current one. Recovery raises the attempt first and then ends all sessions of that name.
+So a process that was frozen has no connection left on which it could do anything, and cannot get a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import ExitStack
+from typing import Any
+
+import psycopg2
+
+from shardpool.errors import MoveInProgress, ShardUnavailable
+from shardpool.moves.journal import Journal
+from shardpool.moves.record import MoveRecord
+from shardpool.router import Router
+
+#: How long a session that is to end may take for it, in milliseconds.
+END_TIMEOUT = 10_000
+
+#: All that could end a long copy, or make it differ, whatever the defaults of servers and roles are. Sessions that hold
+#: locks are ended by their server when their client says nothing for half a minute: a frozen mover stops no writers.
+SETTINGS = {
+    "statement_timeout": "0",
+    "transaction_timeout": "0",
+    "lock_timeout": "10s",
+    "idle_session_timeout": "0",
+    "idle_in_transaction_session_timeout": "30s",
+    "row_security": "off",
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "lc_monetary": "C",
+}
+
+# Settings that a version does not have are left out.
+_SET = (
+    "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS s (name, value) "
+    "WHERE current_setting(name, true) IS NOT NULL"
+)
+
+
+class Servers:
+    """Connections to source and target, opened at first use and kept until `close`.
+
+    Shards in *unreachable* raise `ShardUnavailable`: their sessions of earlier attempts could not be ended.
+    """
+
+    def __init__(self, router: Router, record: MoveRecord, unreachable: Collection[str] = ()) -> None:
+        self._router = router
+        self._record = record
+        self._unreachable = unreachable
+        self._open: dict[str, Any] = {}
+        self._borrowed = ExitStack()
+
+    @property
+    def source(self) -> Any:
+        return self._connection(self._record.source)
+
+    @property
+    def target(self) -> Any:
+        return self._connection(self._record.target)
+
+    def close(self) -> None:
+        """Close the connections: whatever transaction they are in is rolled back by its server."""
+        for connection in self._open.values():
+            connection.close()
+        self._open.clear()
+        self._borrowed.close()
+
+    def _connection(self, shard: str) -> Any:
+        if shard in self._unreachable:
+            raise ShardUnavailable(shard, f"the sessions of {self._record} could not be ended there")
+        if shard not in self._open:
+            connection = self._borrowed.enter_context(self._router.engines.borrow(shard))
+            self._open[shard] = connection
+            settings = {"application_name": self._record.session_name, **SETTINGS}
+            with connection.cursor() as cursor:
+                cursor.execute(_SET, (list(settings), list(settings.values())))
+            connection.commit()
+            Journal(self._router.catalog).check(self._record)
+        return self._open[shard]
+
+
+def end_sessions(router: Router, record: MoveRecord, shard: str) -> None:
+    """End what any process has open on *shard* for this move, and wait until it is gone.
+
+    Raise `ShardUnavailable`, or `MoveInProgress` if a session does not end in time.
+    """
+    query = (
+        "SELECT pid, pg_terminate_backend(pid, %s) FROM pg_stat_activity "
+        "WHERE application_name = %s AND datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    try:
+        with router.engines.borrow(shard) as connection, connection.cursor() as cursor:
+            cursor.execute(query, (END_TIMEOUT, record.session_name))
+            alive = [pid for pid, ended in cursor.fetchall() if not ended]
+    except psycopg2.Error as error:
+        raise ShardUnavailable(shard, str(error).strip()) from error
+    if alive:
+        raise MoveInProgress(f"{record}: sessions {alive} on shard {shard} do not end; try again later")

@@ -1,0 +1,45 @@
+"""The commit point, and what follows it: from here on a move only goes forward."""
+
+from __future__ import annotations
+
+import time
+
+import psycopg2
+
+from shardpool.errors import OwnershipAmbiguous, ShardUnavailable
+from shardpool.moves.create import drop_schema
+from shardpool.moves.journal import Leftover
+from shardpool.moves.layout import schemas_of
+from shardpool.moves.move import Move
+from shardpool.topology.names import quote
+
+
+def switch_on(move: Move) -> None:
+    """Give the target's schema its name: the partition is served again."""
+    record, target = move.record, move.servers.target
+    found = schemas_of(target, [record.schema, record.incoming])
+    if found == {record.incoming}:
+        with target.cursor() as cursor:
+            cursor.execute(f"ALTER SCHEMA {quote(record.incoming)} RENAME TO {quote(record.schema)}")
+    elif found != {record.schema}:
+        raise OwnershipAmbiguous(
+            f"{record} is to be completed, and the catalog gives the partition to {record.target}, but that shard has "
+            f"{' and '.join(sorted(found)) or 'neither'}, where it should have exactly one of {record.schema} and "
+            f"{record.incoming}. Look there, and for {record.moved} on {record.source}"
+        )
+    target.commit()
+    move.switched_at = time.monotonic()
+    move.journal.serve(record)
+
+
+def release(move: Move) -> None:
+    """Drop what is left on the source, or leave that to a later recovery, and end the move."""
+    record = move.record
+    leftover = Leftover(record.id, record.source, record.moved)
+    try:
+        dropped = drop_schema(move.servers.source, record.moved)
+    except (ShardUnavailable, psycopg2.OperationalError, psycopg2.InterfaceError):
+        dropped = False
+    if not dropped:
+        move.leftovers.append(leftover)
+    move.journal.close(record, "done", forget=[record.moved] if dropped else [])

@@ -1,0 +1,242 @@
+"""The keyspace that statements are checked against: its DDL and its rows, the same on every run.
+
+It holds what planners get wrong: NULLs everywhere, a key with most of the rows, tables that are empty or stand in one
+partition only, keys of every type, equal values that print differently (1.0 and 1.00), names that must be quoted,
+user types, and columns of the same name in tables with and without that key.
+"""
+
+from __future__ import annotations
+
+import datetime
+import random
+import uuid
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from shardpool.topology.tables import Reference, Sharded, TableKind
+
+DDL = """
+create type mood as enum ('sad', 'ok', 'happy');
+create type point2 as (x integer, y integer);
+create domain positive as integer check (value > 0);
+
+create function twice(x integer) returns integer language sql immutable as 'select x * 2';
+create function number_of_orders() returns bigint language plpgsql stable as
+    'begin return (select count(*) from orders); end';
+create function total_of(customer bigint) returns numeric language plpgsql stable as
+    'begin return (select sum(o.total) from orders o where o.customer_id = customer); end';
+create function name_of(c text) returns text language sql stable as 'select name from country where code = c';
+create function lower(m mood) returns text language sql immutable as 'select pg_catalog.upper(m::text)';
+
+create table country (
+    code text primary key, name text not null, region text collate "C", population bigint, customer_id bigint
+);
+create table currency (id integer primary key, iso char(3) not null, rate numeric, country text);
+create table void (id integer primary key, customer_id bigint, note text);
+
+create table customers (
+    customer_id bigint primary key, name text, "Full Name" text collate "C", code text references country (code),
+    mood mood, email varchar(40), vip boolean, credit numeric(12,2), born date, created timestamptz, tags text[],
+    profile jsonb, level smallint, age positive, spot point2
+);
+create table orders (
+    id bigint, customer_id bigint not null references customers, total numeric(10,2), weight double precision,
+    ratio real, quantity integer, small smallint, placed date, placed_at timestamptz, status mood, note text,
+    cnote text collate "C", active boolean, amount numeric, code text references country (code), span int4range,
+    attrs jsonb, nums integer[], doc uuid, big bigint, cents integer generated always as (quantity * 100) stored,
+    wait interval, padded char(6), moods mood[],
+    primary key (customer_id, id)
+);
+create table items (
+    customer_id bigint not null, order_id bigint, line integer, product text, qty integer, price numeric(8,3),
+    gift boolean, total numeric(10,2),
+    primary key (customer_id, order_id, line), foreign key (customer_id, order_id) references orders (customer_id, id)
+);
+create table "Order Line" (
+    "Customer Id" bigint not null, "select" integer, "Größe" text, "a""b" text, "100%" numeric, "x:y" text,
+    "CamelCase" boolean
+);
+create table short (customer_id integer not null, id integer, v text);
+create table tiny (customer_id smallint not null, v integer);
+create table nothing (customer_id bigint not null, id bigint, v integer, note text);
+create table lone (customer_id bigint not null, v integer);
+create table visits (visit_id uuid primary key, customer_id bigint, page text, seen timestamp, login text);
+create table people (login text primary key, boss text, age integer, customer_id bigint, day date);
+create table logins (login varchar(30) not null, n integer, at time);
+create table cpeople (login text collate "C" primary key, n integer);
+create table ledger (
+    region text, account integer, entry integer, value numeric(14,4), customer_id bigint,
+    primary key (region, account, entry)
+);
+create table balances (region text, account bigint, closed boolean, primary key (region, account));
+create table daily (day date not null, customer_id bigint, hits integer, part double precision);
+create table blobs (k bytea primary key, v integer);
+"""
+
+TABLES: Mapping[str, TableKind] = {
+    "country": Reference(),
+    "currency": Reference(),
+    "void": Reference(),
+    "customers": Sharded("customer_id"),
+    "orders": Sharded("customer_id"),
+    "items": Sharded("customer_id"),
+    "Order Line": Sharded("Customer Id"),
+    "short": Sharded("customer_id"),
+    "tiny": Sharded("customer_id"),
+    "nothing": Sharded("customer_id"),
+    "lone": Sharded("customer_id"),
+    "visits": Sharded("visit_id"),
+    "people": Sharded("login"),
+    "logins": Sharded("login"),
+    "cpeople": Sharded("login"),
+    "ledger": Sharded(("region", "account")),
+    "balances": Sharded(("region", "account")),
+    "daily": Sharded("day"),
+    "blobs": Sharded("k"),
+}
+
+CUSTOMERS = 40
+#: This customer has most of the orders.
+HEAVY = 7
+_DAY = datetime.date(2024, 1, 31)
+_TIME = datetime.datetime(2024, 3, 31, 0, 30, tzinfo=datetime.UTC)
+_CODES = ("de", "fr", "JP", "us", "br")
+_WORDS = ("apple", "Apple", "äpfel", "zebra", "Zulu", "", "a%b", "it's", "_x", "a:b", "now", "ß", "42", "apple pie")
+
+
+def uid(number: int) -> uuid.UUID:
+    return uuid.UUID(int=(number * 0x9E3779B97F4A7C15F39CC0605CEDC835) % (1 << 128))
+
+
+def rows() -> dict[str, list[tuple[Any, ...]]]:
+    """Return table -> its rows, without generated columns, in an order that keeps foreign keys."""
+    rng = random.Random(42)
+    found: dict[str, list[tuple[Any, ...]]] = {
+        "country": [
+            ("de", "Germany", "Europe", 83_000_000, 1),
+            ("fr", "France", "Europe", 68_000_000, 2),
+            ("JP", "Japan", "asia", 125_000_000, None),
+            ("us", "United States", None, 333_000_000, 7),
+            ("br", "Brazil", "America", None, 7),
+            ("aq", "Antarctica", "antarctica", 0, 999),
+        ],
+        "currency": [
+            (1, "EUR", Decimal("1.0"), "de"),
+            (2, "EUR", Decimal("1.00"), "fr"),
+            (3, "JPY", Decimal("161.55"), "JP"),
+            (4, "USD", None, "us"),
+            (5, "BRL", Decimal("5.4"), None),
+        ],
+        "void": [],
+        "customers": [_customer(rng, number) for number in range(1, CUSTOMERS + 1)],
+    }
+    orders = [_order(rng, number, _owner(rng, number)) for number in range(1, 241)]
+    found["orders"] = orders
+    found["items"] = [
+        (customer, order, line, rng.choice(_WORDS), _maybe(rng, rng.randint(0, 5)), _maybe(rng, _money(rng, 3)))
+        + (_maybe(rng, rng.random() < 0.3), _maybe(rng, _money(rng, 2)))
+        for order, customer, *_ in orders
+        for line in range(1, rng.choice((0, 0, 1, 2, 3)) + 1)
+    ]
+    found["Order Line"] = [
+        (number % 13 + 1, _maybe(rng, number), _maybe(rng, rng.choice(_WORDS)), _maybe(rng, "q" + str(number % 3)))
+        + (_maybe(rng, Decimal(number) / 8), "v:" + str(number), _maybe(rng, number % 2 == 0))
+        for number in range(30)
+    ]
+    found["short"] = [(number % 9 - 3, number, _maybe(rng, rng.choice(_WORDS))) for number in range(25)]
+    found["tiny"] = [(number, _maybe(rng, number * number)) for number in (1, 1, 2, 3, 7, 7, -5)]
+    found["nothing"] = []
+    found["lone"] = [(3, 1), (3, 2), (3, None)]
+    found["visits"] = [
+        (uid(number), _maybe(rng, number % CUSTOMERS + 1), rng.choice(("/", "/a", "/b", None)))
+        + (_TIME.replace(tzinfo=None) + datetime.timedelta(minutes=37 * number), _maybe(rng, f"user{number % 9}"))
+        for number in range(1, 41)
+    ]
+    found["people"] = [
+        (f"user{number}", f"user{number // 3}" if number else None, _maybe(rng, 20 + number), number + 1)
+        + (_DAY + datetime.timedelta(days=number % 4),)
+        for number in range(14)
+    ] + [("Zoë", "user1", None, None, None), ("", None, 5, 7, _DAY), ("42", "42", 42, 42, _DAY)]
+    found["logins"] = [
+        (f"user{number % 6}", _maybe(rng, number), datetime.time(number % 24, 5)) for number in range(20)
+    ] + [("Zoë", 1, None), ("nobody", 2, datetime.time(0, 0))]
+    found["cpeople"] = [(f"user{number}", number) for number in range(0, 20, 3)] + [("Zoë", 100)]
+    found["ledger"] = [
+        (region, account, entry, _maybe(rng, _money(rng, 4)), rng.choice((1, 2, 7, None)))
+        for region in ("north", "south", "")
+        for account in (1, 2, 3, -1)
+        for entry in range(rng.randint(1, 4))
+    ]
+    found["balances"] = [
+        (region, account, _maybe(rng, account == 1)) for region in ("north", "south") for account in (1, 2, 9)
+    ]
+    found["daily"] = [
+        (_DAY + datetime.timedelta(days=number % 11), _maybe(rng, number % 5), _maybe(rng, number), number / 7)
+        for number in range(33)
+    ]
+    found["blobs"] = [(bytes([number, 0, 255]), _maybe(rng, number)) for number in range(12)] + [(b"", 0)]
+    return found
+
+
+def _owner(rng: random.Random, number: int) -> int:
+    """Most orders are the heavy customer's; the last customers have none."""
+    return HEAVY if number % 2 else rng.randint(1, CUSTOMERS - 8)
+
+
+def _maybe(rng: random.Random, value: Any) -> Any:
+    return None if rng.random() < 0.2 else value
+
+
+def _money(rng: random.Random, scale: int) -> Decimal:
+    return Decimal(rng.randint(-500, 9999)).scaleb(-scale)
+
+
+def _customer(rng: random.Random, number: int) -> tuple[Any, ...]:
+    return (
+        number,
+        _maybe(rng, rng.choice(_WORDS)),
+        _maybe(rng, rng.choice(_WORDS)),
+        _maybe(rng, rng.choice(_CODES)),
+        _maybe(rng, rng.choice(("sad", "ok", "happy"))),
+        _maybe(rng, f"u{number}@example.org"),
+        _maybe(rng, number % 3 == 0),
+        _maybe(rng, _money(rng, 2)),
+        _maybe(rng, _DAY - datetime.timedelta(days=rng.randint(0, 9000))),
+        _maybe(rng, _TIME + datetime.timedelta(hours=7 * number)),
+        _maybe(rng, [rng.choice(("a", "b", "C", None)) for _ in range(number % 4)]),
+        _maybe(rng, f'{{"n": {number}, "list": [1, null, "x"], "deep": {{"k": "v{number % 3}"}}}}'),
+        _maybe(rng, number % 5),
+        _maybe(rng, number + 17),
+        _maybe(rng, f"({number % 3},{number % 2})"),
+    )
+
+
+def _order(rng: random.Random, number: int, customer: int) -> tuple[Any, ...]:
+    low = rng.randint(-3, 5)
+    scale = rng.choice(("1.0", "1.00", "2", "2.000", "-7.5", "10", "0.00000000001"))
+    return (
+        number,
+        customer,
+        _maybe(rng, _money(rng, 2)),
+        _maybe(rng, rng.choice((0.1, 0.2, -1.5, 1e10, 3.25, 0.0))),
+        _maybe(rng, rng.choice((0.1, 2.5, -3.75, 100.0))),
+        _maybe(rng, rng.randint(-20, 100)),
+        _maybe(rng, rng.choice((1, 2, 3, 32767, -32768))),
+        _maybe(rng, _DAY + datetime.timedelta(days=rng.randint(0, 90))),
+        _maybe(rng, _TIME + datetime.timedelta(minutes=rng.randint(0, 4000))),
+        _maybe(rng, rng.choice(("sad", "ok", "happy"))),
+        _maybe(rng, rng.choice(_WORDS)),
+        _maybe(rng, rng.choice(_WORDS)),
+        _maybe(rng, rng.random() < 0.5),
+        _maybe(rng, Decimal(scale)),
+        _maybe(rng, rng.choice(_CODES)),
+        _maybe(rng, f"[{low},{low + rng.randint(0, 4)})"),
+        _maybe(rng, f'{{"k": {number % 4}, "s": "x{number % 3}"}}'),
+        _maybe(rng, [rng.choice((1, 2, 3, None)) for _ in range(number % 4)]),
+        _maybe(rng, uid(number % 50)),
+        _maybe(rng, rng.choice((1, 9_000_000_000, -3_000_000_000, number))),
+        _maybe(rng, datetime.timedelta(days=rng.randint(0, 3), seconds=rng.randint(0, 86399))),
+        _maybe(rng, rng.choice(("ab", "ab  ", "abcdef", ""))),
+        _maybe(rng, rng.choice(("{}", "{sad}", "{happy,ok}", "{NULL,sad}"))),
+    )
