@@ -44,7 +44,6 @@ class _Parts:
     before: list[pb.AlterTableCmd] = field(default_factory=list)
     after: list[pb.AlterTableCmd] = field(default_factory=list)
     keys: list[pb.Constraint] = field(default_factory=list)
-    effects: list[Effect] = field(default_factory=list)
     #: A column's definition was changed: the user's words no longer say what is to run.
     reworded: bool = False
 
@@ -62,7 +61,7 @@ def plan_alter_table(planning: Planning, statement: ParsedStatement) -> list[Ddl
     table = planning.table(name, statement.line)
     if planning.changed_before(("table", name)):
         return unchanged(statement)
-    parts = _Parts(planning, statement, table, effects=[Effect("change", "table", name)])
+    parts = _Parts(planning, statement, table)
     for node in alter.cmds:
         command = node.alter_table_cmd
         if command.behavior == pb.DROP_CASCADE:
@@ -74,7 +73,6 @@ def plan_alter_table(planning: Planning, statement: ParsedStatement) -> list[Ddl
         handler(parts, command)
     for key in parts.keys:
         check_foreign_key(parts.table, foreign_key(key), {**planning.history.tables, name: parts.table}, parts.line)
-    parts.effects += foreign_key_effects(planning, parts.table, parts.keys)
     planning.history.tables[name] = parts.table
     return _statements(parts, alter)
 
@@ -82,9 +80,11 @@ def plan_alter_table(planning: Planning, statement: ParsedStatement) -> list[Ddl
 def _statements(parts: _Parts, alter: pb.AlterTableStmt) -> list[DdlStatement]:
     """One statement in the user's words if all commands belong together, else one for each time."""
     groups = [(commands, after) for commands, after in _timed(parts) if commands]
+    change = [Effect("change", "table", parts.table.name)]
     found = []
     for number, (commands, after) in enumerate(groups):
         whole = len(groups) == 1 and not parts.reworded
+        effects = _effects(parts, commands) if after else []
         planned = DdlStatement(
             text=parts.statement.text if whole else _spell(parts, alter, commands),
             scope=scope_of(parts.table),
@@ -92,10 +92,26 @@ def _statements(parts: _Parts, alter: pb.AlterTableStmt) -> list[DdlStatement]:
             source=parts.statement.text,
             part=number,
             tables={parts.table.name: kind_of(parts.table)},
-            effects=() if number else tuple(parts.effects),
+            effects=tuple(effects if number else change + effects),
         )
         found.append(planned)
     return found
+
+
+def _effects(parts: _Parts, commands: Sequence[pb.AlterTableCmd]) -> list[Effect]:
+    """What commands do to foreign keys and triggers."""
+    table = parts.table.name
+    keys = [definition_of(it).constraint for it in commands if it.subtype == pb.AT_AddConstraint]
+    effects = foreign_key_effects(parts.planning, parts.table, keys)
+    for command in commands:
+        name = command.name or definition_of(command).atalter_constraint.conname
+        if command.subtype == pb.AT_DropConstraint:
+            effects.insert(0, Effect("drop", "foreign key", name, table))
+        elif command.subtype in (pb.AT_ValidateConstraint, pb.AT_AlterConstraint):
+            effects.append(Effect("change", "foreign key", name, table))
+        elif command.subtype != pb.AT_AddConstraint:
+            effects.append(Effect("change", "trigger", name, table))
+    return effects
 
 
 def _timed(parts: _Parts) -> tuple[tuple[list[pb.AlterTableCmd], bool], ...]:
@@ -198,16 +214,17 @@ def _add_constraint(parts: _Parts, command: pb.AlterTableCmd) -> None:
         parts.keys.append(constraint)
         parts.after.append(command)
         return
+    if constraint.indexname:
+        raise refuse("SP201", line=parts.line, what="ALTER TABLE .. ADD CONSTRAINT .. USING INDEX")
     check_constraint(parts.table, constraint)
     parts.before.append(command)
-    if constraint.contype == pb.CONSTR_PRIMARY and not constraint.indexname:
+    if constraint.contype == pb.CONSTR_PRIMARY:
         parts.table = replace(parts.table, primary_key=tuple(strings(constraint.keys)))
 
 
 def _drop_constraint(parts: _Parts, command: pb.AlterTableCmd) -> None:
     if parts.planning.history.current("foreign key", command.name, parts.table.name):
         parts.drops.append(command)
-        parts.effects.append(Effect("drop", "foreign key", command.name, parts.table.name))
     else:
         parts.before.append(command)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import psycopg2
@@ -36,7 +36,7 @@ class _Findings:
     tables: Mapping[str, Table | None]
     functions: frozenset[str]
     forward: frozenset[int]
-    implied: Sequence[Effect]
+    lost: Sequence[Effect]
 
 
 class Change:
@@ -132,20 +132,19 @@ class Change:
             with session.reading(schema) as cursor:
                 tables.update(read_tables(cursor, schema, wanted))
                 present |= {(it.kind, it.table, it.name) for it in read_features(cursor, schema)}
-        return _Findings(
-            tables=tables,
-            functions=frozenset[str]().union(*functions.values()),
-            forward=prove_replay(session, self.done, self.batch),
-            implied=self._implied(present),
-        )
+        lost = self._lost(present)
+        *others, last = self.batch
+        last = replace(last, statement=replace(last.statement, effects=(*last.statement.effects, *lost)))
+        forward = prove_replay(session, self.done, [*others, last])
+        return _Findings(tables, frozenset[str]().union(*functions.values()), forward, lost)
 
-    def _implied(self, present: set[tuple[str, str, str]]) -> list[Effect]:
-        """What the batch dropped without saying so, with a column or a constraint."""
+    def _lost(self, present: set[tuple[str, str, str]]) -> list[Effect]:
+        """What the batch dropped without saying so: indexes, foreign keys and triggers go with a column."""
         recorded = [it.statement for it in (*self.done, *self.batch)]
         history = History.of(recorded, self.topology.tables, self.catalog.keyspace)
         concerned = frozenset[str]().union(*(it.statement.owners for it in self.batch))
         return [
-            Effect("drop", it.what, it.name, it.table)
+            Effect("lose", it.what, it.name, it.table)
             for it in history.objects
             if it.table in concerned and (it.what, it.table, it.name) not in present
         ]
@@ -178,7 +177,7 @@ class Change:
                     return
                 mark_done(connection, self.batch)
                 bring_forward(connection, findings.forward)
-                add_effects(connection, self.batch[-1], findings.implied)
+                add_effects(connection, self.batch[-1], findings.lost)
                 self.catalog.save_tables(connection, findings.tables, sorted(findings.functions))
                 self.catalog.bump(connection)
         except (CatalogUnavailable, DBAPIError) as error:

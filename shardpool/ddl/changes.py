@@ -132,8 +132,10 @@ def _comment_on_table(
         return unchanged(statement)
     what = _AFTER_COPY.get(comment.objtype)
     part = strings(comment.object.list.items)[-1]
-    after = what is not None and planning.history.current(what, part, name) is not None
-    return [_change(table, statement, after, [Effect("change", "table", name)])]
+    effects = [Effect("change", "table", name)]
+    if what is not None and planning.history.current(what, part, name):
+        effects.append(Effect("change", what, part, name))
+    return [_change(table, statement, len(effects) > 1, effects)]
 
 
 _AFTER_COPY: dict[pb.ObjectType, What] = {

@@ -105,8 +105,8 @@ def constraints_of(create: pb.CreateStmt) -> list[pb.Constraint]:
 
 
 def check_constraint(table: Table, constraint: pb.Constraint) -> None:
-    """Raise `SchemaError` for a constraint that would hold per partition only. USING INDEX is left to the server."""
-    if not table.sharded or constraint.indexname:
+    """Raise `SchemaError` for a constraint that would hold per partition only."""
+    if not table.sharded:
         return
     if constraint.contype in _UNIQUE:
         named = f" {constraint.conname!r}" if constraint.conname else ""

@@ -19,9 +19,12 @@ Owner = tuple[What, str]
 
 @dataclass(frozen=True)
 class Effect:
-    """One thing that a statement does to a named object; `table` is the table that the object belongs to, or ''."""
+    """One thing that a statement does to a named object; `table` is the table that the object belongs to, or ''.
 
-    verb: Literal["create", "drop", "rename", "change"]
+    'lose' is a drop that the statement does not name: an index goes with its column.
+    """
+
+    verb: Literal["create", "drop", "lose", "rename", "change"]
     what: What
     name: str
     table: str = ""
@@ -52,10 +55,10 @@ class DdlStatement:
     @property
     def owners(self) -> frozenset[str]:
         """The tables that the statement is about."""
-        of_effects = (it.name if it.what == "table" else it.table for it in self.effects)
+        of_effects = (it.name if it.what == "table" else it.table for it in self.effects if it.verb != "lose")
         return frozenset(self.tables).union(name for name in of_effects if name)
 
     @property
     def existing_indexes(self) -> tuple[str, ...]:
         """Indexes that the statement names without creating them."""
-        return tuple(it.name for it in self.effects if it.what == "index" and it.verb != "create")
+        return tuple(it.name for it in self.effects if it.what == "index" and it.verb not in ("create", "lose"))

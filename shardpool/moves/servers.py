@@ -66,6 +66,10 @@ class Servers:
     def target(self) -> Any:
         return self._connection(self._record.target)
 
+    def lost(self) -> list[str]:
+        """Return the shards to which a connection broke."""
+        return [shard for shard, connection in self._open.items() if connection.closed]
+
     def close(self) -> None:
         """Close the connections: whatever transaction they are in is rolled back by its server."""
         for connection in self._open.values():

@@ -14,6 +14,12 @@ from shardpool.moves.move import Move
 from shardpool.topology.names import quote
 
 
+def flip(move: Move) -> None:
+    """Give the partition to the target in the catalog. The step after this one is entered in the same transaction."""
+    detail = {"rows": move.meter.rows, "bytes": move.meter.bytes}
+    move.journal.flip(move.record, "switch_on", detail)
+
+
 def switch_on(move: Move) -> None:
     """Give the target's schema its name: the partition is served again."""
     record, target = move.record, move.servers.target

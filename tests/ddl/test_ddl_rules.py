@@ -101,6 +101,7 @@ MORE_REFUSALS: list[tuple[str, str, Mapping[str, TableKind]]] = [
             "alter type t add attribute a int",
             "alter table customers enable row level security",
             "alter table customers inherit country",
+            "alter table customers add unique using index i",
             "alter table customers disable trigger all",
             "alter table customers cluster on i",
             "drop view v",

@@ -1,0 +1,96 @@
+"""``doctor``: everything that can be wrong with a cluster, as one table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shardpool.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
+from shardpool.cli.output import show
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from shardpool.cli.checks import Finding
+
+FAILED = 1
+
+
+def doctor(
+    all_findings: Annotated[bool, typer.Option("--all", "-a", help="Show each shard's result, also where all is well.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="First finish schema changes and loads whose process died half way.")
+    ] = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Check servers, catalog and tables. Exit code 1 if something is wrong."""
+    from shardpool.catalog import Catalog
+    from shardpool.cli.checks import examine, read_facts
+    from shardpool.config import read_config
+    from shardpool.engines import Engines
+
+    settings = read_config(config)
+    engines = Engines(settings)
+    catalog = Catalog(settings.catalog, settings.keyspace, settings.pool.connect_timeout)
+    try:
+        repaired = _repair(catalog, engines) if repair else []
+        findings = list(examine(read_facts(settings, engines, catalog)))
+    finally:
+        engines.close()
+        catalog.close()
+    counts = {state: sum(it.state == state for it in findings) for state in ("ok", "warning", "wrong")}
+    facts = {"healthy": not counts["wrong"], **counts, "repaired": repaired, "findings": findings}
+    show(facts, as_json, lambda it: _picture(it, all_findings))
+    if counts["wrong"]:
+        raise typer.Exit(FAILED)
+
+
+def _repair(catalog: Any, engines: Any) -> list[str]:
+    """Finish what is decided already, or undo what is nowhere; return what was done."""
+    from shardpool.bulk import resolve_loads
+    from shardpool.ddl import SchemaManager
+
+    shards = catalog.load().shard_map.shards
+    engines.set_shards(shards)
+    done = [f"schema change finished: {it.statement}" for it in SchemaManager(catalog, engines).resume()]
+    for it in resolve_loads(catalog, engines, sorted(shards)):
+        done.append(f"load on {it.shard} {'committed' if it.committed else 'rolled back'}: {it.gid}")
+    return done
+
+
+def _picture(facts: dict[str, Any], all_findings: bool) -> RenderableType:
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("", "check", "where", "found"):
+        table.add_column(name)
+    marks = {"ok": Text("✓", style="green"), "warning": Text("!", style="yellow"), "wrong": Text("✗", style="bold red")}
+    for finding in facts["findings"] if all_findings else _summed_up(facts["findings"]):
+        detail = Text(finding.detail)
+        if finding.hint:
+            detail.append(f"\n{finding.hint}", style="dim")
+        table.add_row(marks[finding.state], finding.check, Text(finding.subject), detail)
+    counted = f"{facts['ok']} checks fine, {facts['warning']} to look at, {facts['wrong']} wrong"
+    verdict = Text(counted, style="green" if facts["healthy"] else "bold red")
+    return Group(*(Text(f"repaired: {it}", style="green") for it in facts["repaired"]), table, verdict)
+
+
+def _summed_up(findings: list[Finding]) -> list[Finding]:
+    """Put shards with the same good result into one line."""
+    from shardpool.cli.checks.finding import Finding
+
+    lines: list[Finding] = []
+    for it in findings:
+        same = [at for at, other in enumerate(lines) if (other.check, other.state) == (it.check, it.state)]
+        if it.state != "ok" or not same:
+            lines.append(it)
+            continue
+        other = lines[same[0]]
+        detail = it.detail if it.detail == other.detail else "each as it should be"
+        lines[same[0]] = Finding(it.check, f"{other.subject}, {it.subject}", "ok", detail)
+    return lines

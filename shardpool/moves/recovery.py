@@ -1,0 +1,94 @@
+"""Recovery: any process can settle the moves that others left half way, and drop what they could not.
+
+A move is left when nobody holds its lock, or when its process has given no sign of life for some time: a process that
+is frozen holds the lock all the same. Taking over a move whose process does live after all is safe, and a waste.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+import psycopg2
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from shardpool.errors import MoveInProgress, ShardpoolError
+from shardpool.moves.create import drop_schema
+from shardpool.moves.journal import Journal, Leftover
+from shardpool.moves.record import MoveRecord
+from shardpool.moves.settle import settle
+from shardpool.router import Router
+
+log = logging.getLogger(__name__)
+
+#: After so many seconds without a sign of life, a move's process counts as frozen.
+FROZEN_AFTER = 30.0
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What became of a move that was found unfinished. 'running': its process is at work, and was left alone;
+    'unsettled': `reason` says what is in the way."""
+
+    move: int
+    partition: int
+    source: str
+    target: str
+    outcome: Literal["completed", "undone", "running", "unsettled"]
+    reason: str = ""
+
+    def __str__(self) -> str:
+        text = f"move {self.move} of partition {self.partition} from {self.source} to {self.target}: {self.outcome}"
+        return f"{text}: {self.reason}" if self.reason else text
+
+
+def recover_moves(router: Router, *, frozen_after: float = FROZEN_AFTER) -> list[Recovered]:
+    """Settle all moves whose processes are gone, and drop schemas that are no longer used.
+
+    Raise `CatalogUnavailable`. Anything else that stands in the way of one move is told in the result.
+    """
+    found = [_recover(router, record, frozen_after) for record in Journal(router.catalog).running()]
+    drop_leftovers(router)
+    if found:
+        router.refresh()
+    return found
+
+
+def drop_leftovers(router: Router) -> list[Leftover]:
+    """Drop the schemas that ended moves left behind; return those that are still there."""
+    journal = Journal(router.catalog)
+    remaining = []
+    for leftover in journal.leftovers():
+        try:
+            with router.engines.borrow(leftover.shard) as connection:
+                dropped = drop_schema(connection, leftover.schema)
+        except (ShardpoolError, psycopg2.Error) as error:
+            log.warning("%s cannot be dropped yet: %s", leftover, error)
+            dropped = False
+        if dropped:
+            journal.forget_object(leftover.move, leftover.schema)
+        else:
+            remaining.append(leftover)
+    return remaining
+
+
+def move_lock(partition: int) -> str:
+    """Return the name of the lock that a process holds while it works on a partition's move."""
+    return f"move {partition}"
+
+
+def _recover(router: Router, record: MoveRecord, frozen_after: float) -> Recovered:
+    try:
+        if Journal(router.catalog).seconds_silent(record) > frozen_after:
+            _break_lock(router, record)
+        with router.catalog.lock(move_lock(record.partition), lambda: _Busy(str(record))):
+            outcome, _ = settle(router, record)
+        return _recovered(record, outcome)
+    except _Busy:
+        return _recovered(record, "running")
+    except (ShardpoolError, psycopg2.Error, DBAPIError) as error:
+        log.warning("%s cannot be settled yet: %s", record, error)
+        return _recovered(record, "unsettled", str(error).strip())

@@ -1,0 +1,147 @@
+"""Running a move: each step is written down, then run. Whatever goes wrong, the move is settled before it is told."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psycopg2
+from psycopg2 import errors
+from sqlalchemy.exc import DBAPIError
+
+from shardpool.bulk import faults
+from shardpool.errors import CutoverTimeout, MoveError, ShardpoolError, ShardUnavailable
+from shardpool.moves.journal import Leftover, MoveTakenOver
+from shardpool.moves.move import Move
+from shardpool.moves.progress import Meter
+from shardpool.moves.record import MoveRecord
+from shardpool.moves.servers import Servers
+from shardpool.moves.settle import settle
+from shardpool.moves.steps import STEPS
+from shardpool.router import Router
+
+log = logging.getLogger(__name__)
+
+_LOCKED = (errors.LockNotAvailable, errors.DeadlockDetected)
+
+#: Seconds between two signs of life in the catalog.
+HEARTBEAT = 2.0
+#: So long, in seconds, a failed move waits for servers that it needs to be settled.
+SETTLE_PATIENCE = 10.0
+
+
+@dataclass(frozen=True)
+class MoveReport:
+    """A move that was completed. `pause` is how long writers of the partition waited, `seconds` the whole; 0 if another
+    process did that part. `steps` are (name, seconds since the beginning). `leftovers` are schemas that could not be
+    dropped yet; `recover_moves` tries again.
+    """
+
+    move: int
+    partition: int
+    source: str
+    target: str
+    rows: int
+    bytes: int
+    seconds: float
+    pause: float
+    steps: tuple[tuple[str, float], ...] = ()
+    leftovers: tuple[Leftover, ...] = ()
+
+
+def run_move(router: Router, record: MoveRecord, meter: Meter) -> MoveReport:
+    """Run a registered move to its end. The caller holds the move's lock.
+
+    If it fails, or is interrupted, it is settled: undone, or completed if it was past its commit point. Then the error
+    is raised, unless the move is complete; only `KeyboardInterrupt` is raised even so.
+    """
+    move = Move(router, record, Servers(router, record), meter)
+    try:
+        with _heartbeat(move):
+            _run_steps(move)
+        return _report(move, move.locked_at, move.switched_at)
+    except MoveTakenOver:
+        raise
+    except BaseException as error:
+        translated = _translate(move, error)
+        move.servers.close()  # first of all, for its locks
+        settled = _settle_after(move, error, translated)
+        if settled is None or not isinstance(error, Exception):
+            raise translated from (None if translated is error else error)
+        return _report(settled, move.locked_at, settled.switched_at or move.switched_at)
+    finally:
+        move.servers.close()
+
+
+def _run_steps(move: Move) -> None:
+    for step in STEPS:
+        move.journal.enter(move.record, step.name)
+        move.meter.enter(step.name)
+        faults.fault_point(f"move:{step.name}:before")
+        step.run(move)
+        faults.fault_point(f"move:{step.name}:after")
+
+
+def _settle_after(move: Move, error: BaseException, translated: BaseException) -> Move | None:
+    """Settle a move that failed. Return it if it was completed, None if it was undone; raise *translated*, with a note,
+    if neither was possible now."""
+    log.info("%s failed, it is being settled: %s", move.record, error)
+    try:
+        outcome, settled = settle(move.router, move.record, move.meter, SETTLE_PATIENCE)
+    except (ShardpoolError, psycopg2.Error, DBAPIError) as second:
+        translated.add_note(f"{move.record} is neither undone nor completed yet; recover_moves() does that. {second}")
+        raise translated from error
+    translated.add_note(f"{move.record} was {outcome}")
+    return settled if outcome == "completed" else None
+
+
+def _translate(move: Move, error: BaseException) -> BaseException:
+    """Return our error for a driver's; ours and interrupts are returned as they are."""
+    if not isinstance(error, psycopg2.Error | DBAPIError):
+        return error
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    lost = move.servers.lost()
+    if lost:
+        return ShardUnavailable(lost[0], reason)
+    kind = CutoverTimeout if isinstance(error, _LOCKED) else MoveError
+    return kind(f"{move.record}: step {move.meter.step} failed: {reason}")
+
+
+def _report(move: Move, locked_at: float | None, switched_at: float | None) -> MoveReport:
+    record, meter = move.record, move.meter
+    return MoveReport(
+        move=record.id,
+        partition=record.partition,
+        source=record.source,
+        target=record.target,
+        rows=meter.rows,
+        bytes=meter.bytes,
+        seconds=meter.seconds,
+        pause=switched_at - locked_at if locked_at is not None and switched_at is not None else 0.0,
+        steps=tuple(meter.started.items()),
+        leftovers=tuple(move.leftovers),
+    )
+
+
+@contextmanager
+def _heartbeat(move: Move) -> Iterator[None]:
+    """Give the catalog signs of life while the block runs."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(HEARTBEAT):
+            try:
+                move.journal.beat(move.record, {"rows": move.meter.rows, "bytes": move.meter.bytes})
+            except (ShardpoolError, DBAPIError) as error:
+                log.warning("%s: no sign of life in the catalog: %s", move.record, error)
+
+    thread = threading.Thread(target=beat, name="shardpool-move-heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -1,0 +1,105 @@
+"""Settling a move that stopped half way: forward if it is past its commit point, else back.
+
+The same code serves a move that failed in its own process and one whose process is gone. First the move is taken over
+in the catalog, which is what excludes everybody else; then the sessions of earlier attempts are ended on both servers,
+which settles their open transactions; then the catalog's word decides.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import psycopg2
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+
+from shardpool.bulk import faults
+from shardpool.errors import CatalogUnavailable, OwnershipAmbiguous, ShardUnavailable
+from shardpool.moves.journal import Journal
+from shardpool.moves.layout import schemas_of
+from shardpool.moves.move import Move
+from shardpool.moves.progress import Meter
+from shardpool.moves.record import MoveRecord
+from shardpool.moves.servers import Servers, end_sessions
+from shardpool.moves.steps import steps_to_run, steps_to_undo
+from shardpool.router import Router
+
+#: What may pass when a server is back.
+UNREACHABLE = (ShardUnavailable, CatalogUnavailable, psycopg2.OperationalError, psycopg2.InterfaceError)
+
+Outcome = Literal["completed", "undone"]
+
+
+def settle(
+    router: Router, record: MoveRecord, meter: Meter | None = None, patience: float = 0.0
+) -> tuple[Outcome, Move]:
+    """Complete or undo a move, and say which. The caller holds the move's lock.
+
+    For *patience* seconds it waits for servers that it needs. Raise `MoveTakenOver` if somebody else settles the move,
+    `OwnershipAmbiguous` if the servers contradict the catalog, and `ShardUnavailable`, `CatalogUnavailable` or the
+    driver's OperationalError for servers that do not answer: then try again later.
+    """
+    retrying = Retrying(
+        retry=retry_if_exception_type(UNREACHABLE),
+        stop=stop_after_delay(patience),
+        wait=wait_exponential(multiplier=0.1, max=1.0),
+        reraise=True,
+    )
+    taken = retrying(Journal(router.catalog).take_over, record)
+    return retrying(_settle, router, taken, meter or Meter(record.partition, None))
+
+
+def _settle(router: Router, record: MoveRecord, meter: Meter) -> tuple[Outcome, Move]:
+    unreachable = {shard for shard in (record.source, record.target) if not _sessions_ended(router, record, shard)}
+    servers = Servers(router, record, unreachable)
+    move = Move(router, record, servers, meter)
+    try:
+        if steps_to_run(record.step):
+            complete(move)
+            return "completed", move
+        undo(move)
+        return "undone", move
+    finally:
+        servers.close()
+
+
+def complete(move: Move) -> None:
+    """Run the steps after the commit point, from the one that was about to run."""
+    _check_absent(move, move.record.source)
+    for step in steps_to_run(move.record.step):
+        move.journal.enter(move.record, step.name)
+        faults.fault_point(f"move:{step.name}:before")
+        step.run(move)
+        faults.fault_point(f"move:{step.name}:after")
+
+
+def undo(move: Move) -> None:
+    """Undo the steps from the one that was about to run backwards."""
+    _check_absent(move, move.record.target)
+    for step in steps_to_undo(move.record.step):
+        step.undo(move)
+    move.journal.close(move.record, "aborted")
+
+
+def _sessions_ended(router: Router, record: MoveRecord, shard: str) -> bool:
+    try:
+        end_sessions(router, record, shard)
+    except ShardUnavailable:
+        return False
+    return True
+
+
+def _check_absent(move: Move, shard: str) -> None:
+    """Raise `OwnershipAmbiguous` if the shard that does not own the partition has a schema of its name."""
+    record = move.record
+    try:
+        connection = move.servers.source if shard == record.source else move.servers.target
+    except ShardUnavailable:
+        return  # it is asked for again where it is needed
+    if schemas_of(connection, [record.schema]):
+        owner = record.target if shard == record.source else record.source
+        raise OwnershipAmbiguous(
+            f"{record}: the catalog says that {owner} owns the partition, but shard {shard} has a schema "
+            f"{record.schema} too. Compare its rows with those of {record.schema}, {record.moved} or {record.incoming} "
+            f"on the two shards, and rename or drop the wrong one; then recover again"
+        )
+    connection.rollback()
