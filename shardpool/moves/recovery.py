@@ -13,11 +13,10 @@ from typing import Literal
 import psycopg2
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from shardpool.errors import MoveInProgress, ShardpoolError
+from shardpool.errors import ShardpoolError
 from shardpool.moves.create import drop_schema
-from shardpool.moves.journal import Journal, Leftover
+from shardpool.moves.journal import Journal, Leftover, MoveTakenOver
 from shardpool.moves.record import MoveRecord
 from shardpool.moves.settle import settle
 from shardpool.router import Router
@@ -41,8 +40,8 @@ class Recovered:
     reason: str = ""
 
     def __str__(self) -> str:
-        text = f"move {self.move} of partition {self.partition} from {self.source} to {self.target}: {self.outcome}"
-        return f"{text}: {self.reason}" if self.reason else text
+        what = f"move {self.move} of partition {self.partition} from {self.source} to {self.target}: {self.outcome}"
+        return f"{what}: {self.reason}" if self.reason else what
 
 
 def recover_moves(router: Router, *, frozen_after: float = FROZEN_AFTER) -> list[Recovered]:
@@ -89,6 +88,32 @@ def _recover(router: Router, record: MoveRecord, frozen_after: float) -> Recover
         return _recovered(record, outcome)
     except _Busy:
         return _recovered(record, "running")
+    except MoveTakenOver as error:
+        return _recovered(record, "running", str(error))
     except (ShardpoolError, psycopg2.Error, DBAPIError) as error:
         log.warning("%s cannot be settled yet: %s", record, error)
         return _recovered(record, "unsettled", str(error).strip())
+
+
+class _Busy(Exception):
+    """A process is at work on the move."""
+
+
+def _break_lock(router: Router, record: MoveRecord) -> None:
+    """End the catalog session of a process that holds the move's lock and is not heard of."""
+    query = text(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks "
+        "WHERE locktype = 'advisory' AND objsubid = 1 AND granted "
+        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+        "AND (classid::bigint << 32) | objid::bigint = hashtextextended(:name, 0)"
+    )
+    name = f"shardpool {router.catalog.keyspace} {move_lock(record.partition)}"
+    with router.catalog.begin() as connection:
+        if connection.execute(query, {"name": name}).all():
+            log.warning("%s gave no sign of life: its lock was taken away", record)
+
+
+def _recovered(
+    record: MoveRecord, outcome: Literal["completed", "undone", "running", "unsettled"], reason: str = ""
+) -> Recovered:
+    return Recovered(record.id, record.partition, record.source, record.target, outcome, reason)

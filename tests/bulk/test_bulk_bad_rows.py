@@ -15,7 +15,7 @@ from shardpool.errors import BadRow, LoadError
 
 def csv_rows(rng: random.Random, count: int) -> list[str]:
     """Rows of item, many of them over several lines."""
-    notes = ["", "x", '"a\nb"', '"\r\n\n"', '"say ""hi"""', '"a\rb"', '"",""'.split(",")[0]]
+    notes = ["", "x", '"a\nb"', '"\r\n\n"', '"say ""hi"""', '"a\rb"', '""']
     return [f"{rng.randrange(10**6)},n{number},1.5,t,{rng.choice(notes)}" for number in range(count)]
 
 
@@ -27,7 +27,8 @@ DAMAGE = {
     "encoding": (lambda row: row.replace(",n", ",\udcff"), "invalid byte sequence"),
     "key": (lambda row: "1O" + row, 'column id: "1O.*is not a decimal integer'),
     "key range": (lambda row: "99999999999999999" + row, "within 64 bits"),
-    "no key": (lambda row: row[row.index(",") :], "not a decimal integer"),
+    "no key": (lambda row: row[row.index(",") :], "partition key id is NULL"),
+    "empty key, null": (lambda row: '""' + row[row.index(",") :], 'column id: "" is not a decimal integer'),
     "null key": (lambda row: "NULL" + row[row.index(",") :], "partition key id is NULL"),
     "empty line": (lambda row: "", "empty line"),
     "NUL": (lambda row: row + "\0", "0x00"),

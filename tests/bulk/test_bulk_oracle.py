@@ -207,7 +207,7 @@ def test_same_verdict_on_damaged_files(shop: Shop, seed: int, chunk: int) -> Non
 
 
 def refused_on_purpose(error: BadRow, data: bytes) -> bool:
-    """What COPY takes and a load does not: a NULL key, a form of key that it does not guess, ``\\.`` in CSV, and carriage
+    """What COPY takes and a load does not: a NULL key, a form of key that is not guessed, ``\\.`` in CSV, and carriage
     returns alone as line ends.
     """
     if re.search(rb"\r(?!\n)", data) and re.search("carriage return|marker", error.reason):

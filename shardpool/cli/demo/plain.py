@@ -1,0 +1,81 @@
+"""One plain PostgreSQL with the same rows: what every answer of the cluster is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg2
+from psycopg2.extras import execute_values
+from sqlalchemy import URL, make_url
+
+from shardpool.local import LocalCluster
+
+
+class PlainPostgres:
+    """A single server without shardpool: a context manager."""
+
+    def __init__(self) -> None:
+        self._cluster = LocalCluster(shards=1, partitions=1)
+        self._connection: Any = None
+
+    def __enter__(self) -> Self:
+        self._cluster.start()
+        url: URL = make_url(self._cluster.url("s0"))
+        self._connection = psycopg2.connect(
+            host=url.host, port=url.port, user=url.username, dbname=url.database, options="-c TimeZone=UTC"
+        )
+        self._connection.autocommit = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._cluster.close()
+
+    def execute(self, script: str) -> None:
+        with self._connection.cursor() as cursor:
+            cursor.execute(script)
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql)
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
+            return rows
+
+    def copy(self, table: str, file: Path) -> None:
+        """Load a file by plain COPY. dbgen's lines end with a delimiter, which COPY does not take."""
+        with file.open("rb") as source, self._connection.cursor() as cursor:
+            cursor.copy_expert(f"COPY {table} FROM STDIN (FORMAT csv, DELIMITER '|')", _WithoutTrailing(source))
+
+    def insert_orders(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        with self._connection.cursor() as cursor:
+            execute_values(cursor, "INSERT INTO orders VALUES %s", list(rows))
+
+    def raise_prices(self, times: Mapping[int, int]) -> None:
+        """Add 1 to an order's price, as often as *times* says."""
+        statement = (
+            "UPDATE orders SET o_totalprice = o_totalprice + n FROM (VALUES %s) AS v (k, n) WHERE o_orderkey = k"
+        )
+        with self._connection.cursor() as cursor:
+            execute_values(cursor, statement, list(times.items()))
+
+
+class _WithoutTrailing:
+    """A file of lines, each without its last delimiter, for COPY to read."""
+
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        self._lines = iter(lines)
+
+    def read(self, size: int = -1) -> bytes:
+        block, length = [], 0
+        for line in self._lines:
+            block.append(line.replace(b"|\n", b"\n"))
+            length += len(line)
+            if length >= 1 << 16:
+                break
+        return b"".join(block)

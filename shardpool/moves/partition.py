@@ -1,0 +1,84 @@
+"""Moving one partition."""
+
+from __future__ import annotations
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
+
+from shardpool.bulk import faults
+from shardpool.errors import MoveInProgress, NoSuchShard, PreflightFailed
+from shardpool.moves.checks import check_move
+from shardpool.moves.journal import Journal
+from shardpool.moves.progress import Callback, Meter
+from shardpool.moves.record import MoveRecord
+from shardpool.moves.recovery import move_lock, recover_moves
+from shardpool.moves.runner import MoveReport, run_move
+from shardpool.moves.steps import FIRST
+from shardpool.router import Router
+
+#: So long, in seconds, a move waits for a schema change, or another move that begins, to let it begin.
+BEGIN_PATIENCE = 10.0
+
+
+def move_partition(router: Router, partition: int, to: str, *, progress: Callback | None = None) -> MoveReport:
+    """Move a partition to the shard *to* while the others, and readers of this one, go on. Its writers wait.
+
+    Moves that were left half way by other processes are settled first. If this one fails, it is undone before the error
+    is raised; after its commit point it is completed instead.
+
+    Raises:
+        PreflightFailed: it cannot be done; all reasons are named. Nothing was created.
+        MoveInProgress: another process moves the partition (retryable).
+        CutoverTimeout: transactions did not let go of the partition in time (retryable). Nothing moved.
+        DigestMismatch, SchemaDrift: the copy is not like the source. Nothing moved.
+        ShardUnavailable, CatalogUnavailable: a server broke down. Nothing moved, unless a note on the error says that
+            the move could not be settled; then `recover_moves` will.
+        OwnershipAmbiguous: the servers contradict the catalog; says what to look at.
+    """
+    recover_moves(router)
+    busy = MoveInProgress(f"partition {partition} is being moved by another process")
+    meter = Meter(partition, progress)
+    with router.catalog.lock(move_lock(partition), lambda: busy):
+        router.refresh()
+        meter.enter("preflight")
+        source = _source(router, partition, to)
+        check_move(router, partition, source, to)
+        meter.enter("register")
+        record = _register(router, partition, source, to)
+        try:
+            return run_move(router, record, meter)
+        finally:
+            router.refresh()
+
+
+def _source(router: Router, partition: int, to: str) -> str:
+    """Return where the partition is. Raise `PreflightFailed` if it cannot be moved from there to *to* at all."""
+    shard_map = router.topology.shard_map
+    try:
+        source = shard_map.owner(partition).name
+    except NoSuchShard as error:
+        raise PreflightFailed([str(error)]) from error
+    if to not in shard_map.shards:
+        raise PreflightFailed([f"there is no shard {to!r} (known: {', '.join(sorted(shard_map.shards))})"])
+    if to == source:
+        raise PreflightFailed([f"partition {partition} is on shard {to} already"])
+    return source
+
+
+def _register(router: Router, partition: int, source: str, target: str) -> MoveRecord:
+    """Write the move into the catalog, while no schema change can begin."""
+    busy = MoveInProgress("a schema change, or another move that begins, holds the keyspace's lock")
+    retrying = Retrying(
+        retry=retry_if_exception_type(MoveInProgress),
+        stop=stop_after_delay(BEGIN_PATIENCE),
+        wait=wait_random(0.02, 0.2),
+        reraise=True,
+    )
+
+    def register() -> MoveRecord:
+        with router.catalog.lock("topology", lambda: busy):
+            faults.fault_point("move:register:before")
+            record = Journal(router.catalog).register(partition, source, target, FIRST)
+            faults.fault_point("move:register:after")
+            return record
+
+    return retrying(register)
