@@ -20,7 +20,8 @@ LAYERS: list[set[str]] = [
     {"moves"},
     {"jobs"},
     {"local"},
-    {"cli", "__init__", "__main__"},
+    {"cli"},
+    {"__init__", "__main__"},
 ]
 #: config uses topology's names and tables.
 SAME_LAYER = {("config", "topology")}

@@ -59,7 +59,7 @@ def up(
         with Router(config, listen=False) as router:
             facts = {**read_status(router), "config": config.source, "directory": str(cluster.directory)}
         show(facts, as_json, lambda it: _up_picture(status_picture(it), it, directory is not None))
-        _wait_for_the_end()
+        wait_for_the_end()
         if not as_json:
             stderr().print("stopping", style="dim")
     raise typer.Exit(INTERRUPTED)
@@ -85,7 +85,7 @@ def _up_picture(status: RenderableType, facts: dict[str, Any], kept: bool) -> Re
     return Group(status, Text(""), panel)
 
 
-def _wait_for_the_end() -> None:
+def wait_for_the_end() -> None:
     """Wait for Ctrl-C or SIGTERM, so that the servers are shut down in order in both cases."""
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -14,6 +14,7 @@ from shardpool.cli.output import show, stderr
 from shardpool.cli.values import duration, size
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress
     from rich.table import Table
 
@@ -78,8 +79,8 @@ def _load(router: Router, table: str, file: Path, options: dict[str, Any], quiet
     }
 
 
-def load_progress() -> Progress:
-    """Return a progress display on stderr: bar, bytes, rows per second."""
+def load_progress(console: Console | None = None) -> Progress:
+    """Return a progress display: on stderr, or on *console*, where it disappears at the end."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
     return Progress(
@@ -88,7 +89,8 @@ def load_progress() -> Progress:
         DownloadColumn(),
         TextColumn("{task.fields[rows]:,} rows"),
         TextColumn("[dim]{task.fields[rate]:,.0f} rows/s[/dim]"),
-        console=stderr(),
+        console=console or stderr(),
+        transient=console is not None,
     )
 
 

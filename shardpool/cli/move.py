@@ -13,9 +13,12 @@ from shardpool.cli.values import duration, size
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from shardpool.moves import MoveReport
     from shardpool.router import Router
 
 app = typer.Typer(no_args_is_help=True)
+
+FAILED = 1
 
 
 @app.callback()
@@ -61,3 +64,85 @@ def recover(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) 
     with Router.from_file(config, listen=False) as router:
         facts = {"recovered": recover_moves(router)}
     show(facts, as_json, _recovered_picture)
+    if any(it.outcome == "unsettled" for it in facts["recovered"]):
+        raise typer.Exit(FAILED)
+
+
+def read_moves(router: Router) -> list[dict[str, Any]]:
+    """Return the moves under way as plain values."""
+    from shardpool.moves import move_status
+
+    return [
+        {
+            "move": it.move,
+            "partition": it.partition,
+            "source": it.source,
+            "target": it.target,
+            "step": it.step,
+            "description": it.description,
+            "rows": it.rows,
+            "bytes": it.bytes,
+            "silent_seconds": round(it.silent, 1),
+            "frozen": it.frozen,
+        }
+        for it in move_status(router)
+    ]
+
+
+def report_facts(report: MoveReport) -> dict[str, Any]:
+    """Return a completed move as plain values; `steps` are the seconds that each took."""
+    begun = [*report.steps, ("", report.seconds)]
+    lasted = {name: round(begun[at + 1][1] - began, 4) for at, (name, began) in enumerate(report.steps)}
+    return {
+        "move": report.move,
+        "partition": report.partition,
+        "source": report.source,
+        "target": report.target,
+        "rows": report.rows,
+        "bytes": report.bytes,
+        "seconds": round(report.seconds, 4),
+        "pause": round(report.pause, 4),
+        "steps": lasted,
+        "leftovers": [str(it) for it in report.leftovers],
+    }
+
+
+def moves_picture(facts: dict[str, Any]) -> RenderableType:
+    """Draw the moves under way."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    if not facts["moves"]:
+        return Text("no moves under way", style="dim")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("move", "partition", "from", "to", "step", "copied", "heard of"):
+        table.add_column(name, justify="right" if name in ("move", "partition", "copied") else "left")
+    for it in facts["moves"]:
+        heard = f"{duration(it['silent_seconds'])} ago"
+        last = Text(f"{heard}: shardpool move recover", style="red") if it["frozen"] else Text(heard, style="dim")
+        copied = f"{it['rows']:,} rows, {size(it['bytes'])}"
+        table.add_row(
+            str(it["move"]), f"{it['partition']:02}", it["source"], it["target"], it["description"], copied, last
+        )
+    return table
+
+
+def _report_picture(facts: dict[str, Any]) -> RenderableType:
+    from rich.text import Text
+
+    moved = f"partition {facts['partition']:02} moved from {facts['source']} to {facts['target']}"
+    told = f"{facts['rows']:,} rows, {size(facts['bytes'])} in {duration(facts['seconds'])}"
+    text = Text.assemble((moved, "green"), f"  {told}; its writers waited {duration(facts['pause'])}")
+    for leftover in facts["leftovers"]:
+        text.append(f"\nleft behind, for shardpool move recover: {leftover}", style="yellow")
+    return text
+
+
+def _recovered_picture(facts: dict[str, Any]) -> RenderableType:
+    from rich.text import Text
+
+    if not facts["recovered"]:
+        return Text("no unfinished moves", style="green")
+    styles = {"completed": "green", "undone": "green", "running": "yellow", "unsettled": "red"}
+    return Text("\n").join(Text(str(it), style=styles[it.outcome]) for it in facts["recovered"])

@@ -9,17 +9,25 @@ have committed, ``<keyspace>.shardpool_ddl``, by which the next change, or `Sche
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from sqlalchemy.exc import DBAPIError
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_random,
+    wait_random_exponential,
+)
 
 from shardpool.catalog import Catalog
 from shardpool.ddl.change import Change
 from shardpool.ddl.log import Recorded, forget, read_log, record, running_move
-from shardpool.ddl.refusals import refuse
+from shardpool.ddl.refusals import SchemaBusy, refuse
 from shardpool.ddl.replay import phase
 from shardpool.ddl.rules import plan_statements
 from shardpool.ddl.script import parse_script
@@ -118,12 +126,23 @@ class SchemaManager:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the lock under which moves begin and cut over; while one is under way, tables stay as they are."""
-        with self.catalog.lock("topology", lambda: refuse("SP260", keyspace=self.catalog.keyspace)):
+        with ExitStack() as stack:
+            # A lock whose holder has just ended is free a moment later, when its server has noticed.
+            waiting = Retrying(
+                retry=retry_if_exception_type(SchemaBusy),
+                stop=stop_after_delay(self.lock_timeout),
+                wait=wait_random(0, self.lock_timeout / 10),
+                reraise=True,
+            )
+            waiting(lambda: stack.enter_context(self.catalog.lock("topology", self._busy)))
             move = running_move(self.catalog)
             if move is not None:
                 partition, source, target = move
                 raise refuse("SP261", partition=partition, source=source, target=target)
             yield
+
+    def _busy(self) -> Exception:
+        return refuse("SP260", keyspace=self.catalog.keyspace)
 
     def _finished_log(self) -> list[Recorded]:
         if read_log(self.catalog, "running"):

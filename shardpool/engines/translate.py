@@ -23,8 +23,12 @@ def is_stale(error: BaseException) -> bool:
 
 
 def is_lost(error: psycopg2.Error, connection: Any) -> bool:
-    """Whether the connection broke, rather than the statement failed."""
-    return bool(connection.closed) or error.pgcode in _GONE or str(error.pgcode or "").startswith("08")
+    """Whether the connection broke, rather than the statement failed. Without a *connection* the error alone tells."""
+    return (
+        bool(connection is not None and connection.closed)
+        or error.pgcode in _GONE
+        or str(error.pgcode or "").startswith("08")
+    )
 
 
 def translate(error: psycopg2.Error, connection: Any, shard: str, sql: str, writes: bool) -> Exception:

@@ -15,8 +15,10 @@ from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.pool import NullPool
 
-#: Runs text in psycopg2's spelling; returns (cursor description or None, rows, row count).
-Run = Callable[[str, Mapping[str, Any]], tuple[Any, list[Any], int]]
+from shardpool.executor.results import RoutedResult
+
+#: Runs text in psycopg2's spelling.
+Run = Callable[[str, Mapping[str, Any]], RoutedResult]
 
 
 class RoutedDialect(PGDialect_psycopg2):
@@ -74,8 +76,9 @@ class _Cursor:
         self._rows: list[Any] = []
 
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
-        self.description, rows, self.rowcount = self._run(sql, parameters or {})
-        self._rows = rows[::-1]
+        result = self._run(sql, parameters or {})
+        self.description, self.rowcount = result.description, result.rowcount
+        self._rows = result.rows[::-1]
 
     def fetchone(self) -> Any:
         return self._rows.pop() if self._rows else None

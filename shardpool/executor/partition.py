@@ -24,7 +24,9 @@ OPTION = "shardpool_partition"
 class PartitionContext:
     """What a connection on a partition knows: its topology is pinned, and never follows a newer one."""
 
-    def __init__(self, topology: Topology, placement: Placement, moved: Callable[[Topology, Placement], bool]) -> None:
+    def __init__(
+        self, topology: Topology, placement: Placement, moved: Callable[[Topology, list[Placement]], bool]
+    ) -> None:
         self.topology = topology
         self.placement = placement
         self.moved = moved
@@ -65,7 +67,7 @@ def watch(engine: Engine) -> None:
         partition: PartitionContext | None = options.get(OPTION)
         if partition is not None and is_stale(context.original_exception):
             placement = partition.placement
-            if partition.moved(partition.topology, placement):
+            if partition.moved(partition.topology, [placement]):
                 raise StalePlacement(
                     f"partition {placement.partition.id} left shard {placement.shard!r}: run the transaction again"
                 ) from context.original_exception

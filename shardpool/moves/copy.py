@@ -44,9 +44,7 @@ class _Relay:
         layout = "binary" if table.binary else "text"
         columns = ", ".join(table.insertable)
         self._out = f"COPY ({select_rows(record.schema, table)}) TO STDOUT (FORMAT {layout})"
-        self._in = (
-            f"COPY {quote(record.incoming)}.{quote(table.name)} ({columns}) FROM STDIN (FORMAT {layout}, FREEZE)"
-        )
+        self._in = f"COPY {quote(record.incoming)}.{quote(table.name)} ({columns}) FROM STDIN (FORMAT {layout}, FREEZE)"
         self._source, self._target, self._meter = move.servers.source, move.servers.target, move.meter
         self._failure: Exception | None = None
 

@@ -59,9 +59,7 @@ def drain(move: Move) -> None:
         return found
 
     before = {holder.transaction for holder in remaining()}
-    _wait_until_none(
-        move, lambda: [holder for holder in remaining() if holder.transaction in before], DRAIN_PATIENCE
-    )
+    _wait_until_none(move, lambda: [holder for holder in remaining() if holder.transaction in before], DRAIN_PATIENCE)
 
 
 def take_fence_down(move: Move) -> None:
@@ -73,8 +71,8 @@ def take_fence_down(move: Move) -> None:
             cursor.execute(f"ALTER SCHEMA {quote(record.moved)} RENAME TO {quote(record.schema)}")
     elif found != {record.schema}:
         raise OwnershipAmbiguous(
-            f"{record} is to be undone, but shard {record.source} has {_these(found)}, where it should have exactly one "
-            f"of {record.schema} and {record.moved}. Look at the rows of both; keep the right one as {record.schema}"
+            f"{record} is to be undone, but shard {record.source} has {_these(found)}, where it should have exactly "
+            f"one of {record.schema} and {record.moved}. Look at the rows of both; the right one is to be {record.schema}"
         )
     source.commit()
 

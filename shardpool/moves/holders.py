@@ -12,14 +12,15 @@ from shardpool.topology.names import quote
 _HOLDERS = """
 SELECT l.pid, l.virtualtransaction, array_agg(DISTINCT l.mode), coalesce(a.application_name, ''),
        coalesce(a.state, ''), coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 1e9)::float8,
-       EXISTS (SELECT FROM pg_locks w WHERE w.pid = l.pid AND NOT w.granted AND w.relation = ANY(array_agg(l.relation))),
+       EXISTS (SELECT FROM pg_locks w JOIN pg_class r ON r.oid = w.relation AND r.relnamespace = c.relnamespace
+               WHERE w.pid = l.pid AND NOT w.granted),
        (SELECT p.gid FROM pg_prepared_xacts p WHERE l.pid IS NULL AND l.virtualtransaction = '-1/' || p.transaction)
 FROM pg_locks l
 JOIN pg_class c ON c.oid = l.relation AND c.relnamespace = to_regnamespace(%s) AND c.relkind = 'r'
 LEFT JOIN pg_stat_activity a ON a.pid = l.pid
 WHERE l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 AND l.pid IS DISTINCT FROM pg_backend_pid()
-GROUP BY l.pid, l.virtualtransaction, a.application_name, a.state, a.xact_start
+GROUP BY c.relnamespace, l.pid, l.virtualtransaction, a.application_name, a.state, a.xact_start
 ORDER BY a.xact_start, l.pid
 """
 

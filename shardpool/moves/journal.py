@@ -179,10 +179,10 @@ class Journal:
             "UPDATE shardpool_catalog.placement SET shard = :target, epoch = :epoch "
             "WHERE keyspace = :keyspace AND partition = :partition AND shard = :source AND epoch = :old"
         )
-        step = "UPDATE shardpool_catalog.move SET step = :step, detail = detail || CAST(:detail AS jsonb) WHERE id = :id"
-        values = self._values(
-            partition=record.partition, source=record.source, target=record.target, old=record.epoch
+        step = (
+            "UPDATE shardpool_catalog.move SET step = :step, detail = detail || CAST(:detail AS jsonb) WHERE id = :id"
         )
+        values = self._values(partition=record.partition, source=record.source, target=record.target, old=record.epoch)
         with self.guarded(record) as connection:
             values["epoch"] = self._catalog.bump(connection)
             if connection.execute(text(placement), values).rowcount != 1:
@@ -190,9 +190,7 @@ class Journal:
                     f"{record}: the catalog no longer places the partition on {record.source} with epoch "
                     f"{record.epoch}; something other than a move changed shardpool_catalog.placement"
                 )
-            connection.execute(
-                text(step), {"id": record.id, "step": next_step, "detail": json.dumps(dict(detail))}
-            )
+            connection.execute(text(step), {"id": record.id, "step": next_step, "detail": json.dumps(dict(detail))})
             self._forget(connection, record.id, record.incoming)
             self._note(connection, record.id, record.source, record.moved)
 
@@ -207,7 +205,8 @@ class Journal:
     def guarded(self, record: MoveRecord) -> Iterator[Connection]:
         """A transaction in which this attempt is, and stays, the current one. Raise `MoveTakenOver` otherwise."""
         query = text(
-            "SELECT 1 FROM shardpool_catalog.move WHERE id = :id AND attempt = :attempt AND state = 'running' FOR UPDATE"
+            "SELECT 1 FROM shardpool_catalog.move "
+            "WHERE id = :id AND attempt = :attempt AND state = 'running' FOR UPDATE"
         )
         with self._bounded() as connection:
             if connection.execute(query, {"id": record.id, "attempt": record.attempt}).first() is None:

@@ -50,7 +50,7 @@ def lock(move: Move) -> None:
         holders = writers(read_holders(move.servers.source, move.record.schema))
         who = ", ".join(map(str, holders)) or "transactions that have ended by now"
         raise CutoverTimeout(
-            f"{move.record}: its tables could not be locked in {TRIES} tries, they are in use by {who}; nothing was moved"
+            f"{move.record}: its tables could not be locked in {TRIES} tries, in use by {who}; nothing was moved"
         ) from error.last_attempt.exception()
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from shardpool.catalog import ShardIdentity
+
 # As JSON, because PostgreSQL's versions name the columns differently.
 _FACTS = """
-SELECT current_setting('server_version_num')::int / 10000, pg_encoding_to_char(d.encoding),
+SELECT (SELECT system_identifier::text FROM pg_control_system()), current_database(),
+       current_setting('server_version_num')::int / 10000, pg_encoding_to_char(d.encoding),
        to_jsonb(d)->>'datcollate', to_jsonb(d)->>'datctype', to_jsonb(d)->>'datlocprovider',
        coalesce(to_jsonb(d)->>'datlocale', to_jsonb(d)->>'daticulocale'), to_jsonb(d)->>'datcollversion',
        current_setting('max_prepared_transactions')::int
@@ -19,6 +22,7 @@ FROM pg_database d WHERE d.datname = current_database()
 class ServerFacts:
     """A server and its database, as far as shards must agree. Collation versions may be unknown (None)."""
 
+    identity: ShardIdentity
     version: int
     encoding: str
     collation: str
@@ -43,7 +47,8 @@ _SAME = {
 def read_facts(connection: Any) -> ServerFacts:
     with connection.cursor() as cursor:
         cursor.execute(_FACTS)
-        return ServerFacts(*cursor.fetchone())
+        system_identifier, database, *others = cursor.fetchone()
+        return ServerFacts(ShardIdentity(system_identifier, database), *others)
 
 
 def differences(name: str, facts: ServerFacts, other_name: str, other: ServerFacts) -> list[str]:

@@ -22,7 +22,7 @@ import enum
 import struct
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 import mmh3
 
@@ -83,19 +83,21 @@ class KeyType(enum.Enum):
     `encode` turns a Python value into its bytes, and raises `KeyTypeMismatch` for one of another type.
     """
 
-    INTEGER = "integer", _integer
-    TEXT = "text", _text
-    UUID = "uuid", _uuid
-    BYTEA = "bytea", _bytea
-    DATE = "date", _date
+    INTEGER = "integer"
+    TEXT = "text"
+    UUID = "uuid"
+    BYTEA = "bytea"
+    DATE = "date"
 
     encode: Callable[[KeyValue], bytes]
 
-    def __new__(cls, name: str, encode: Callable[[KeyValue], bytes]) -> Self:
-        member = object.__new__(cls)
-        member._value_ = name
-        member.encode = encode  # type: ignore[method-assign]
-        return member
+
+# Attributes, not a dictionary: hashing an enum's member costs as much as all the rest of routing.
+KeyType.INTEGER.encode = _integer
+KeyType.TEXT.encode = _text
+KeyType.UUID.encode = _uuid
+KeyType.BYTEA.encode = _bytea
+KeyType.DATE.encode = _date
 
 
 #: SQL type name as `format_type` prints it, without modifier -> key type. Types that can be equal in SQL and yet differ

@@ -9,7 +9,6 @@ from typing import Any
 import psycopg2
 import pytest
 from bulk_tools import Shop, connect, make_shop
-from sqlalchemy import text
 
 from shardpool.bulk import copy_into, decision, resolve_loads
 from shardpool.bulk.decision import decide_commit, new_load, prepared_gid
@@ -139,7 +138,7 @@ def test_a_shard_lost_at_commit_leaves_the_load_in_doubt_and_then_whole(shop: Sh
         if lost and (shard, name) == ("s0", "borrow"):
             raise ShardUnavailable("s0", "gone")
 
-    with pytest.raises(LoadInDoubt, match="is decided: commit.*s0.*gone") as caught:
+    with pytest.raises(LoadInDoubt, match=r"is decided: commit.*s0.*gone") as caught:
         load(shop, on_call)
     (gid,) = shop.prepared()
     assert gid.removesuffix(":s0") in str(caught.value)
@@ -176,7 +175,7 @@ def test_a_resolver_that_was_faster_decides(shop: Shop) -> None:
 
 
 class Unreliable(Catalog):
-    """A catalog that fails at the *fail_at*th transaction (from 1) and all later ones up to *until*, before or after."""
+    """A catalog whose transactions *fail_at* (from 1) to *until* fail, before or after they do their work."""
 
     def __init__(self, shop: Shop, when: str, fail_at: int, until: int) -> None:
         super().__init__(shop.config.catalog, "shop")
@@ -243,19 +242,14 @@ def test_a_catalog_that_stays_silent_leaves_the_load_in_doubt(
 
 def test_gids_fit_and_belong_to_one_keyspace(shop: Shop) -> None:
     assert len(prepared_gid(new_load("k" * 40), "s" * 63)) < 200
-    with shop.catalog.begin() as connection:
-        assert connection.execute(text("SELECT 1")).scalar_one() == 1
     mine, theirs = "shardpool:load:shop:1:s0", "shardpool:load:shopx:1:s0"
-    for gid in (mine, theirs, "somebody's", "shardpool:loadXshop:1:s0"):
-        shop.execute(
-            "s0",
-            f"BEGIN; CREATE TABLE public.t{abs(hash(gid))} (); PREPARE TRANSACTION '{gid.replace(chr(39), chr(39) * 2)}'",
-        )
+    for number, gid in enumerate((mine, theirs, "something else", "shardpool:loadXshop:1:s0")):
+        shop.execute("s0", f"BEGIN; CREATE TABLE public.t{number} (); PREPARE TRANSACTION '{gid}'")
     try:
         assert [one.gid for one in resolve_loads(shop.catalog, shop.engines, shop.urls, older_than=0)] == [mine]
     finally:
         for gid in shop.prepared():
-            shop.execute("s0", f"ROLLBACK PREPARED '{gid.replace(chr(39), chr(39) * 2)}'")
+            shop.execute("s0", f"ROLLBACK PREPARED '{gid}'")
 
 
 def test_a_resolver_passes_over_a_shard_that_is_down(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
@@ -287,7 +281,7 @@ def test_a_deferred_constraint_fails_the_whole_load(shop: Shop) -> None:
     table = f"{placement.partition.schema}.single"
     shop.execute("s1", f"ALTER TABLE {table} ADD CONSTRAINT u UNIQUE (k) DEFERRABLE INITIALLY DEFERRED")
     try:
-        with pytest.raises(LoadError, match="duplicate key value.*already exists"):
+        with pytest.raises(LoadError, match=r"duplicate key value.*already exists"):
             shop.load("single", [(f"k{number % 50}",) for number in range(100)])
     finally:
         shop.execute("s1", f"ALTER TABLE {table} DROP CONSTRAINT u")
@@ -311,8 +305,9 @@ def test_triggers_see_the_partition(shop: Shop) -> None:
     schema = placement.partition.schema
     shop.execute(
         placement.shard,
-        f"CREATE FUNCTION shop.note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO single VALUES (NEW.name); "
-        f"RETURN NEW; END'; CREATE TRIGGER note BEFORE INSERT ON {schema}.item FOR EACH ROW EXECUTE FUNCTION shop.note()",
+        "CREATE FUNCTION shop.note() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN INSERT INTO single VALUES (NEW.name); RETURN NEW; END'; "
+        f"CREATE TRIGGER note BEFORE INSERT ON {schema}.item FOR EACH ROW EXECUTE FUNCTION shop.note()",
     )
     try:
         result = shop.load("item", ROWS)
@@ -327,7 +322,7 @@ def test_servers_without_prepared_transactions() -> None:
     with LocalCluster(shards=2, partitions=4, keyspace="shop", settings=settings) as cluster:
         shop = make_shop({name: cluster.url(name) for name in cluster.names})
         try:
-            with pytest.raises(LoadError, match="max_prepared_transactions = 0.*postgresql.conf"):
+            with pytest.raises(LoadError, match=r"max_prepared_transactions = 0.*postgresql\.conf"):
                 shop.load("item", ROWS)
             assert shop.rows("item") == []
             shop.load("item", [(shop.key_on("s1"), None, None, None, None)])
@@ -340,24 +335,21 @@ def test_servers_without_prepared_transactions() -> None:
             shop.close()
 
 
-def test_a_server_that_crashes_during_a_load(shop: Shop, cluster: LocalCluster) -> None:
-    name = cluster.add_shard()
-    urls = {"s0": shop.urls["s0"], name: cluster.url(name)}
-    del urls["s0"]
-    third = make_shop(urls)
+def test_a_server_that_crashes_during_a_load() -> None:
+    with LocalCluster(shards=2, partitions=4, keyspace="shop") as cluster:
+        shop = make_shop({name: cluster.url(name) for name in cluster.names})
 
-    def rows() -> Iterator[tuple[Any, ...]]:
-        yield from ROWS
-        cluster.kill(name)
-        for number in range(100, 100_000):
-            yield (number, "x" * 100, None, None, None)
+        def rows() -> Iterator[tuple[Any, ...]]:
+            yield from ROWS
+            cluster.kill("s1")
+            for number in range(100, 100_000):
+                yield (number, "x" * 100, None, None, None)
 
-    try:
-        with pytest.raises(ShardUnavailable, match=name):
-            third.load("item", rows(), batch_bytes=1000)
-        cluster.start(name)
-        third.direct[name] = connect(third.urls[name])
-        assert third.rows("item") == []
-    finally:
-        third.close()
-        cluster.stop(name)
+        try:
+            with pytest.raises(ShardUnavailable, match="s1"):
+                shop.load("item", rows(), batch_bytes=1000)
+            cluster.start("s1")
+            shop.direct["s1"] = connect(shop.urls["s1"])
+            assert shop.rows("item") == []
+        finally:
+            shop.close()

@@ -194,23 +194,15 @@ class Parts(io.RawIOBase):
 def test_a_server_that_does_not_react_loses_its_connection(
     shop: Shop, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its processes are stopped: cancellations have no effect."""
+    """Nothing is cancelled here: the load ends although the server goes on waiting."""
     monkeypatch.setattr(lanes, "CANCEL_PATIENCE", 0.0)
     with Blocker(shop, "s1") as blocker:
         thread = interrupt_when_blocked(shop, blocker)
         with pytest.raises(KeyboardInterrupt):
             shop.load("item", file)
         thread.join()
-    # The server ends the abandoned transaction as soon as it has the lock.
-    wait_for(
-        lambda: (
-            shop.rows_on(
-                "s1",
-                "SELECT count(*) FROM pg_locks WHERE locktype = 'relation' AND relation > 16384 AND pid <> pg_backend_pid()",
-            )
-            == [(0,)]
-        )
-    )
+    # The server notices when it has the lock, and ends the abandoned transaction.
+    wait_for(lambda: shop.rows_on("s1", "SELECT FROM pg_stat_activity WHERE state = 'active' AND query ~ '^SET'") == [])
     assert shop.rows("item") == []
 
 

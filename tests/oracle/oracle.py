@@ -34,7 +34,7 @@ from sqlalchemy.engine import make_url
 
 from shardpool.config import Config, parse_config
 from shardpool.engines.registry import connect_arguments
-from shardpool.errors import GatherTooLarge, RoutingError, UnsupportedStatement
+from shardpool.errors import GatherTooLarge, RoutingError, ShardpoolError, UnsupportedStatement
 from shardpool.local import LocalCluster
 from shardpool.planner.statement import from_text, to_pyformat
 from shardpool.router import Router
@@ -204,7 +204,8 @@ class Oracle:
 
 def _code_of(error: BaseException) -> str:
     original = getattr(error, "orig", error)
-    return getattr(error, "code", None) or getattr(original, "pgcode", None) or type(error).__name__
+    code = getattr(error, "code", None) if isinstance(error, ShardpoolError) else None
+    return code or getattr(original, "pgcode", None) or type(error).__name__
 
 
 def _described_alike(plain: Answer, sharded: Answer) -> str:

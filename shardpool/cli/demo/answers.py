@@ -13,7 +13,7 @@ from shardpool.router import Router
 #: What the demo asks, and what it is about.
 QUERIES = {
     1: "pricing summary",
-    4: "order priorities",
+    3: "unshipped orders",
     6: "forecast of revenue",
     12: "shipping modes",
     13: "customers by orders",

@@ -1,0 +1,79 @@
+"""``shard``: servers join and leave."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shardpool.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
+from shardpool.cli.output import show
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+app = typer.Typer(no_args_is_help=True)
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The shard's name.")]
+
+
+@app.callback()
+def _noun() -> None:
+    """Add, drain and remove shards."""
+
+
+@app.command()
+def add(
+    name: NameArgument,
+    url: Annotated[str, typer.Argument(metavar="URL", help="postgresql+psycopg2://user@host:port/database")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Add an empty database as a shard. Partitions come with the next rebalance."""
+    from shardpool.moves import add_shard
+    from shardpool.router import Router
+
+    with Router.from_file(config, listen=False) as router:
+        add_shard(router, name, url)
+        router.refresh()
+        facts = {"shard": name, "state": router.shard_map.shards[name].state, "epoch": router.shard_map.epoch}
+    facts["next"] = f'write [shards.{name}] into {config}, then: shardpool rebalance --plan'
+    show(facts, as_json, _picture)
+
+
+@app.command()
+def drain(name: NameArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Let a shard get no more partitions; the next rebalance moves its own away."""
+    from shardpool.moves import drain_shard
+    from shardpool.router import Router
+
+    with Router.from_file(config, listen=False) as router:
+        drain_shard(router, name)
+        router.refresh()
+        left = len(router.shard_map.by_shard().get(name, ()))
+        facts = {"shard": name, "state": "draining", "partitions": left, "epoch": router.shard_map.epoch}
+    facts["next"] = "shardpool rebalance --apply" if left else f"shardpool shard remove {name}"
+    show(facts, as_json, _picture)
+
+
+@app.command()
+def remove(name: NameArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Forget a shard that has no partitions left."""
+    from shardpool.moves import remove_shard
+    from shardpool.router import Router
+
+    with Router.from_file(config, listen=False) as router:
+        remove_shard(router, name)
+        router.refresh()
+        facts = {"shard": name, "state": "removed", "epoch": router.shard_map.epoch}
+    facts["next"] = f"remove [shards.{name}] from {config}"
+    show(facts, as_json, _picture)
+
+
+def _picture(facts: dict[str, Any]) -> RenderableType:
+    from rich.text import Text
+
+    parts = [f"shard {facts['shard']} is {facts['state']}, epoch {facts['epoch']}"]
+    if facts.get("partitions"):
+        parts.append(f"{facts['partitions']} partitions to move away")
+    return Text.assemble((", ".join(parts), "green"), ("\nnext: " + facts["next"], "dim"))

@@ -1,0 +1,58 @@
+"""The plan cache: what was found out about a statement, by its text. Emptied when the tables change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from shardpool.planner.statement import Statement, from_pyformat, from_text
+from shardpool.topology.shard_map import Topology
+
+T = TypeVar("T")
+
+#: Statements that are remembered; beyond that the cache starts anew.
+CACHED_STATEMENTS = 2000
+
+
+class PlanCache(Generic[T]):
+    """Compiled statements of one kind. Its dictionary may be read without a lock: entries are immutable."""
+
+    def __init__(self, compile_statement: Callable[[Statement, Topology], T]) -> None:
+        self._compile = compile_statement
+        self._entries: dict[str, T] = {}
+        self._generation = 0
+        self.hits = self.misses = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def clear(self) -> None:
+        self._generation += 1
+        self._entries = {}
+
+    def text(self, sql: str, topology: Topology) -> T:
+        """Return what was compiled for text with ``:name`` parameters."""
+        found = self._entries.get(sql)
+        if found is not None:
+            self.hits += 1
+            return found
+        return self._add(sql, from_text(sql), topology)
+
+    def pyformat(self, sql: str, topology: Topology) -> T:
+        """Return what was compiled for text in psycopg2's spelling, as SQLAlchemy writes it."""
+        # No text starts with a NUL: the two spellings do not meet.
+        found = self._entries.get("\0" + sql)
+        if found is not None:
+            self.hits += 1
+            return found
+        return self._add("\0" + sql, from_pyformat(sql), topology)
+
+    def _add(self, key: str, statement: Statement, topology: Topology) -> T:
+        self.misses += 1
+        generation = self._generation
+        compiled = self._compile(statement, topology)
+        if len(self._entries) >= CACHED_STATEMENTS:
+            self._entries = {}
+        if generation == self._generation:
+            self._entries[key] = compiled
+        return compiled

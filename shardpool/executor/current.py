@@ -1,0 +1,82 @@
+"""The current topology: one immutable value, replaced as a whole when the catalog's epoch rises.
+
+Every call takes it once and works with that. When a shard says that a partition is not there, `moved` finds out whether
+it moved, waits for the end of a cutover, and otherwise leaves the error to the user.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from shardpool.catalog import Catalog
+from shardpool.engines import Engines
+from shardpool.errors import CatalogUnavailable, InvalidShardMap
+from shardpool.topology.shard_map import Placement, Topology
+
+log = logging.getLogger(__name__)
+
+#: How long a statement waits for a partition that is between two shards, in seconds.
+CUTOVER_WAIT = 10.0
+CUTOVER_POLL = 0.02
+
+
+class CurrentTopology:
+    """Holds the topology of a router. *on_new_tables* is called after a change of the tables. Thread-safe."""
+
+    def __init__(self, catalog: Catalog, engines: Engines, on_new_tables: Callable[[], None]) -> None:
+        self._catalog = catalog
+        self._engines = engines
+        self._on_new_tables = on_new_tables
+        self._refreshing = threading.Lock()
+        self.value = catalog.load()
+        engines.set_shards(self.value.shard_map.shards)
+
+    def refresh(self) -> None:
+        """Read the catalog now. Raise `CatalogUnavailable`, or `InvalidShardMap` and keep the last good map."""
+        with self._refreshing:
+            found = self._catalog.load()
+            known = self.value
+            if found.shard_map.epoch < known.shard_map.epoch:
+                raise InvalidShardMap(
+                    f"the catalog's epoch went back from {known.shard_map.epoch} to {found.shard_map.epoch}"
+                )
+            self._engines.set_shards(found.shard_map.shards)
+            self.value = found
+            if found.tables != known.tables or found.user_functions != known.user_functions:
+                self._on_new_tables()
+
+    def refresh_quietly(self) -> None:
+        """On a notice: routing goes on with the last good map if the catalog cannot be read."""
+        try:
+            self.refresh()
+        except (CatalogUnavailable, InvalidShardMap) as error:
+            log.warning("the shard map was not refreshed: %s", error)
+
+    def moved(self, seen: Topology, placements: Iterable[Placement]) -> bool:
+        """Whether one of *placements*, as of *seen*, is no longer true; if one is moving, wait for its new place.
+
+        False: nothing moved, and the error that led here stands.
+        """
+        try:
+            if self.value is seen:
+                self.refresh()
+            return any(self._settled(placement) for placement in placements)
+        except CatalogUnavailable:
+            return False
+
+    def _settled(self, placement: Placement) -> bool:
+        deadline = time.monotonic() + CUTOVER_WAIT
+        while True:
+            current = self.value.shard_map.at(placement.partition.low)
+            if (current.partition, current.shard) != (placement.partition, placement.shard):
+                return True
+            if not current.moving:
+                # It may have moved away and back: the epoch tells.
+                return current.epoch != placement.epoch
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(CUTOVER_POLL)
+            self.refresh()

@@ -1,0 +1,74 @@
+"""Queries: bind -> run, by the kind of plan, and again if a partition moved meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg2
+
+from shardpool.engines import Engines
+from shardpool.engines.translate import translate
+from shardpool.executor.current import CurrentTopology
+from shardpool.executor.merge import Merger
+from shardpool.executor.results import RoutedResult
+from shardpool.executor.statements import MAX_RETRIES, Statements
+from shardpool.planner.ladder import CompiledQuery
+from shardpool.planner.plan import ByShard, GatherPlan, Plan, PushdownPlan, ReferencePlan, SinglePlan
+from shardpool.topology.shard_map import Placement, Topology
+
+
+class Queries:
+    """Answers compiled queries."""
+
+    def __init__(self, engines: Engines, current: CurrentTopology, statements: Statements, merger: Merger) -> None:
+        self._engines = engines
+        self._current = current
+        self._statements = statements
+        self._merger = merger
+
+    def answer(self, compiled: CompiledQuery, parameters: Mapping[str, Any]) -> RoutedResult:
+        retries = 0
+        while True:
+            topology = self._current.value
+            plan = compiled.bind(parameters, topology)
+            try:
+                return self._run(plan, parameters)
+            except psycopg2.Error as error:
+                retries += 1
+                if retries > MAX_RETRIES or not self._current.moved(topology, _placements(plan, topology)):
+                    raise translate(error, None, "", compiled.words, writes=False) from error
+
+    def _run(self, plan: Plan, parameters: Mapping[str, Any]) -> RoutedResult:
+        match plan:
+            case SinglePlan():
+                return self._statements.on_shard(plan.placement.shard, plan.sql, parameters)
+            case ReferencePlan():
+                return self._statements.on_shard(self._any_shard(), plan.sql, parameters)
+            case PushdownPlan():
+                return self._merger.pushdown(plan, parameters)
+            case GatherPlan():
+                return self._merger.gather(plan, parameters)
+
+    def _any_shard(self) -> str:
+        """The shard for statements that any can answer: the one with the fewest connections in use."""
+        stats = self._engines.stats()
+        shards = self._current.value.shard_map.by_shard()
+        return min(shards, key=lambda name: stats[name].in_use if name in stats else 0)
+
+
+def _placements(plan: Plan, topology: Topology) -> list[Placement]:
+    """Where the partitions of a plan were when it was made."""
+    match plan:
+        case SinglePlan():
+            return [plan.placement]
+        case ReferencePlan():
+            return []
+        case PushdownPlan():
+            return _of(plan.by_shard, topology)
+        case GatherPlan():
+            return [placement for relation in plan.relations for placement in _of(relation.by_shard, topology)]
+
+
+def _of(by_shard: ByShard, topology: Topology) -> list[Placement]:
+    return [topology.shard_map.placement(partition) for found in by_shard.values() for partition in found]

@@ -1,0 +1,67 @@
+"""Statements on one partition: the hot path. One round trip in autocommit mode, and again if the partition moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg2
+
+from shardpool.engines import Engines
+from shardpool.engines.translate import is_stale, translate
+from shardpool.executor.current import CurrentTopology
+from shardpool.executor.results import RoutedResult
+from shardpool.planner.keyed import KeyedStatement, types_of_key
+from shardpool.topology.key import KeyValue
+
+#: How often a statement follows a partition that moves again and again.
+MAX_RETRIES = 20
+
+
+class Statements:
+    """Runs compiled statements on single shards."""
+
+    def __init__(self, engines: Engines, current: CurrentTopology) -> None:
+        self._engines = engines
+        self._current = current
+
+    def on_partition(self, key: KeyValue, compiled: KeyedStatement, parameters: Mapping[str, Any]) -> RoutedResult:
+        """Run a statement on the partition of *key*, wherever that is by now."""
+        retries = 0
+        while True:
+            topology = self._current.value
+            placement = topology.place(key, compiled.key_types or types_of_key(key, topology))
+            partition = placement.partition
+            if compiled.written:
+                compiled.check_written(partition, parameters, topology)
+            if compiled.template:
+                sql = topology.qualifiers[partition.id].join(compiled.template)
+            else:
+                sql = topology.search_paths[partition.id] + compiled.words
+            try:
+                return self.on_shard(placement.shard, sql, parameters, compiled.writes)
+            except psycopg2.Error as error:
+                retries += 1
+                if retries > MAX_RETRIES or not self._current.moved(topology, [placement]):
+                    raise translate(error, None, placement.shard, sql, compiled.writes) from error
+
+    def on_shard(self, shard: str, sql: str, parameters: Mapping[str, Any], writes: bool = False) -> RoutedResult:
+        """Run a statement on a shard. A possibly stale placement comes out as the driver's error, the rest as ours."""
+        pool = self._engines.pool(shard)
+        entry = pool.lease()
+        connection: Any = entry.dbapi_connection
+        try:
+            cursor = connection.cursor()
+            cursor.execute(sql, parameters)
+            description = cursor.description
+            result = RoutedResult(description, cursor.fetchall() if description else [], cursor.rowcount)
+        except psycopg2.Error as error:
+            pool.give_back(entry)
+            if is_stale(error):
+                raise
+            raise translate(error, connection, shard, sql, writes) from error
+        except BaseException:
+            pool.discard(entry)
+            raise
+        pool.give_back(entry)
+        return result
