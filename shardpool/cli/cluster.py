@@ -15,8 +15,6 @@ from shardpool.cli.output import show, stderr
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from shardpool.local import LocalCluster
-
 INTERRUPTED = 130
 
 
@@ -36,10 +34,12 @@ def init(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> 
 def up(
     directory: Annotated[
         Path | None,
-        typer.Argument(metavar="DIRECTORY", help="Where the data stays. Without it, the data goes when the command ends."),
+        typer.Argument(metavar="DIRECTORY", help="Where the data stays; without it, the data goes in the end."),
     ] = None,
-    shards: Annotated[int, typer.Option("--shards", min=1, max=32, help="PostgreSQL servers to start.")] = 3,
-    partitions: Annotated[int, typer.Option("--partitions", min=1, max=9999, help="Partitions of a new keyspace.")] = 16,
+    shards: Annotated[int, typer.Option("--shards", min=1, max=32, help="Servers to start.")] = 3,
+    partitions: Annotated[
+        int, typer.Option("--partitions", min=1, max=9999, help="Partitions of a new keyspace.")
+    ] = 16,
     keyspace: Annotated[str | None, typer.Option("--keyspace", help="A new keyspace's name.  [default: app]")] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -18,7 +18,9 @@ FAILED = 1
 
 
 def doctor(
-    all_findings: Annotated[bool, typer.Option("--all", "-a", help="Show each shard's result, also where all is well.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--all", "-a", help="Show each shard's results, also the good ones.")
+    ] = False,
     repair: Annotated[
         bool, typer.Option("--repair", help="First finish schema changes and loads whose process died half way.")
     ] = False,
@@ -42,7 +44,7 @@ def doctor(
         catalog.close()
     counts = {state: sum(it.state == state for it in findings) for state in ("ok", "warning", "wrong")}
     facts = {"healthy": not counts["wrong"], **counts, "repaired": repaired, "findings": findings}
-    show(facts, as_json, lambda it: _picture(it, all_findings))
+    show(facts, as_json, lambda it: _picture(it, verbose))
     if counts["wrong"]:
         raise typer.Exit(FAILED)
 
@@ -60,17 +62,15 @@ def _repair(catalog: Any, engines: Any) -> list[str]:
     return done
 
 
-def _picture(facts: dict[str, Any], all_findings: bool) -> RenderableType:
-    from rich import box
+def _picture(facts: dict[str, Any], verbose: bool) -> RenderableType:
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("", "check", "where", "found"):
-        table.add_column(name)
+    from shardpool.cli.tables import new_table
+
+    table = new_table("", "check", "where", "found")
     marks = {"ok": Text("✓", style="green"), "warning": Text("!", style="yellow"), "wrong": Text("✗", style="bold red")}
-    for finding in facts["findings"] if all_findings else _summed_up(facts["findings"]):
+    for finding in facts["findings"] if verbose else _summed_up(facts["findings"]):
         detail = Text(finding.detail)
         if finding.hint:
             detail.append(f"\n{finding.hint}", style="dim")

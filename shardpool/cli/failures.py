@@ -73,8 +73,10 @@ def _server_message(error: psycopg2.Error) -> str:
     """What the server says, without the excerpt of a statement that the user did not write in this form."""
     said = error.diag
     parts = [said.message_primary or _one_line(str(error)), said.message_detail, said.message_hint]
-    return " ".join(part if part.endswith((".", "?", "!")) else f"{part}." for part in map(_one_line, filter(None, parts)))
+    sentences = [_one_line(part) for part in parts if part]
+    return " ".join(it if it.endswith((".", "?", "!")) else f"{it}." for it in sentences)
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split()) or "no message"
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    return "; ".join(line.removesuffix(";") for line in lines if line) or "no message"

@@ -106,14 +106,11 @@ def progress_callback(progress: Progress, description: str) -> Any:
 
 
 def _picture(facts: dict[str, Any]) -> Table:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(f"loaded into {facts['table']}")
-    for name in ("rows", "data", "time", "rows/s"):
-        table.add_column(name, justify="right")
+    from shardpool.cli.tables import new_table
+
+    table = new_table(f"loaded into {facts['table']}", "rows>", "data>", "time>", "rows/s>")
     for it in facts["files"]:
         rate = it["rows"] / it["seconds"] if it["seconds"] else 0
         cells = f"{it['rows']:,}", size(it["bytes"]), duration(it["seconds"]), f"{rate:,.0f}"

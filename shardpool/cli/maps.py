@@ -46,7 +46,7 @@ def shard_map_picture(shards: Sequence[Mapping[str, Any]], homes: Mapping[int, s
             Text(f"{shard['name']}", style=f"bold {colour}"),
             cells,
             Text(f"{count} of {total}", style="dim"),
-            _bar(shard["bytes"], largest, colour),
+            bar(shard["name"], names, shard["bytes"], largest),
         )
     return table
 
@@ -66,8 +66,9 @@ def _cells(shard: Mapping[str, Any], names: Sequence[str], homes: Mapping[int, s
     return text
 
 
-def _bar(amount: int | None, largest: int, colour: str) -> Text:
+def bar(shard: str, shards: Sequence[str], amount: int | None, largest: int) -> Text:
+    """Return bytes as a bar in the shard's colour; *largest* has the full width."""
     if amount is None:
         return Text("unreachable", style="red")
     width = round(amount / largest * BAR_WIDTH) if largest else 0
-    return Text.assemble(("█" * width, colour), (" " if width else ""), (size(amount), "dim"))
+    return Text.assemble(("█" * width, colour_of(shard, shards)), (" " if width else ""), (size(amount), "dim"))

@@ -109,15 +109,13 @@ def report_facts(report: MoveReport) -> dict[str, Any]:
 
 def moves_picture(facts: dict[str, Any]) -> RenderableType:
     """Draw the moves under way."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
+
+    from shardpool.cli.tables import new_table
 
     if not facts["moves"]:
         return Text("no moves under way", style="dim")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("move", "partition", "from", "to", "step", "copied", "heard of"):
-        table.add_column(name, justify="right" if name in ("move", "partition", "copied") else "left")
+    table = new_table("move>", "partition>", "from", "to", "step", "copied>", "heard of")
     for it in facts["moves"]:
         heard = f"{duration(it['silent_seconds'])} ago"
         last = Text(f"{heard}: shardpool move recover", style="red") if it["frozen"] else Text(heard, style="dim")

@@ -50,9 +50,7 @@ def _console(to_stderr: bool, **options: Any) -> Console:
     return console
 
 
-def print_error(
-    type: str, message: str, *, as_json: bool, retryable: bool = False, code: str | None = None
-) -> None:
+def print_error(type: str, message: str, *, as_json: bool, retryable: bool = False, code: str | None = None) -> None:
     """Print what went wrong: as one red line on stderr, or as a JSON document on stdout."""
     if as_json:
         error: dict[str, Any] = {"type": type, "message": message, "retryable": retryable}

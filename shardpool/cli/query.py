@@ -30,7 +30,7 @@ def query(
     param: ParamOption = None,
     file: FileOption = None,
     key: Annotated[
-        str | None, typer.Option("--key", "-k", help="Run on the one partition of this key: any statement, also a write.")
+        str | None, typer.Option("--key", "-k", help="Run it on the one partition of this key; also a write.")
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
     config: ConfigOption = DEFAULT_CONFIG,

@@ -59,43 +59,65 @@ def _apply(router: Any, planned: RebalancePlan, quiet: bool) -> list[dict[str, A
 def plan_facts(planned: RebalancePlan) -> dict[str, Any]:
     """Return a plan as plain values."""
     return {
-        "moves": [
-            {"partition": it.partition, "source": it.source, "target": it.target, "bytes": it.bytes, "rows": it.rows}
-            for it in planned.moves
-        ],
+        "measure": planned.measure,
+        "moves": planned.moves,
         "bytes": planned.bytes,
         "before": planned.before,
         "after": planned.after,
-        "imbalance_before": planned.imbalance_before,
-        "imbalance_after": planned.imbalance_after,
+        "imbalance_before": round(planned.imbalance_before, 4),
+        "imbalance_after": round(planned.imbalance_after, 4),
     }
 
 
 def plan_picture(facts: dict[str, Any]) -> RenderableType:
     """Draw a plan: the moves, and each shard before and after."""
-    from rich import box
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
+    from shardpool.cli.tables import new_table
+
     if not facts["moves"]:
-        return Text("balanced: nothing to move", style="green")
-    moves = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, justify in (("partition", "right"), ("from", "left"), ("to", "left"), ("bytes", "right"), ("rows", "right")):
-        moves.add_column(name, justify=cast(Any, justify))
+        return Text(f"balanced by {facts['measure']}: nothing to move", style="green")
+    moves = new_table("partition>", "from", "to", "bytes>", "rows>")
     for it in facts["moves"]:
-        moves.add_row(f"{it['partition']:02}", it["source"], it["target"], size(it["bytes"]), f"{it['rows']:,}")
-    return Group(moves, _balance(facts), Text(f"{len(facts['moves'])} moves, {size(facts['bytes'])}", style="bold"))
+        moves.add_row(f"{it.partition:02}", it.source, it.target, size(it.bytes), f"{it.rows:,}")
+    before, after = facts["imbalance_before"], facts["imbalance_after"]
+    moved = f"{_moves(len(facts['moves']))}, {size(facts['bytes'])}"
+    told = f"{moved}; imbalance by {facts['measure']} {before:.0%} → {after:.0%}"
+    return Group(moves, Text(""), _balance(facts), Text(""), Text(told, style="bold"))
 
 
 def _balance(facts: dict[str, Any]) -> RenderableType:
+    """Each shard before and after: partitions, bytes, and a bar of the latter."""
     from rich.text import Text
 
-    return Text(f"{facts['before']} -> {facts['after']}")
+    from shardpool.cli.maps import bar
+    from shardpool.cli.tables import new_table
+
+    largest = max(it.bytes for it in (*facts["before"].values(), *facts["after"].values()))
+    names = list(facts["after"])
+    table = new_table("shard", "partitions", "before", "after")
+    for name in names:
+        before, after = facts["before"][name], facts["after"][name]
+        count = Text(f"{before.count:2} → {after.count:2}", style="" if before.count == after.count else "bold")
+        table.add_row(name, count, bar(name, names, before.bytes, largest), bar(name, names, after.bytes, largest))
+    return table
 
 
 def _done_picture(facts: dict[str, Any]) -> RenderableType:
+    from rich.console import Group
     from rich.text import Text
 
+    from shardpool.cli.tables import new_table
+
+    table = new_table("partition>", "from", "to", "rows>", "time>", "its writers waited>")
+    for it in facts["reports"]:
+        times = duration(it["seconds"]), duration(it["pause"])
+        table.add_row(f"{it['partition']:02}", it["source"], it["target"], f"{it['rows']:,}", *times)
     seconds = sum(it["seconds"] for it in facts["reports"])
-    return Text(f"{len(facts['reports'])} partitions moved in {duration(seconds)}", style="green")
+    done = f"{_moves(len(facts['reports']))} done in {duration(seconds)}"
+    return Group(Text(""), table, Text(done, style="green"))
+
+
+def _moves(count: int) -> str:
+    return f"{count} move{'s' * (count != 1)}"

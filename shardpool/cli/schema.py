@@ -12,7 +12,7 @@ from shardpool.cli.output import show
 from shardpool.cli.query import read_text
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
     from shardpool.topology.tables import TableKind
 
@@ -75,26 +75,21 @@ def read_tables(sharded: list[str] | None, reference: list[str] | None) -> dict[
     return tables
 
 
-def _picture(facts: dict[str, Any]) -> Table:
-    from rich import box
-    from rich.table import Table
+def _picture(facts: dict[str, Any]) -> RenderableType:
+    from rich.console import Group
     from rich.text import Text
+
+    from shardpool.cli.tables import new_table
 
     places = {
         "partition": f"{facts['partitions']} partitions",
         "shard": f"{len(facts['shards'])} shards",
     }
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left", caption_style="dim",
-        caption=f"{facts['applied']} applied, {facts['unchanged']} unchanged",
-    )  # fmt: skip
-    table.add_column("statement", no_wrap=True)
-    table.add_column("where")
-    table.add_column("state")
+    table = new_table("statement", "where", "state")
     for it in facts["statements"]:
         style = "green" if it.state == "applied" else "dim"
         table.add_row(Text(_shortened(it.statement)), places[it.scope], Text(it.state, style=style))
-    return table
+    return Group(table, Text(f"{facts['applied']} applied, {facts['unchanged']} unchanged", style="dim"))
 
 
 def _shortened(statement: str) -> str:

@@ -35,23 +35,23 @@ def add(
 
     with Router.from_file(config, listen=False) as router:
         add_shard(router, name, url)
-        router.refresh()
         facts = {"shard": name, "state": router.shard_map.shards[name].state, "epoch": router.shard_map.epoch}
-    facts["next"] = f'write [shards.{name}] into {config}, then: shardpool rebalance --plan'
+    facts["next"] = f"write [shards.{name}] into {config}, then: shardpool rebalance --plan"
     show(facts, as_json, _picture)
 
 
 @app.command()
 def drain(name: NameArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """Let a shard get no more partitions; the next rebalance moves its own away."""
+    from shardpool.cli.rebalance import plan_facts
     from shardpool.moves import drain_shard
     from shardpool.router import Router
 
     with Router.from_file(config, listen=False) as router:
-        drain_shard(router, name)
-        router.refresh()
+        plan = drain_shard(router, name)
         left = len(router.shard_map.by_shard().get(name, ()))
         facts = {"shard": name, "state": "draining", "partitions": left, "epoch": router.shard_map.epoch}
+        facts["plan"] = plan_facts(plan)
     facts["next"] = "shardpool rebalance --apply" if left else f"shardpool shard remove {name}"
     show(facts, as_json, _picture)
 
@@ -64,7 +64,6 @@ def remove(name: NameArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: J
 
     with Router.from_file(config, listen=False) as router:
         remove_shard(router, name)
-        router.refresh()
         facts = {"shard": name, "state": "removed", "epoch": router.shard_map.epoch}
     facts["next"] = f"remove [shards.{name}] from {config}"
     show(facts, as_json, _picture)

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 UNAVAILABLE = 3
 
-# Sizes are exact, rows are the planner's estimate.
+# Sizes are exact, rows are what the statistics say.
 _SIZES = """
-SELECT n.nspname, sum(pg_total_relation_size(c.oid))::bigint, sum(greatest(c.reltuples, 0))::bigint
+SELECT n.nspname, sum(pg_total_relation_size(c.oid))::bigint, sum(pg_stat_get_live_tuples(c.oid))::bigint
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'r' AND n.nspname = ANY(%s) AND c.relname <> 'shardpool_ddl' GROUP BY n.nspname
 """
@@ -109,7 +109,8 @@ def status_picture(facts: dict[str, Any]) -> RenderableType:
         ("   catalog ", "dim"),
         facts["catalog"],
     )
-    parts: list[RenderableType] = [head, Text(""), shard_map_picture(facts["shards"]), _connections(facts["shards"])]
+    shards = facts["shards"]
+    parts: list[RenderableType] = [head, Text(""), shard_map_picture(shards), Text(""), _connections(shards), Text("")]
     if facts["tables"]:
         parts.append(Text.assemble(("sharded tables    ", "dim"), ", ".join(sharded) or "none"))
         parts.append(Text.assemble(("reference tables  ", "dim"), ", ".join(reference) or "none"))
@@ -123,14 +124,11 @@ def status_picture(facts: dict[str, Any]) -> RenderableType:
 
 
 def _connections(shards: list[dict[str, Any]]) -> RenderableType:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, justify in (("shard", "left"), ("server", "left"), ("state", "left"), ("rows ~", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    table.add_column("shardpool's connections", justify="right")
+    from shardpool.cli.tables import new_table
+
+    table = new_table("shard", "server", "state", "rows ~>", "shardpool's connections>")
     for shard in shards:
         if shard["reachable"]:
             used = shard["connections"]

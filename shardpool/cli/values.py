@@ -81,9 +81,11 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time for people: ``0.42 ms``, ``37 ms``, ``1.8 s``, ``3:07 min``."""
+    """Return a time for people: ``42 µs``, ``4.2 ms``, ``37 ms``, ``1.8 s``, ``3:07 min``."""
+    if seconds < 0.001:
+        return f"{seconds * 1_000_000:.0f} µs"
     if seconds < 0.01:
-        return f"{seconds * 1000:.2f} ms"
+        return f"{seconds * 1000:.1f} ms"
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 100:

@@ -83,8 +83,9 @@ def plan_statements(
             planned.append(it)
             if not it.unchanged:
                 history.fold(it, digest(statement.tree))
+    created = {it.tree.relation.relname for it in script if isinstance(it.tree, pb.CreateStmt)}
     for name in declared:
-        if name not in history.tables:
+        if name not in history.tables and name not in created:
             raise refuse("SP211", table=name)
     return tuple(planned)
 

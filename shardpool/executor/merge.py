@@ -116,21 +116,30 @@ class Merger:
 
 
 def _gather_relation(job: _Job, relation: Relation) -> None:
-    columns = ", ".join(
-        f"{quote(column.name)} {column.type}" + (f" COLLATE {column.collation}" if column.collation else "")
-        for column in relation.columns
+    columns = _text(
+        ", ".join(
+            f"{quote(column.name)} {column.type}" + (f" COLLATE {column.collation}" if column.collation else "")
+            for column in relation.columns
+        )
     )
-    job.execute(f"CREATE TEMPORARY TABLE {quote(relation.name)} ({columns}) ON COMMIT DROP")
-    table = f"pg_temp.{quote(relation.name)}"
+    name = f"pg_temp.{quote(relation.name)}"
+    table = _text(name)
+    job.execute(f"CREATE TEMPORARY TABLE {_text(quote(relation.name))} ({columns}) ON COMMIT DROP")
     rows = 0
     if job.node in relation.by_shard:
         rows += job.execute(f"INSERT INTO {table} {union_all(relation.select, relation.by_shard[job.node])}")
-        job.count_local(table)
-    rows += job.load(table, relation.select, relation.by_shard)
+        job.count_local(name)
+    rows += job.load(name, relation.select, relation.by_shard)
     if relation.primary_key:
-        job.execute(f"ALTER TABLE {table} ADD PRIMARY KEY ({', '.join(map(quote, relation.primary_key))})")
+        key = _text(", ".join(map(quote, relation.primary_key)))
+        job.execute(f"ALTER TABLE {table} ADD PRIMARY KEY ({key})")
     if rows >= ANALYSE_ROWS:
         job.execute(f"ANALYZE {table}")
+
+
+def _text(sql: str) -> str:
+    """Return *sql* for a statement with parameters, where psycopg2 wants percent signs doubled."""
+    return sql.replace("%", "%%")
 
 
 class _Job:
@@ -160,7 +169,7 @@ class _Job:
 
     def count_local(self, table: str) -> None:
         with self._leases.connection(self.node).cursor() as cursor:
-            cursor.execute(f"SELECT pg_table_size('{table}')")
+            cursor.execute("SELECT pg_table_size(%s)", (table,))
             self._count(cursor.fetchone()[0])
 
     def load(self, table: str, select: str, by_shard: ByShard) -> int:

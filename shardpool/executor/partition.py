@@ -38,7 +38,7 @@ class PartitionContext:
             rows: Sequence[Mapping[str, Any]] = parameters if isinstance(parameters, list) else [parameters]
             for row in rows:
                 compiled.check_written(self.placement.partition, row if isinstance(row, Mapping) else {}, self.topology)
-            sql = compiled.words
+            sql = self.topology.qualifiers[self.placement.partition.id].join(compiled.template)
         path = self.topology.search_paths[self.placement.partition.id]
         if cursor.name:
             # A server-side cursor declares itself around the text: the path goes ahead of it.

@@ -34,10 +34,9 @@ class Statements:
             partition = placement.partition
             if compiled.written:
                 compiled.check_written(partition, parameters, topology)
-            if compiled.template:
-                sql = topology.qualifiers[partition.id].join(compiled.template)
-            else:
-                sql = topology.search_paths[partition.id] + compiled.words
+            sql = topology.qualifiers[partition.id].join(compiled.template)
+            if compiled.needs_path:
+                sql = topology.search_paths[partition.id] + sql
             try:
                 return self.on_shard(placement.shard, sql, parameters, compiled.writes)
             except psycopg2.Error as error:

@@ -1,3 +1,44 @@
-from shardpool.moves.partition import move_partition
+"""Moving partitions between live servers, and shards in and out.
 
-__all__ = ["move_partition"]
+A move is the tuple `steps.STEPS`: copy the partition to the target under a hidden name while its writers wait, compare
+every row, rename it on the source so that nobody reaches it there any more, flip its placement in the catalog, rename
+it on the target so that everybody reaches it there. No instant has two owners, and before the flip everything can be
+undone.
+
+What can go wrong is met in one place each. `journal`: nobody changes the catalog for a move that another process has
+taken over. `servers`: nobody has a connection for it either. `settle`: from what the catalog says, any process undoes
+or completes any move. `fence`: why no statement reads or writes a partition where it no longer is. `lock`: how writers
+are made to wait and not to fail.
+"""
+
+from shardpool.moves.journal import Leftover, MoveTakenOver
+from shardpool.moves.partition import move_partition
+from shardpool.moves.progress import MoveProgress
+from shardpool.moves.rebalance import PlannedMove, RebalancePlan, ShardTotals, apply_rebalance, plan_rebalance
+from shardpool.moves.recovery import Recovered, recover_moves
+from shardpool.moves.runner import MoveReport
+from shardpool.moves.shards import add_shard, drain_shard, remove_shard
+from shardpool.moves.status import MoveStatus, move_status
+from shardpool.moves.steps import STEPS, Step
+
+__all__ = [
+    "STEPS",
+    "Leftover",
+    "MoveProgress",
+    "MoveReport",
+    "MoveStatus",
+    "MoveTakenOver",
+    "PlannedMove",
+    "RebalancePlan",
+    "Recovered",
+    "ShardTotals",
+    "Step",
+    "add_shard",
+    "apply_rebalance",
+    "drain_shard",
+    "move_partition",
+    "move_status",
+    "plan_rebalance",
+    "recover_moves",
+    "remove_shard",
+]

@@ -9,6 +9,8 @@ are locked before children, as most transactions write them.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import psycopg2
 from psycopg2 import errors
@@ -16,8 +18,9 @@ from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_a
 
 from shardpool.errors import CutoverTimeout
 from shardpool.moves.holders import read_holders, writers
-from shardpool.moves.layout import qualified, read_layout
+from shardpool.moves.layout import read_layout
 from shardpool.moves.move import Move
+from shardpool.topology.names import quote
 
 TRIES = 12
 #: The length of a try, as a share of the server's deadlock_timeout: first, second, third, then again.
@@ -33,7 +36,14 @@ _IN_USE = (errors.LockNotAvailable, errors.QueryCanceled, errors.DeadlockDetecte
 
 
 def lock(move: Move) -> None:
-    """Lock all tables against writers, in a transaction on the source that stays open.
+    """Lock all tables of the partition against writers, in a transaction on the source that stays open."""
+    source, schema = move.servers.source, move.record.schema
+    lock_tables(source, schema, lambda: [table.name for table in read_layout(source, schema)], str(move.record))
+    move.locked_at = time.monotonic()
+
+
+def lock_tables(connection: Any, schema: str, names: Callable[[], Sequence[str]], what: str) -> None:
+    """Lock the tables that *names* returns, in this order. Raise `CutoverTimeout`, beginning with *what*.
 
     EXCLUSIVE lets readers go on. It waits for whoever has written, or locked rows, also in a prepared transaction.
     """
@@ -45,25 +55,23 @@ def lock(move: Move) -> None:
     try:
         for attempt in retrying:
             with attempt:
-                _try(move, PATIENCE[attempt.retry_state.attempt_number % len(PATIENCE) - 1])
+                _try(connection, schema, names, PATIENCE[attempt.retry_state.attempt_number % len(PATIENCE) - 1])
     except RetryError as error:
-        holders = writers(read_holders(move.servers.source, move.record.schema))
+        holders = writers(read_holders(connection, schema))
         who = ", ".join(map(str, holders)) or "transactions that have ended by now"
         raise CutoverTimeout(
-            f"{move.record}: its tables could not be locked in {TRIES} tries, in use by {who}; nothing was moved"
+            f"{what}: the tables could not be locked in {TRIES} tries, in use by {who}; nothing was changed"
         ) from error.last_attempt.exception()
 
 
-def _try(move: Move, patience: float) -> None:
-    source = move.servers.source
+def _try(connection: Any, schema: str, names: Callable[[], Sequence[str]], patience: float) -> None:
     try:
-        tables = read_layout(source, move.record.schema)
-        with source.cursor() as cursor:
+        tables = ", ".join(f"{quote(schema)}.{quote(name)}" for name in names())
+        with connection.cursor() as cursor:
             cursor.execute(_SET_TIMEOUT, (patience,))
             if tables:
-                cursor.execute(f"LOCK TABLE {qualified(move.record.schema, tables)} IN EXCLUSIVE MODE")
+                cursor.execute(f"LOCK TABLE {tables} IN EXCLUSIVE MODE")
             cursor.execute("SET LOCAL statement_timeout = 0")
     except psycopg2.Error:
-        source.rollback()
+        connection.rollback()
         raise
-    move.locked_at = time.monotonic()

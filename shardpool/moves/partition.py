@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
-
 from shardpool.bulk import faults
 from shardpool.errors import MoveInProgress, NoSuchShard, PreflightFailed
 from shardpool.moves.checks import check_move
 from shardpool.moves.journal import Journal
+from shardpool.moves.locks import keyspace_locked, move_lock
 from shardpool.moves.progress import Callback, Meter
 from shardpool.moves.record import MoveRecord
-from shardpool.moves.recovery import move_lock, recover_moves
+from shardpool.moves.recovery import recover_moves
 from shardpool.moves.runner import MoveReport, run_move
 from shardpool.moves.steps import FIRST
 from shardpool.router import Router
-
-#: So long, in seconds, a move waits for a schema change, or another move that begins, to let it begin.
-BEGIN_PATIENCE = 10.0
 
 
 def move_partition(router: Router, partition: int, to: str, *, progress: Callback | None = None) -> MoveReport:
@@ -37,7 +33,7 @@ def move_partition(router: Router, partition: int, to: str, *, progress: Callbac
     recover_moves(router)
     busy = MoveInProgress(f"partition {partition} is being moved by another process")
     meter = Meter(partition, progress)
-    with router.catalog.lock(move_lock(partition), lambda: busy):
+    with move_lock(router, partition, busy):
         router.refresh()
         meter.enter("preflight")
         source = _source(router, partition, to)
@@ -66,19 +62,8 @@ def _source(router: Router, partition: int, to: str) -> str:
 
 def _register(router: Router, partition: int, source: str, target: str) -> MoveRecord:
     """Write the move into the catalog, while no schema change can begin."""
-    busy = MoveInProgress("a schema change, or another move that begins, holds the keyspace's lock")
-    retrying = Retrying(
-        retry=retry_if_exception_type(MoveInProgress),
-        stop=stop_after_delay(BEGIN_PATIENCE),
-        wait=wait_random(0.02, 0.2),
-        reraise=True,
-    )
-
-    def register() -> MoveRecord:
-        with router.catalog.lock("topology", lambda: busy):
-            faults.fault_point("move:register:before")
-            record = Journal(router.catalog).register(partition, source, target, FIRST)
-            faults.fault_point("move:register:after")
-            return record
-
-    return retrying(register)
+    with keyspace_locked(router):
+        faults.fault_point("move:register:before")
+        record = Journal(router.catalog).register(partition, source, target, FIRST)
+        faults.fault_point("move:register:after")
+        return record

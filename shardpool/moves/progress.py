@@ -46,6 +46,9 @@ class Meter:
         self.started[step] = self.seconds
         self.tell()
 
+    def add_bytes(self, size: int) -> None:
+        self.bytes += size
+
     def tick(self) -> None:
         """Tell the callback if it was not told lately."""
         if time.monotonic() - self._told >= INTERVAL:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import psycopg2
-from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from shardpool.errors import ShardpoolError
 from shardpool.moves.create import drop_schema
 from shardpool.moves.journal import Journal, Leftover, MoveTakenOver
+from shardpool.moves.locks import break_move_lock, move_lock
 from shardpool.moves.record import MoveRecord
 from shardpool.moves.settle import settle
 from shardpool.router import Router
@@ -74,16 +74,12 @@ def drop_leftovers(router: Router) -> list[Leftover]:
     return remaining
 
 
-def move_lock(partition: int) -> str:
-    """Return the name of the lock that a process holds while it works on a partition's move."""
-    return f"move {partition}"
-
-
 def _recover(router: Router, record: MoveRecord, frozen_after: float) -> Recovered:
     try:
         if Journal(router.catalog).seconds_silent(record) > frozen_after:
-            _break_lock(router, record)
-        with router.catalog.lock(move_lock(record.partition), lambda: _Busy(str(record))):
+            break_move_lock(router, record.partition)
+            log.warning("%s gave no sign of life: its lock was taken away", record)
+        with move_lock(router, record.partition, _Busy()):
             outcome, _ = settle(router, record)
         return _recovered(record, outcome)
     except _Busy:
@@ -97,20 +93,6 @@ def _recover(router: Router, record: MoveRecord, frozen_after: float) -> Recover
 
 class _Busy(Exception):
     """A process is at work on the move."""
-
-
-def _break_lock(router: Router, record: MoveRecord) -> None:
-    """End the catalog session of a process that holds the move's lock and is not heard of."""
-    query = text(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks "
-        "WHERE locktype = 'advisory' AND objsubid = 1 AND granted "
-        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
-        "AND (classid::bigint << 32) | objid::bigint = hashtextextended(:name, 0)"
-    )
-    name = f"shardpool {router.catalog.keyspace} {move_lock(record.partition)}"
-    with router.catalog.begin() as connection:
-        if connection.execute(query, {"name": name}).all():
-            log.warning("%s gave no sign of life: its lock was taken away", record)
 
 
 def _recovered(

@@ -83,12 +83,17 @@ class Servers:
         if shard not in self._open:
             connection = self._borrowed.enter_context(self._router.engines.borrow(shard))
             self._open[shard] = connection
-            settings = {"application_name": self._record.session_name, **SETTINGS}
-            with connection.cursor() as cursor:
-                cursor.execute(_SET, (list(settings), list(settings.values())))
-            connection.commit()
+            configure(connection, self._record.session_name)
             Journal(self._router.catalog).check(self._record)
         return self._open[shard]
+
+
+def configure(connection: Any, name: str) -> None:
+    """Name a session, and give it the settings for copying and comparing."""
+    settings = {"application_name": name, **SETTINGS}
+    with connection.cursor() as cursor:
+        cursor.execute(_SET, (list(settings), list(settings.values())))
+    connection.commit()
 
 
 def end_sessions(router: Router, record: MoveRecord, shard: str) -> None:

@@ -9,20 +9,24 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import postgast
+from google.protobuf.message import DecodeError
 from postgast import pg_query_pb2 as pb
 
 from shardpool.errors import InvalidSQL
+from shardpool.planner.refusals import refuse
 
 #: Any message of the tree. libpg_query's classes are generated; their fields are checked by the tests, not by mypy.
 Tree: TypeAlias = Any
 
 
 def parse(sql: str) -> Tree:
-    """Parse *sql* into a `ParseResult`. Raise `InvalidSQL` with PostgreSQL's own message."""
+    """Parse *sql* into a `ParseResult`. Raise `InvalidSQL` with PostgreSQL's own message, or refuse deep nesting."""
     try:
         return postgast.parse(sql)
     except postgast.PgQueryError as error:
         raise InvalidSQL(f"{error.message} (at character {error.cursorpos})") from error
+    except DecodeError as error:
+        raise refuse("SP115") from error
 
 
 def kind(node: Tree) -> str:

@@ -9,6 +9,8 @@ once
     May differ from call to call or server to server: evaluated on one server only.
 aggregate, window
     As PostgreSQL knows them.
+server
+    Tells about, or changes, one server, session or catalog; or is part of PostgreSQL's machinery.
 
 A name in none of these, or also defined outside pg_catalog on the shards, may read anything: it is *unknown*.
 """
@@ -60,4 +62,8 @@ def is_repeatable(name: str) -> bool:
 
 def is_known(name: str) -> bool:
     """Whether the function is PostgreSQL's own and reads no tables."""
-    return any(name in names for names in _classes().values())
+    return any(name in names for kind, names in _classes().items() if kind != "server")
+
+
+def is_of_server(name: str) -> bool:
+    return name in _classes()["server"]

@@ -63,14 +63,22 @@ def _mentioned(statement: Statement, analysis: Analysis) -> frozenset[str] | Non
         match node:
             case pb.ColumnRef():
                 parts = column_fields(node)
-                if parts[-1] in aliases or "*" in parts:
+                if parts[-1] in aliases or "*" in parts or not _is_plain_column(parts, analysis):
                     return None
                 found.add(parts[-1])
             case pb.JoinExpr():
-                if node.is_natural:
+                if node.is_natural or node.HasField("alias") or node.HasField("join_using_alias"):
                     return None
                 found.update(names(node.using_clause))
     return frozenset(found)
+
+
+def _is_plain_column(parts: tuple[str, ...], analysis: Analysis) -> bool:
+    """Whether ``o.x`` is column x of o; it may also be the function x of the row o."""
+    if len(parts) == 1:
+        return True
+    meant = [item for scope in analysis.scopes for item in scope.items if item.alias == parts[-2]]
+    return all(item.columns is not None and parts[-1] in item.columns for item in meant)
 
 
 def _condition(items: list[Item], topology: Topology) -> Tree | None:

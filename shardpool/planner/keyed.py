@@ -17,10 +17,10 @@ from shardpool.errors import CrossShardTransaction, KeyTypeMismatch, UnknownTabl
 from shardpool.planner.ast import Tree, column_fields, is_a, kind, names, walk
 from shardpool.planner.pins import UNKNOWN, Constant, Parameter, Source, key_value, source_of
 from shardpool.planner.refusals import refuse
-from shardpool.planner.safety import check
-from shardpool.planner.scopes import SYSTEM_SCHEMAS
+from shardpool.planner.safety import check_session
+from shardpool.planner.scopes import SYSTEM_SCHEMAS, analyse
 from shardpool.planner.statement import Statement
-from shardpool.planner.words import cte_names, partition_template, unqualified
+from shardpool.planner.words import Template, in_partition, on_search_path
 from shardpool.topology.key import KeyType, KeyValue, key_type_of
 from shardpool.topology.shard_map import Partition, Topology
 from shardpool.topology.tables import Table
@@ -57,17 +57,15 @@ class WrittenKey:
 class KeyedStatement:
     """A statement for one partition.
 
-    `template` joined by the partition's schema reads its tables without a search path; it is empty where only the
-    search path will do (writes may fire triggers, functions may read tables).
+    `template` joined by the partition's schema and a dot is its text. `needs_path`: only with the partition in the
+    search path (writes may fire triggers, and functions may read tables).
     """
 
-    statement: Statement
-    words: str
-    template: tuple[str, ...]
+    template: Template
+    needs_path: bool
     key_types: tuple[KeyType, ...]
     written: tuple[WrittenKey, ...]
     writes: bool
-    returns_rows: bool
 
     def check_written(self, partition: Partition, parameters: Mapping[str, Any], topology: Topology) -> None:
         """Raise `CrossShardTransaction` if a row that is written belongs to another partition."""
@@ -126,26 +124,23 @@ def _temporary(node: Tree) -> bool:
 
 
 def _compile(statement: Statement, topology: Topology, strict: bool) -> KeyedStatement:
-    ctes = cte_names(statement)
-    tables = list(_tables(statement, topology, ctes, strict))
+    tables = list(_tables(statement, topology, strict))
     types = {table.key_types for table in tables if table.sharded}
     if len(types) > 1:
         listed = ", ".join(sorted(table.name for table in tables if table.sharded))
         raise CrossShardTransaction(f"the tables {listed} have partition keys of different types: no key fits them all")
     rows = tuple(_written(statement, topology))
     writes = any(isinstance(node, pb.InsertStmt | pb.UpdateStmt | pb.DeleteStmt) for node in walk(statement.node))
-    plain = is_a(statement.node, "select_stmt") and not writes and check(statement.node, topology) is None
-    template = partition_template(statement, topology.keyspace, topology.tables, ctes) if plain else ()
-    returns_rows = not writes or any(
-        getattr(node, "returning_clause", None) is not None and node.HasField("returning_clause")
-        for node in walk(statement.node)
-        if isinstance(node, pb.InsertStmt | pb.UpdateStmt | pb.DeleteStmt)
-    )
-    words = unqualified(statement, topology.keyspace)
-    return KeyedStatement(statement, words, template, next(iter(types), ()), rows, writes, returns_rows)
+    unknown = check_session(statement.node, topology) if strict else None
+    if strict and is_a(statement.node, "select_stmt") and not writes and unknown is None:
+        occurrences = analyse(statement.node.select_stmt, topology).occurrences
+        template = in_partition(statement, topology, [item.node for item in occurrences])
+        return KeyedStatement(template, False, next(iter(types), ()), rows, writes)
+    return KeyedStatement(on_search_path(statement, topology), True, next(iter(types), ()), rows, writes)
 
 
-def _tables(statement: Statement, topology: Topology, ctes: frozenset[str], strict: bool) -> Iterator[Table]:
+def _tables(statement: Statement, topology: Topology, strict: bool) -> Iterator[Table]:
+    ctes = {node.ctename for node in walk(statement.node) if isinstance(node, pb.CommonTableExpr)}
     for node in walk(statement.node):
         if not isinstance(node, pb.RangeVar) or (node.relname in ctes and not node.schemaname):
             continue

@@ -16,10 +16,10 @@ from shardpool.planner.pins import Pin, find_pins, partitions_of
 from shardpool.planner.plan import GatherPlan, Plan, PushdownPlan, Reason, ReferencePlan, Relation, SinglePlan
 from shardpool.planner.pushdown import Pushdown, plan_pushdown
 from shardpool.planner.refusals import refuse
-from shardpool.planner.safety import check, moving_parameters
+from shardpool.planner.safety import check_query, check_session, moving_parameters
 from shardpool.planner.scopes import Analysis, analyse
 from shardpool.planner.statement import Statement
-from shardpool.planner.words import cte_names, in_partition, partition_template, unqualified
+from shardpool.planner.words import Template, in_partition, over_gathered
 from shardpool.topology.shard_map import Topology
 
 
@@ -29,15 +29,17 @@ def compile_query(statement: Statement, topology: Topology) -> CompiledQuery:
         raise refuse("SP101", kind(statement.node).removesuffix("_stmt").replace("_", " ").upper() or "nothing")
     select = statement.node.select_stmt
     analysis = analyse(select, topology)
-    unknown = check(select, topology)
+    unknown = check_session(select, topology)
+    check_query(select, topology)
+    words = over_gathered(statement, topology)
     if not any(item.table is not None and item.table.sharded for item in analysis.occurrences):
-        return CompiledQuery(statement, analysis, (), unqualified(statement, topology.keyspace), (), "", (), unknown)
+        return CompiledQuery(statement, analysis, (), words, (), "", (), unknown)
     return CompiledQuery(
         statement,
         analysis,
         find_pins(analysis, statement),
-        unqualified(statement, topology.keyspace),
-        partition_template(statement, topology.keyspace, topology.tables, cte_names(statement)),
+        words,
+        in_partition(statement, topology, [item.node for item in analysis.occurrences]),
         _pushdown(analysis, statement, topology, unknown),
         plan_sources(analysis, statement, topology, unknown),
         unknown,
@@ -60,7 +62,7 @@ class CompiledQuery:
     analysis: Analysis
     pins: tuple[Pin | None, ...]
     words: str
-    template: tuple[str, ...]
+    template: Template
     pushdown: Pushdown | str
     sources: tuple[Source, ...]
     unknown_function: str | None
@@ -81,6 +83,8 @@ class CompiledQuery:
         reasons = [single, Reason("reference", "the statement reads sharded tables")]
         if isinstance(self.pushdown, str):
             reasons.append(Reason("pushdown", self.pushdown))
+        elif not all(_plain_limit(parameters.get(name)) for name in self.pushdown.limits):
+            reasons.append(Reason("pushdown", "LIMIT or OFFSET is not a plain number"))
         elif moving_parameters(parameters):
             reasons.append(Reason("pushdown", "a parameter may mean the current time"))
         else:
@@ -102,7 +106,7 @@ class CompiledQuery:
         if len(found) != 1:
             return Reason("single", f"the keys lie in {len(found)} partitions")
         placement = topology.shard_map.placement(found.pop())
-        return SinglePlan(placement, in_partition(self.template, placement.partition.schema))
+        return SinglePlan(placement, topology.qualifiers[placement.partition.id].join(self.template))
 
     def _gather(
         self,
@@ -117,7 +121,8 @@ class CompiledQuery:
         relations = []
         pruned = False
         for source in self.sources:
-            partitions = _union(pinned[index] for index in source.occurrences)
+            # What an unknown function reads is not restricted by the statement's own conditions.
+            partitions = None if self.unknown_function else _union(pinned[index] for index in source.occurrences)
             pruned = pruned or partitions is not None
             names = {column.name for column in source.columns}
             key = source.table.primary_key
@@ -131,6 +136,10 @@ class CompiledQuery:
                 )
             )
         return GatherPlan(tuple(relations), self.words, pruned, reasons)
+
+
+def _plain_limit(value: object) -> bool:
+    return value is None or (type(value) is int and 0 <= value < 1 << 62)
 
 
 def _union(sets: Iterable[frozenset[int] | None]) -> frozenset[int] | None:

@@ -44,7 +44,8 @@ def _figure(node: Tree) -> tuple[str, int] | None:
             return "array", 2
         case pb.A_Expr():
             return ("nullif", 2) if value.kind == pb.AEXPR_NULLIF else (UNNAMED, 0)
-        case pb.A_Const() | pb.ParamRef() | pb.BoolExpr() | pb.NullTest() | pb.BooleanTest():
+        case pb.A_Const() | pb.BoolExpr() | pb.NullTest() | pb.BooleanTest():
             return UNNAMED, 0
         case _:
+            # Among them parameters: psycopg2 writes some as casts, which have names.
             return None

@@ -8,6 +8,7 @@ each partition's (`colocation`), and because everything evaluated per partition 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from postgast import pg_query_pb2 as pb
@@ -32,6 +33,8 @@ class Pushdown:
     partial: str
     merge: Concatenation | MergeQuery
     carrier: Item
+    #: Names of the parameters in LIMIT and OFFSET.
+    limits: tuple[str, ...] = ()
 
 
 class _Refused(Exception):
@@ -51,16 +54,30 @@ def plan_pushdown(analysis: Analysis, statement: Statement, topology: Topology) 
             partial, merge = _Sorted(select, scope).queries()
         else:
             partial, merge = _first_rows(select), None
-        text = to_sql(per_partition(partial, scope.items))
+        _check_columns(partial, scope)
+        text = to_sql(per_partition(partial, scope.items, topology.keyspace))
         sharded = sum(1 for item in scope.items if item.table is not None and item.table.sharded)
         if text.count(SCHEMA_MARKER) != sharded:
             raise UnfaithfulText(text)
         combined = _concatenation(select, statement) if merge is None else MergeQuery(_merge_text(merge, statement))
-        return Pushdown(to_pyformat(text, statement), combined, carrier)
+        return Pushdown(to_pyformat(text, statement), combined, carrier, tuple(_limit_parameters(select, statement)))
     except (_Refused, NotColocated, NotPartial) as reason:
         return str(reason)
     except UnfaithfulText:
         return "the generated text could not be proven faithful"
+
+
+def _check_columns(partial: Tree, scope: Scope) -> None:
+    """Every reference must be a column: whole rows have another type in every partition."""
+    for node in walk(partial):
+        if isinstance(node, pb.ColumnRef) and column_fields(node)[-1] != "*" and scope.resolve(node) is None:
+            raise _Refused(f"{'.'.join(column_fields(node))} is not certain to be a column")
+
+
+def _limit_parameters(select: Tree, statement: Statement) -> Iterator[str]:
+    for name in ("limit_count", "limit_offset"):
+        if select.HasField(name) and is_a(getattr(select, name), "param_ref"):
+            yield statement.names[getattr(select, name).param_ref.number - 1]
 
 
 def _merge_text(merge: Tree, statement: Statement) -> str:
@@ -115,9 +132,10 @@ def _first_rows(select: Tree) -> Tree:
     if select.HasField("limit_offset"):
         copy.ClearField("limit_offset")
         if _limited(select):
-            bound = expression("a + b")
-            bound.a_expr.lexpr.CopyFrom(select.limit_count)
-            bound.a_expr.rexpr.CopyFrom(select.limit_offset)
+            # Cast as LIMIT itself casts: rounded, and NULL for no limit.
+            bound = expression("CAST(a AS bigint) + CAST(b AS bigint)")
+            bound.a_expr.lexpr.type_cast.arg.CopyFrom(select.limit_count)
+            bound.a_expr.rexpr.type_cast.arg.CopyFrom(select.limit_offset)
             copy.limit_count.CopyFrom(bound)
     if not _limited(select):
         copy.ClearField("limit_count")
@@ -126,8 +144,11 @@ def _first_rows(select: Tree) -> Tree:
 
 
 def _limited(select: Tree) -> bool:
-    """LIMIT ALL and LIMIT NULL are no limit."""
-    return select.HasField("limit_count") and not select.limit_count.a_const.isnull
+    """LIMIT ALL and LIMIT NULL are no limit; nor, for a partition, is a number that could overflow with OFFSET."""
+    if not select.HasField("limit_count") or select.limit_count.a_const.isnull:
+        return False
+    constants = [getattr(select, name).a_const for name in ("limit_count", "limit_offset") if select.HasField(name)]
+    return not any(len(constant.fval.fval) > 15 for constant in constants)
 
 
 def _concatenation(select: Tree, statement: Statement) -> Concatenation:
@@ -139,8 +160,8 @@ def _concatenation(select: Tree, statement: Statement) -> Concatenation:
             return str(statement.names[node.param_ref.number - 1])
         if node.a_const.isnull:
             return None
-        if node.a_const.WhichOneof("val") != "ival":
-            raise _Refused("LIMIT or OFFSET is not an integer")
+        if node.a_const.WhichOneof("val") != "ival" or node.a_const.ival.ival < 0:
+            raise _Refused("LIMIT or OFFSET is not a plain number")
         return int(node.a_const.ival.ival)
 
     return Concatenation(count("limit_count"), count("limit_offset"))
@@ -179,6 +200,8 @@ def _outputs(select: Tree, scope: Scope) -> list[tuple[Tree, str]]:
 def _sort_expression(sort: Tree, outputs: list[tuple[Tree, str]]) -> Tree:
     """What a SortBy node sorts by: an output column by name or place, else the expression itself."""
     node = sort.node
+    if is_a(node, "param_ref"):
+        raise _Refused("ORDER BY a parameter")
     if is_a(node, "column_ref") and len(node.column_ref.fields) == 1:
         name = column_fields(node.column_ref)[0]
         matches = [value for value, output in outputs if output == name]
@@ -287,8 +310,12 @@ class _Groups:
 
     def _group_expression(self, node: Tree, outputs: list[tuple[Tree, str]]) -> Tree:
         """A bare name means an input column first, then an output column."""
+        if is_a(node, "param_ref"):
+            raise _Refused("GROUP BY a parameter")
         if is_a(node, "column_ref") and self._scope.resolve(node.column_ref) is None:
             name = column_fields(node.column_ref)[-1]
+            if self._scope.opaque or any(item.columns is None or name in item.columns for item in self._scope.items):
+                raise _Refused(f"GROUP BY {name} is not certain")
             matches = [value for value, output in outputs if output == name]
             if len(node.column_ref.fields) != 1 or len(matches) != 1:
                 raise _Refused(f"GROUP BY {name} is not certain")

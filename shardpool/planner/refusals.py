@@ -43,6 +43,16 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
         "use the name as text",
         "select 'orders'::regclass from orders",
     ),
+    "SP109": (
+        "function {what}() tells about one server",
+        "ask one shard: router.shard(name).engine",
+        "select pg_backend_pid()",
+    ),
+    "SP115": (
+        "the statement is nested too deeply to be analysed",
+        "split it, or use parameters instead of long chains of operators",
+        "select " + " + ".join(["1"] * 1000),
+    ),
     "SP110": (
         "{what} inside execute(): every call is a transaction of its own",
         "use router.connect(key) and its begin(), commit() and rollback()",

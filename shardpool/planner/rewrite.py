@@ -52,15 +52,12 @@ def replaced(node: Tree, replace: Replace) -> Tree:
 
 
 def _replace_below(message: Tree, replace: Replace) -> None:
-    for field, value in message.ListFields():
-        if field.message_type is None:
-            continue
-        for child in value if field.is_repeated else (value,):
-            found = replace(child) if isinstance(child, pb.Node) else None
-            if found is not None:
-                child.CopyFrom(found)
-            else:
-                _replace_below(child, replace)
+    for child in _below(message):
+        found = replace(child) if isinstance(child, pb.Node) else None
+        if found is not None:
+            child.CopyFrom(found)
+        else:
+            _replace_below(child, replace)
 
 
 def canonical(node: Tree, scope: Scope) -> bytes:
@@ -78,23 +75,31 @@ def canonical(node: Tree, scope: Scope) -> bytes:
     return bytes(unlocated(replaced(node, by_item)).SerializeToString(deterministic=True))
 
 
-def per_partition(select: Tree, items: list[Item]) -> Tree:
+def per_partition(select: Tree, items: list[Item], keyspace: str) -> Tree:
     """Return a copy of a SelectStmt in which sharded tables are named in the partition's schema.
 
     References like ``orders.id`` go on working: a table in a schema is still called by its bare name.
     """
     sharded = {item.node.relname for item in items if item.table is not None and item.table.sharded}
     copy = copied(select)
-    _qualify(copy, sharded)
+    _qualify(copy, sharded, keyspace)
     return copy
 
 
-def _qualify(message: Tree, sharded: set[str]) -> None:
+def _qualify(message: Tree, sharded: set[str], keyspace: str) -> None:
+    for child in _below(message):
+        if isinstance(child, pb.RangeVar):
+            child.schemaname = SCHEMA_MARKER if child.relname in sharded else ""
+        elif isinstance(child, pb.ColumnRef) and len(child.fields) == 3 and child.fields[0].string.sval == keyspace:
+            del child.fields[0]
+        else:
+            _qualify(child, sharded, keyspace)
+
+
+def _below(message: Tree) -> list[Tree]:
+    """The direct submessages, as they stand: `Node` wrappers are not opened."""
+    found: list[Tree] = []
     for field, value in message.ListFields():
-        if field.message_type is None:
-            continue
-        for child in value if field.is_repeated else (value,):
-            if isinstance(child, pb.RangeVar):
-                child.schemaname = SCHEMA_MARKER if child.relname in sharded else ""
-            else:
-                _qualify(child, sharded)
+        if field.message_type is not None:
+            found.extend(value if field.is_repeated else (value,))
+    return found

@@ -12,8 +12,8 @@ from typing import Any
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, column_fields, names, walk
-from shardpool.planner.functions import SESSION_FUNCTIONS, is_aggregate, is_known, is_repeatable
+from shardpool.planner.ast import Tree, column_fields, names, unwrap, walk
+from shardpool.planner.functions import SESSION_FUNCTIONS, is_aggregate, is_known, is_of_server, is_repeatable
 from shardpool.planner.refusals import refuse
 from shardpool.planner.scopes import SYSTEM_COLUMNS
 from shardpool.topology.shard_map import Topology
@@ -35,7 +35,6 @@ _TRANSPARENT = (
     pb.A_ArrayExpr,
     pb.A_Indirection,
     pb.A_Indices,
-    pb.RowExpr,
     pb.CollateClause,
     pb.ColumnRef,
     pb.ParamRef,
@@ -47,10 +46,13 @@ _TRANSPARENT = (
 )
 
 
-def check(select: Tree, topology: Topology) -> str | None:
-    """Refuse what no rung can answer; return the first function of unknown effect, if any."""
+def check_session(statement: Tree, topology: Topology) -> str | None:
+    """Refuse functions that change a pooled session; return the first function of unknown effect, if any.
+
+    ``o.f`` may be the function f of the row o: a user's function is unknown in that spelling too.
+    """
     unknown = None
-    for node in walk(select):
+    for node in walk(statement):
         match node:
             case pb.FuncCall():
                 name = names(node.funcname)[-1]
@@ -60,13 +62,31 @@ def check(select: Tree, topology: Topology) -> str | None:
                     unknown = name
             case pb.ColumnRef():
                 name = column_fields(node)[-1]
+                if unknown is None and name in topology.user_functions and not _is_column(name, topology):
+                    unknown = name
+    return unknown
+
+
+def check_query(select: Tree, topology: Topology) -> None:
+    """Refuse what means something else on every partition or server."""
+    for node in walk(select):
+        match node:
+            case pb.FuncCall():
+                name = names(node.funcname)[-1]
+                if is_of_server(name) and name not in topology.user_functions:
+                    raise refuse("SP109", name)
+            case pb.ColumnRef():
+                name = column_fields(node)[-1]
                 if name in SYSTEM_COLUMNS:
                     raise refuse("SP105", name)
             case pb.TypeName():
                 name = (names(node.names) or ("",))[-1]
-                if name.startswith("reg") and name in _REG_TYPES:
+                if name in _REG_TYPES:
                     raise refuse("SP108", name)
-    return unknown
+
+
+def _is_column(name: str, topology: Topology) -> bool:
+    return any(table.column(name) is not None for table in topology.tables.values())
 
 
 _REG_TYPES = frozenset(
@@ -96,6 +116,8 @@ def not_repeatable(expression: Tree, topology: Topology, aggregates: bool = Fals
         match node:
             case pb.FuncCall():
                 name = names(node.funcname)[-1]
+                if name in _TEMPORAL_TYPES and not all(_is_temporal(argument, topology) for argument in node.args):
+                    return "a text that is read as a date or time may mean the current one"
                 allowed = is_repeatable(name) or (aggregates and is_aggregate(name))
                 if not allowed or not _is_builtin(node, topology) or node.HasField("over"):
                     return f"{name}() is evaluated once"
@@ -106,7 +128,10 @@ def not_repeatable(expression: Tree, topology: Topology, aggregates: bool = Fals
                 operator = (names(node.name) or ("",))[-1]
                 if len(node.name) > 1 or operator in topology.user_functions:
                     return f"the operator {operator} is not PostgreSQL's own"
-            case pb.TypeCast() | pb.TypeName() | pb.SortBy():
+            case pb.TypeCast():
+                if _reads_text_as_time(node, topology):
+                    return "a text that is read as a date or time may mean the current one"
+            case pb.TypeName() | pb.SortBy():
                 pass
             case _:
                 if not isinstance(node, _TRANSPARENT):
@@ -114,6 +139,73 @@ def not_repeatable(expression: Tree, topology: Topology, aggregates: bool = Fals
     return None
 
 
+_TEMPORAL_TYPES = frozenset(
+    [
+        "date",
+        "time",
+        "timetz",
+        "timestamp",
+        "timestamptz",
+        "daterange",
+        "datemultirange",
+        "tsrange",
+        "tsmultirange",
+        "tstzrange",
+        "tstzmultirange",
+    ]
+)
+#: Functions that give a date or time and read none from text.
+_TEMPORAL_FUNCTIONS = frozenset(
+    [
+        "date_trunc",
+        "date_bin",
+        "date_add",
+        "date_subtract",
+        "make_date",
+        "make_time",
+        "make_timestamp",
+        "make_timestamptz",
+        "to_timestamp",
+        "to_date",
+        "timezone",
+    ]
+)
+
+
+def _reads_text_as_time(cast: Tree, topology: Topology) -> bool:
+    """Whether a cast might turn a computed or stored text like 'now' into a date or time."""
+    name = (names(cast.type_name.names) or ("",))[-1]
+    return name in _TEMPORAL_TYPES and not _is_temporal(cast.arg, topology)
+
+
+def _is_temporal(node: Tree, topology: Topology) -> bool:
+    """Whether an expression surely is a date or time already, or a literal or parameter, which are checked apart."""
+    value = unwrap(node)
+    match value:
+        case pb.A_Const() | pb.ParamRef():
+            return True
+        case pb.ColumnRef():
+            name = column_fields(value)[-1]
+            found = [column for table in topology.tables.values() if (column := table.column(name)) is not None]
+            return bool(found) and all(column.type.startswith(("date", "time")) for column in found)
+        case pb.TypeCast():
+            return names(value.type_name.names)[-1] in _TEMPORAL_TYPES and _is_temporal(value.arg, topology)
+        case pb.FuncCall():
+            return names(value.funcname)[-1] in _TEMPORAL_FUNCTIONS
+        case pb.A_Expr():
+            sides = [side for side in (value.lexpr, value.rexpr) if not isinstance(unwrap(side), pb.A_Const)]
+            return names(value.name) in (("+",), ("-",)) and any(
+                not isinstance(unwrap(side), pb.ParamRef) and _is_temporal(side, topology) for side in sides
+            )
+    return False
+
+
 def moving_parameters(parameters: Mapping[str, Any]) -> bool:
     """Whether a parameter's text could mean the current time where it is compared with a date."""
-    return any(isinstance(value, str) and _MOVING_DATE.search(value) for value in parameters.values())
+    return any(_moves(value) for value in parameters.values())
+
+
+def _moves(value: object) -> bool:
+    if isinstance(value, str):
+        return _MOVING_DATE.search(value) is not None
+    return isinstance(value, list | tuple) and any(_moves(element) for element in value)

@@ -43,6 +43,8 @@ class Statement:
         result = parse(self.numbered)
         if len(result.stmts) != 1:
             raise InvalidSQL(f"expected one statement, got {len(result.stmts)}")
+        if "$" in self.numbered and len(_parameters(self.numbered)) != len(self.places):
+            raise InvalidSQL("parameters are written :name, not $1")
         return result
 
     @cached_property
@@ -128,10 +130,17 @@ def _opaque_ranges(sql: str) -> list[tuple[int, int]]:
 
 def to_pyformat(sql: str, statement: Statement) -> str:
     """Turn generated, numbered text into psycopg2's spelling, with the parameters of *statement*."""
-    places = []
-    for token in postgast.scan(sql).tokens:
-        if token.token == pb.PARAM:
-            name = statement.names[int(sql.encode()[token.start + 1 : token.end]) - 1]
-            widen = 1 if name in statement.lists else 0
-            places.append((token.start - widen, token.end + widen, name))
-    return Statement(sql, statement.names, tuple(places)).pyformat
+    edits = []
+    for start, end in _parameters(sql):
+        name = statement.names[int(sql.encode()[start + 1 : end]) - 1]
+        if name in statement.lists:
+            edits.append((start - 1, end + 1, f"%({name})s"))
+        else:
+            # In parentheses: psycopg2 writes -5, and -5::text is not (-5)::text.
+            edits.append((start, end, f"(%({name})s)"))
+    return Statement(sql, statement.names, ()).render(edits)
+
+
+def _parameters(sql: str) -> list[tuple[int, int]]:
+    """Return the byte ranges of ``$n`` in a text."""
+    return [(token.start, token.end) for token in postgast.scan(sql).tokens if token.token == pb.PARAM]

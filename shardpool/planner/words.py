@@ -1,68 +1,69 @@
-"""The user's own words, with names pointed at a partition: edits at the byte positions of names, nothing else."""
+"""The user's own words, with tables pointed at where they are read: edits at the positions of names, nothing else.
+
+A reference table may keep the keyspace's name before it: that schema is on every shard. Before a sharded table it gives
+way to the partition's schema, or to ``pg_temp`` where the table was gathered.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import postgast
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import column_fields, walk
+from shardpool.planner.ast import Tree, column_fields, walk
 from shardpool.planner.plan import SCHEMA_MARKER
 from shardpool.planner.statement import Edit, Statement
-from shardpool.topology.names import quote
-from shardpool.topology.tables import Tables
+from shardpool.topology.shard_map import Topology
+
+#: The user's words in pieces: joined by a schema's quoted name and a dot they are a statement for its partition.
+Template = tuple[str, ...]
 
 
-def unqualified(statement: Statement, keyspace: str) -> str:
-    """The statement without the keyspace's name before tables: the search path finds them."""
-    return statement.render(_strip_keyspace(statement, keyspace))
+def over_gathered(statement: Statement, topology: Topology) -> str:
+    """The statement for the merge node, where sharded tables are temporary tables of their own names."""
+    return statement.render(_edits(statement, topology, "pg_temp."))
 
 
-def partition_template(statement: Statement, keyspace: str, tables: Tables, skip: frozenset[str]) -> tuple[str, ...]:
-    """The statement in pieces; joined by a schema's quoted name and a dot, the sharded tables are read there.
+def on_search_path(statement: Statement, topology: Topology) -> Template:
+    """The statement for a session whose search path has the partition: only qualified names are changed."""
+    return _pieces(statement, _edits(statement, topology, SCHEMA_MARKER))
 
-    *skip* are the names of CTEs: bare names that mean no table.
-    """
-    edits = _strip_keyspace(statement, keyspace)
-    for node in walk(statement.node):
-        if isinstance(node, pb.RangeVar) and node.relname in tables and tables[node.relname].sharded:
-            if node.schemaname == keyspace:
-                start = next(end for begin, end, _ in edits if begin == node.location)
-            elif not node.schemaname and node.relname not in skip:
-                start = node.location
-            else:
-                continue
-            edits.append((start, start, SCHEMA_MARKER))
+
+def in_partition(statement: Statement, topology: Topology, occurrences: Iterable[Tree]) -> Template:
+    """The statement with every sharded table qualified; *occurrences* are the RangeVars that mean tables."""
+    edits = _edits(statement, topology, SCHEMA_MARKER)
+    for node in occurrences:
+        if not node.schemaname and topology.tables[node.relname].sharded:
+            edits.append((node.location, node.location, SCHEMA_MARKER))
+    return _pieces(statement, edits)
+
+
+def _pieces(statement: Statement, edits: list[Edit]) -> Template:
     return tuple(statement.render(edits).split(SCHEMA_MARKER))
 
 
-def in_partition(template: tuple[str, ...], schema: str) -> str:
-    return (quote(schema) + ".").join(template)
-
-
-def cte_names(statement: Statement) -> frozenset[str]:
-    return frozenset(node.ctename for node in walk(statement.node) if isinstance(node, pb.CommonTableExpr))
-
-
-def _strip_keyspace(statement: Statement, keyspace: str) -> list[Edit]:
-    starts = list(_qualified(statement, keyspace))
-    if not starts:
+def _edits(statement: Statement, topology: Topology, schema: str) -> list[Edit]:
+    """Replace the keyspace's name before sharded tables by *schema*, and cut it off before columns."""
+    found = list(_qualified(statement, topology))
+    if not found:
         return []
     tokens = [token for token in postgast.scan(statement.numbered).tokens if not _is_comment(token)]
     places = {token.start: index for index, token in enumerate(tokens)}
-    # keyspace, dot, name: cut up to the name.
-    return [(start, tokens[places[start] + 2].start, "") for start in starts]
+    # keyspace, dot, name: all up to the name is replaced.
+    return [(start, tokens[places[start] + 2].start, schema if is_table else "") for start, is_table in found]
 
 
-def _qualified(statement: Statement, keyspace: str) -> Iterator[int]:
+def _qualified(statement: Statement, topology: Topology) -> Iterator[tuple[int, bool]]:
     for node in walk(statement.node):
-        if isinstance(node, pb.RangeVar) and node.schemaname == keyspace and not node.catalogname:
-            yield node.location
+        if isinstance(node, pb.RangeVar) and node.schemaname == topology.keyspace and not node.catalogname:
+            table = topology.tables.get(node.relname)
+            if table is not None and table.sharded:
+                yield node.location, True
         elif isinstance(node, pb.ColumnRef):
             parts = column_fields(node)
-            if len(parts) == 3 and parts[0] == keyspace:
-                yield node.location
+            if len(parts) == 3 and parts[0] == topology.keyspace:
+                yield node.location, False
 
 
 def _is_comment(token: pb.ScanToken) -> bool:

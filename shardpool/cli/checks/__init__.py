@@ -1,7 +1,7 @@
 """What ``doctor`` looks at: the facts are read once (`facts`), then judged by small functions (`CHECKS`).
 
-Each function is given all facts and yields findings; they run in the order of the tuple. A finding is about one shard or
-about the whole keyspace.
+Each function is given all facts and yields findings; they run in the order of the tuple. A finding is about one shard
+or about the whole keyspace.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
@@ -13,7 +13,7 @@ from shardpool.catalog import Catalog, ShardIdentity
 from shardpool.cli.failures import hide_passwords
 from shardpool.cli.survey import ask_shards
 from shardpool.config import Config
-from shardpool.errors import TopologyError
+from shardpool.errors import ExecutionError, TopologyError
 
 if TYPE_CHECKING:
     from shardpool.ddl import Drift
@@ -31,6 +31,19 @@ FROM (SELECT * FROM pg_database WHERE datname = current_database()) d
 _PREPARED = """
 SELECT gid, extract(epoch FROM now() - prepared)::float8 FROM pg_prepared_xacts
 WHERE database = current_database() AND starts_with(gid, 'shardpool:')
+"""
+_TIME_ZONE = "SELECT timezone FROM shardpool_catalog.keyspace WHERE name = :keyspace"
+_RUNNING_DDL = """
+SELECT statement FROM shardpool_catalog.ddl WHERE keyspace = :keyspace AND state = 'running' ORDER BY id
+"""
+_RUNNING_MOVES = """
+SELECT format('partition %s from %s to %s, at step %s', partition, source, target, step)
+FROM shardpool_catalog.move WHERE keyspace = :keyspace AND state = 'running' ORDER BY id
+"""
+_LEFTOVERS = """
+SELECT format('schema %s on %s', c.name, c.shard)
+FROM shardpool_catalog.cleanup c JOIN shardpool_catalog.move m ON m.id = c.move
+WHERE c.keyspace = :keyspace AND m.state <> 'running' ORDER BY c.id
 """
 #: The row's names for the rules of sorting, in the versions that have them.
 _COLLATION = ("datlocprovider", "datlocale", "daticulocale", "datcollate", "datctype", "datcollversion")
@@ -64,7 +77,7 @@ class CatalogFacts:
     topology: Topology | None = None
     fault: str = ""
     time_zone: str = ""
-    identities: Mapping[str, ShardIdentity] = {}  # noqa: RUF012 - never written
+    identities: Mapping[str, ShardIdentity] = field(default_factory=dict)
     running_ddl: Sequence[str] = ()
     running_moves: Sequence[str] = ()
     leftovers: Sequence[str] = ()
@@ -123,32 +136,11 @@ def _read_catalog(catalog: Catalog) -> CatalogFacts:
         return CatalogFacts(fault=fault)
     values = {"keyspace": catalog.keyspace}
     with catalog.begin() as connection:
-        time_zone = connection.execute(
-            text("SELECT timezone FROM shardpool_catalog.keyspace WHERE name = :keyspace"), values
-        ).scalar_one()
-        ddl = connection.execute(
-            text(
-                "SELECT statement FROM shardpool_catalog.ddl WHERE keyspace = :keyspace AND state = 'running' ORDER BY id"
-            ),
-            values,
-        ).scalars()
-        moves = connection.execute(
-            text(
-                "SELECT format('partition %s from %s to %s, at step %s', partition, source, target, step) "
-                "FROM shardpool_catalog.move WHERE keyspace = :keyspace AND state = 'running' ORDER BY id"
-            ),
-            values,
-        ).scalars()
-        leftovers = connection.execute(
-            text(
-                "SELECT format('schema %s on %s', c.name, c.shard) FROM shardpool_catalog.cleanup c "
-                "JOIN shardpool_catalog.move m ON m.id = c.move "
-                "WHERE c.keyspace = :keyspace AND m.state <> 'running' ORDER BY c.id"
-            ),
-            values,
-        ).scalars()
-        found = [list(it) for it in (ddl, moves, leftovers)]
-    return CatalogFacts(topology, fault, time_zone, catalog.identities(), *found)
+        time_zone, ddl, moves, leftovers = (
+            list(connection.execute(text(query), values).scalars())
+            for query in (_TIME_ZONE, _RUNNING_DDL, _RUNNING_MOVES, _LEFTOVERS)
+        )
+    return CatalogFacts(topology, fault, time_zone[0], catalog.identities(), ddl, moves, leftovers)
 
 
 def _read_drift(
@@ -161,5 +153,5 @@ def _read_drift(
         return None, "not looked at: " + ("a shard does not answer" if unreachable else "there is no shard map")
     try:
         return find_drift(catalog, engines, found.topology), ""
-    except TopologyError as error:
+    except (TopologyError, ExecutionError) as error:
         return None, hide_passwords(str(error))

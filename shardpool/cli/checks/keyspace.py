@@ -19,7 +19,9 @@ def shard_map(facts: ClusterFacts) -> Iterator[Finding]:
     """The catalog answers, and its placements cover the hash space."""
     topology = facts.catalog.topology
     if topology is None:
-        yield wrong("shard map", KEYSPACE, facts.catalog.fault, "see the catalog's database; `shardpool init` creates it")
+        yield wrong(
+            "shard map", KEYSPACE, facts.catalog.fault, "look at the catalog's server; shardpool init creates it"
+        )
         return
     found = topology.shard_map
     detail = f"{len(found.partitions)} partitions on {len(found.by_shard())} shards, epoch {found.epoch}"

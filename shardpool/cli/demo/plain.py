@@ -37,9 +37,12 @@ class PlainPostgres:
             self._connection.close()
         self._cluster.close()
 
-    def execute(self, script: str) -> None:
+    def execute(self, script: str, values: Mapping[str, Any] | None = None) -> None:
+        """Run a script, or a statement with parameters; rows are fetched and dropped."""
         with self._connection.cursor() as cursor:
-            cursor.execute(script)
+            cursor.execute(script, values)
+            if cursor.description:
+                cursor.fetchall()
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         with self._connection.cursor() as cursor:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from shardpool.cli.demo.plain import PlainPostgres
 from shardpool.router import Router
 
 RUNS = 30
@@ -38,28 +39,30 @@ STATEMENTS = (
     Routed(
         "orders",
         33,
-        "select o_orderdate, sum(l_quantity) from orders join lineitem on l_orderkey = o_orderkey "
-        "where o_orderkey = :key group by o_orderdate",
+        "select o_orderdate, l_quantity from orders join lineitem on o_orderkey = l_orderkey where l_orderkey = :key",
     ),
     Routed("orders", 39, "update orders set o_shippriority = o_shippriority where o_orderkey = :key"),
 )
 
 
-def routed_statements(router: Router) -> list[dict[str, Any]]:
-    """Run each statement; say where it went and its median latency."""
-    return [_routed(router, it) for it in STATEMENTS]
+def routed_statements(router: Router, plain: PlainPostgres) -> list[dict[str, Any]]:
+    """Run each statement; say where it went, its median latency, and that of a bare cursor on the plain server."""
+    return [_routed(router, plain, it) for it in STATEMENTS]
 
 
-def _routed(router: Router, it: Routed) -> dict[str, Any]:
+def _routed(router: Router, plain: PlainPostgres, it: Routed) -> dict[str, Any]:
     placement = router.shard_map.placement(router.partition_of(it.key, it.table))
-    result: Any = router.execute(it.key, it.sql, {"key": it.key})
+    values = {"key": it.key}
+    result: Any = router.execute(it.key, it.sql, values)
+    bare = it.sql.replace(":key", "%(key)s")
     return {
         "sql": it.sql,
         "key": it.key,
         "partition": placement.partition.id,
         "shard": placement.shard,
         "rows": result.rowcount,
-        "ms": _median_ms(lambda: router.execute(it.key, it.sql, {"key": it.key})),
+        "ms": _median_ms(lambda: router.execute(it.key, it.sql, values)),
+        "plain_ms": _median_ms(lambda: plain.execute(bare, values)),
     }
 
 
