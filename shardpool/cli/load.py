@@ -91,6 +91,7 @@ def load_progress(console: Console | None = None) -> Progress:
         TextColumn("[dim]{task.fields[rate]:,.0f} rows/s[/dim]"),
         console=console or stderr(),
         transient=console is not None,
+        disable=not (console or stderr()).is_terminal,
     )
 
 

@@ -34,6 +34,7 @@ def watched_moves(
         TimeElapsedColumn(),
         console=console or stderr(),
         transient=console is not None,
+        disable=not (console or stderr()).is_terminal,
     )
     tasks: dict[int, TaskID] = {}
     current: list[int] = []

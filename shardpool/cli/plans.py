@@ -109,8 +109,12 @@ def _in_any(sql: str, topology: Topology) -> str:
     return sql.replace(SCHEMA_MARKER, f"{topology.keyspace}_p*")
 
 
+def statement(text: str) -> RenderableType:
+    """Draw SQL in colours, on the terminal's own background."""
+    syntax = Syntax(text.strip(), "postgresql", theme="ansi_dark", word_wrap=True, background_color="default")
+    return Padding(syntax, (0, 0, 0, 2))
+
+
 def _sql(text: str) -> RenderableType:
     # What goes to the driver has doubled percent signs.
-    syntax = Syntax(text.strip().replace("%%", "%"), "postgresql", theme="ansi_dark", word_wrap=True)
-    syntax.background_style = syntax.background_style  # the terminal's own
-    return Padding(syntax, (0, 0, 0, 2))
+    return statement(text.replace("%%", "%"))

@@ -114,7 +114,7 @@ def nothing_reaches_the_tables_by_another_name(checked: Checked) -> Iterable[str
 
 def no_transaction_is_prepared(checked: Checked) -> Iterable[str]:
     for holder in read_holders(checked.source, checked.schema):
-        if holder.gid is not None:
+        if holder.pid is None:
             yield f"{holder} on shard {checked.source_name} has used the partition: commit it or roll it back"
 
 

@@ -14,7 +14,8 @@ SELECT l.pid, l.virtualtransaction, array_agg(DISTINCT l.mode), coalesce(a.appli
        coalesce(a.state, ''), coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 1e9)::float8,
        EXISTS (SELECT FROM pg_locks w JOIN pg_class r ON r.oid = w.relation AND r.relnamespace = c.relnamespace
                WHERE w.pid = l.pid AND NOT w.granted),
-       (SELECT p.gid FROM pg_prepared_xacts p WHERE l.pid IS NULL AND l.virtualtransaction = '-1/' || p.transaction)
+       (SELECT min(p.gid) FROM pg_locks x JOIN pg_prepared_xacts p ON p.transaction = x.transactionid
+        WHERE l.pid IS NULL AND x.pid IS NULL AND x.virtualtransaction = l.virtualtransaction)
 FROM pg_locks l
 JOIN pg_class c ON c.oid = l.relation AND c.relnamespace = to_regnamespace(%s) AND c.relkind = 'r'
 LEFT JOIN pg_stat_activity a ON a.pid = l.pid
@@ -39,7 +40,7 @@ class Holder:
     gid: str | None
 
     def __str__(self) -> str:
-        if self.gid is not None:
+        if self.pid is None:
             return f"prepared transaction {self.gid!r}"
         return f"pid {self.pid} ({self.application or 'unknown'}, {self.state or 'unknown'}, for {self.seconds:.1f} s)"
 

@@ -19,8 +19,24 @@ from shardpool.planner.refusals import refuse
 Tree: TypeAlias = Any
 
 
+#: The parser's C code recurses without looking at its stack: long texts are counted first, in characters and operators.
+LONG_TEXT = 20_000
+MAX_OPERATORS = 5_000
+_FLAT = {pb.ASCII_40, pb.ASCII_41, pb.ASCII_44, pb.ASCII_46, pb.ICONST, pb.FCONST, pb.SCONST, pb.PARAM, pb.IDENT}
+
+
+def _operators(sql: str) -> int:
+    """How many tokens of a text could nest: all but names, literals, parameters, commas, dots and parentheses."""
+    try:
+        return sum(1 for token in postgast.scan(sql).tokens if token.token not in _FLAT)
+    except postgast.PgQueryError as error:
+        raise InvalidSQL(error.message) from error
+
+
 def parse(sql: str) -> Tree:
     """Parse *sql* into a `ParseResult`. Raise `InvalidSQL` with PostgreSQL's own message, or refuse deep nesting."""
+    if len(sql) > LONG_TEXT and _operators(sql) > MAX_OPERATORS:
+        raise refuse("SP115")
     try:
         return postgast.parse(sql)
     except postgast.PgQueryError as error:

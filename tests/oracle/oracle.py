@@ -34,7 +34,7 @@ from sqlalchemy.engine import make_url
 
 from shardpool.config import Config, parse_config
 from shardpool.engines.registry import connect_arguments
-from shardpool.errors import GatherTooLarge, RoutingError, ShardpoolError, UnsupportedStatement
+from shardpool.errors import PlanError, RoutingError, ShardpoolError
 from shardpool.local import LocalCluster
 from shardpool.planner.statement import from_text, to_pyformat
 from shardpool.router import Router
@@ -169,7 +169,7 @@ class Oracle:
         if plain.error is not None and sharded.error is not None:
             return "same", ""
         if sharded.error is not None:
-            if isinstance(sharded.error, UnsupportedStatement | GatherTooLarge | RoutingError):
+            if isinstance(sharded.error, PlanError | RoutingError):
                 return "refused", sharded.code
             return "mismatch", "the sharded side failed, and not by a refusal"
         if plain.error is not None:

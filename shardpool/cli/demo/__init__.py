@@ -19,7 +19,7 @@ INTERRUPTED = 130
 
 def demo(
     scale: Annotated[
-        float, typer.Option("--scale", min=0.001, max=10, help="TPC-H scale factor: 0.01 is 86,000 rows, 10 MB.")
+        float, typer.Option("--scale", min=0.001, max=1, help="TPC-H scale factor: 0.01 is 86,000 rows, 10 MB.")
     ] = 0.01,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the cluster running afterwards, until Ctrl-C.")] = False,
     as_json: JsonOption = False,

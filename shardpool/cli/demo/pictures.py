@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -12,25 +12,25 @@ from rich.table import Table
 from rich.text import Text
 
 from shardpool.cli.maps import shard_map_picture
+from shardpool.cli.plans import statement
 from shardpool.cli.query import result_table
 from shardpool.cli.rebalance import plan_picture as rebalance_picture
 from shardpool.cli.tables import new_table
 from shardpool.cli.values import duration, size
 
-if TYPE_CHECKING:
-    from shardpool.executor.explain import Explanation
-    from shardpool.topology.shard_map import Topology
-
 Facts = Mapping[str, Any]
+
+LEVELS = "▁▂▃▄▅▆▇█"
 
 
 def welcome(scale: float) -> RenderableType:
     """What is going to happen."""
-    text = Text()
-    text.append("A table is split by the hash of a key into partitions. A partition is a PostgreSQL schema on one of\n")
-    text.append("several servers, the shards. Statements with a key go to its partition, other queries to all of\n")
-    text.append("them, and partitions move between servers while they are used. Here it is, on real servers, with\n")
-    text.append(f"TPC-H data (scale {scale:g}) and one plain PostgreSQL beside it that has to give the same answers.")
+    text = (
+        "A table is split by the hash of a key into partitions. A partition is a PostgreSQL schema on one of several "
+        "servers, the shards. Statements with a key go to its partition, other queries to all of them, and partitions "
+        f"move between servers while they are used.\n\nHere it is, on real servers, with TPC-H data (scale {scale:g}), "
+        "and beside it one plain PostgreSQL that has to give the same answers."
+    )
     return Panel(text, title="[bold]shardpool demo[/bold]", title_align="left", box=box.ROUNDED, padding=(1, 2))
 
 
@@ -62,28 +62,30 @@ def load(facts: Facts, _: Facts) -> RenderableType:
 
 
 def route(facts: Facts, _: Facts) -> RenderableType:
-    table = new_table("statement", "key>", "partition>", "shard", "routed>", "bare psycopg2>")
+    table = new_table("statement", "partition>", "shard", "routed>", "bare cursor>")
     for it in facts["routed"]:
         times = _ms(it["ms"]), _ms(it["plain_ms"])
-        table.add_row(Text(it["sql"]), str(it["key"]), f"{it['partition']:02}", Text(it["shard"], "cyan"), *times)
-    told = "The partition is found in this process: one round trip, as to the one plain PostgreSQL beside it."
+        sql = it["sql"].replace(":key", str(it["key"]))
+        table.add_row(Text(sql), f"{it['partition']:02}", Text(it["shard"], "cyan"), *times)
+    told = (
+        "The partition is found in this process: one round trip. Beside it a bare psycopg2 cursor on the plain server."
+    )
     return Group(table, Text(told, style="dim"))
 
 
 def report(facts: Facts, _: Facts) -> RenderableType:
     table = result_table({"columns": facts["columns"], "rows": facts["report"]})
     told = Text.assemble(_equal(facts["equal"]), f" {_ms(facts['ms'])} on 3 shards, {_ms(facts['plain_ms'])} on one")
-    return Group(facts["picture"], table, Text(""), told)
+    return Group(statement(facts["sql"]), Text(""), facts["picture"], Text(""), table, Text(""), told)
 
 
-def plan(explanation: Explanation, topology: Topology) -> RenderableType:
-    from shardpool.cli.plans import plan_picture
-
-    return plan_picture(explanation, topology)
+def answers_before(facts: Facts, steps: Facts) -> RenderableType:
+    told = "This is about answers, not speed: so little data fits into one server's memory, and gathering costs time."
+    return Group(answers(facts, steps), Text(told, style="dim"))
 
 
 def answers(facts: Facts, _: Facts) -> RenderableType:
-    table = new_table("TPC-H", "about", "route", "rows>", "shards>", "one server>", "answer")
+    table = new_table("TPC-H", "about", "route", "rows>", "shards>", "plain server>", "answer")
     for it in facts["answers"]:
         times = _ms(it["ms"]), _ms(it["plain_ms"])
         table.add_row(it["query"], it["about"], it["route"], str(it["rows"]), *times, _equal(it["equal"]))
@@ -96,13 +98,13 @@ def grow(facts: Facts, _: Facts) -> RenderableType:
 
 
 def rebalance(facts: Facts, steps: Facts) -> RenderableType:
-    table = new_table("partition>", "from", "to", "rows>", "bytes>", "time>", "its writers waited>")
+    table = new_table("partition>", "from", "to", "rows>", "copied>", "time>", "its writers waited>")
     for it in facts["moves"]:
         cells = [f"{it['rows']:,}", size(it["bytes"]), duration(it["seconds"]), duration(it["pause"])]
         table.add_row(f"{it['partition']:02}", it["source"], it["target"], *cells)
     return Group(
         table,
-        Text("Meanwhile, the writers\n", style="bold"),
+        Text("\nThe writers meanwhile\n", style="bold"),
         _writers(facts["writer"]),
         Text("\nBefore\n"),
         _map(steps["load"]["map"]),
@@ -121,19 +123,35 @@ def _writers(facts: Facts) -> RenderableType:
     for name, it in (("latency before", quiet), ("latency during", moving)):
         if it:
             table.add_row(name, f"p50 {_ms(it['p50'])}   p99 {_ms(it['p99'])}   max {_ms(it['max'])}")
+    table.add_row(f"worst per {facts['timeline']['interval_ms']:.0f} ms", _timeline(facts["timeline"]))
     return table
+
+
+def _timeline(facts: Facts) -> Text:
+    """The worst latency of each interval as a bar; the rebalance is between the two lines."""
+    highest = max(facts["worst_ms"]) or 1.0
+    text = Text()
+    first, last = facts["moving"]
+    for place, worst in enumerate(facts["worst_ms"]):
+        if place in (first, last):
+            text.append("│", style="dim")
+        level = round(worst / highest * (len(LEVELS) - 1)) if worst else 0
+        text.append(LEVELS[level], style="yellow" if first <= place < last else "green")
+    if last == len(facts["worst_ms"]):
+        text.append("│", style="dim")
+    return text
 
 
 def farewell(facts: Facts) -> RenderableType:
     """What was shown, in four lines, and what to do next."""
     mark = "[bold green]✓[/bold green]" if facts["ok"] else "[bold red]✗[/bold red]"
-    equal = "all equal" if facts["answers_equal"] else "[bold red]NOT all equal[/bold red]"
+    equal = "all equal" if facts["answers_equal"] and facts["orders_equal"] else "[bold red]NOT all equal[/bold red]"
     moved = f"{facts['moved_partitions']} partitions ({size(facts['moved_bytes'])})"
     lines = [
         f"{facts['rows']:,} rows over 3 shards, then 4",
-        f"{facts['answers']} answers compared with one plain PostgreSQL: {equal}",
+        f"{facts['answers']} answers, and all {facts['orders']:,} orders, compared with one plain PostgreSQL: {equal}",
         f"{moved} moved under {facts['writes']:,} writes: {facts['write_errors']} errors, {facts['lost_writes']} lost",
-        f"{duration(facts['seconds'])} in all",
+        f"{duration(facts['seconds'])} in all  [dim]{_times(facts['steps'])}[/dim]",
     ]
     if "config" in facts:
         lines += ["", f"the cluster runs until Ctrl-C:  export SHARDPOOL_CONFIG={facts['config']}"]
@@ -141,6 +159,10 @@ def farewell(facts: Facts) -> RenderableType:
         lines += ["", "a cluster of your own:  shardpool up", "this one, kept running:  shardpool demo --keep"]
     body = Text.from_markup("\n".join(lines))
     return Group(Text(""), Panel(body, title=f"{mark} done", title_align="left", box=box.ROUNDED, padding=(1, 2)))
+
+
+def _times(steps: Facts) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {duration(it['seconds'])}" for name, it in steps.items())
 
 
 # -- pieces ---------------------------------------------------------------------------------------------------------

@@ -35,13 +35,9 @@ class Routed:
 
 STATEMENTS = (
     Routed("orders", 7, "select * from orders where o_orderkey = :key"),
-    Routed("customer", 42, "select c_name, c_acctbal from customer where c_custkey = :key"),
-    Routed(
-        "orders",
-        33,
-        "select o_orderdate, l_quantity from orders join lineitem on o_orderkey = l_orderkey where l_orderkey = :key",
-    ),
-    Routed("orders", 39, "update orders set o_shippriority = o_shippriority where o_orderkey = :key"),
+    Routed("customer", 42, "select * from customer where c_custkey = :key"),
+    Routed("orders", 33, "select * from orders join lineitem on l_orderkey = o_orderkey where o_orderkey = :key"),
+    Routed("orders", 39, "update orders set o_shippriority = 1 where o_orderkey = :key"),
 )
 
 

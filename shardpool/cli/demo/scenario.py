@@ -18,10 +18,11 @@ from shardpool.cli.demo.answers import compare_answers, same_rows, timed
 from shardpool.cli.demo.data import TABLES, generate, schema
 from shardpool.cli.demo.plain import PlainPostgres
 from shardpool.cli.demo.routes import REPORT, routed_statements
-from shardpool.cli.demo.writer import Writers, percentiles
+from shardpool.cli.demo.writer import Writers, percentiles, timeline
 from shardpool.cli.load import load_progress, progress_callback
 from shardpool.cli.moving import watched_moves
 from shardpool.cli.output import print_json, stdout
+from shardpool.cli.plans import plan_picture
 from shardpool.cli.status import read_status
 from shardpool.local import LocalCluster
 
@@ -92,7 +93,7 @@ def create(stage: Stage) -> Facts:
 
 def load(stage: Stage) -> Facts:
     """Load all files, and the same into the plain PostgreSQL."""
-    found = []
+    found: list[Facts] = []
     with nullcontext() if stage.console is None else load_progress(stage.console) as progress:
         for table, file in stage.files.items():
             report = progress_callback(progress, table) if progress is not None else None
@@ -135,7 +136,7 @@ def report(stage: Stage) -> Facts:
         "ms": round(seconds * 1000, 2),
         "plain_ms": round(plain_seconds * 1000, 2),
         "plan": explanation.to_json(),
-        "picture": None if stage.console is None else pictures.plan(explanation, stage.router.topology),
+        "picture": None if stage.console is None else plan_picture(explanation, stage.router.topology),
     }
 
 
@@ -180,6 +181,7 @@ def rebalance(stage: Stage) -> Facts:
             "first_error": next(iter(writers.errors), None),
             "quiet_ms": percentiles([it for at, it in writers.latencies if at < began]),
             "moving_ms": percentiles([it for at, it in writers.latencies if at >= began]),
+            "timeline": timeline(writers.latencies, began, ended),
             **_account(stage, writers),
         },
         "homes": homes,
@@ -199,6 +201,7 @@ def _account(stage: Stage, writers: Writers) -> Facts:
         "inserted": len(writers.inserted),
         "updated": writers.updated.total(),
         "lost": len([key for key in written if ours.get(key) != theirs[key]]),
+        "orders": len(theirs),
         "orders_equal": ours == theirs,
     }
 
@@ -227,7 +230,7 @@ STEPS: tuple[Step, ...] = (
     Step("Loading TPC-H", load, pictures.load),
     Step("Statements with a key go to one partition", route, pictures.route),
     Step("A report goes to all shards at once", report, pictures.report),
-    Step("The answers are those of one PostgreSQL", check_before, pictures.answers),
+    Step("The answers are those of one PostgreSQL", check_before, pictures.answers_before),
     Step("A fourth shard joins", grow, pictures.grow),
     Step("Partitions move while orders are written", rebalance, pictures.rebalance),
     Step("The answers are still those of one PostgreSQL", check_after, pictures.answers),
@@ -292,8 +295,11 @@ def _verdict(steps: Facts, seconds: float) -> Facts:
         "moved_partitions": len(steps["rebalance"]["moves"]),
         "moved_bytes": sum(it["bytes"] for it in steps["rebalance"]["moves"]),
         "writes": writer["writes"],
+        "orders": writer["orders"],
+        "orders_equal": writer["orders_equal"],
         "write_errors": writer["errors"],
         "lost_writes": writer["lost"],
     }
-    facts["ok"] = facts["answers_equal"] and not writer["errors"] and not writer["lost"] and writer["orders_equal"]
+    equal = facts["answers_equal"] and facts["orders_equal"]
+    facts["ok"] = equal and not facts["write_errors"] and not facts["lost_writes"]
     return {**facts, "steps": steps}

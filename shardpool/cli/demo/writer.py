@@ -22,6 +22,8 @@ from shardpool.router import Router
 THREADS = 3
 #: Seconds between two writes of a thread.
 PAUSE = 0.001
+#: Intervals of the timeline.
+TIMELINE = 60
 
 INSERT = (
     "insert into orders (o_orderkey, o_custkey, o_orderstatus, o_totalprice, o_orderdate, o_orderpriority, o_clerk, "
@@ -118,6 +120,21 @@ class Writers:
             journal.updated[key] += 1
         else:
             journal.errors.append(f"order {key} was not found")
+
+
+def timeline(latencies: Sequence[tuple[float, float]], moving_from: float, moving_until: float) -> dict[str, Any]:
+    """Return the worst latency (milliseconds, 0 for none) of the writes that began in each of some equal intervals.
+
+    `moving` are the intervals, from .. until, in which partitions moved.
+    """
+    begin = latencies[0][0]
+    width = (max(moving_until, latencies[-1][0]) - begin) / TIMELINE or 1.0
+    worst = [0.0] * TIMELINE
+    for at, seconds in latencies:
+        place = min(int((at - begin) / width), TIMELINE - 1)
+        worst[place] = max(worst[place], round(seconds * 1000, 3))
+    moving = [min(max(int((at - begin) / width), 0), TIMELINE) for at in (moving_from, moving_until)]
+    return {"interval_ms": round(width * 1000, 3), "worst_ms": worst, "moving": moving}
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:

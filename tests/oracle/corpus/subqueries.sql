@@ -1,0 +1,178 @@
+-- Subqueries, CTEs, set operations, VALUES.
+
+select id from orders where id in (select order_id from items where gift) order by id;
+
+select id from orders where id not in (select order_id from items where order_id is not null) order by id;
+
+select id from orders where customer_id not in (select customer_id from country) order by id;
+
+select id from orders where customer_id not in (select customer_id from country where customer_id is not null) order by id;
+
+select customer_id from customers c where not exists (select from orders o where o.customer_id = c.customer_id) order by 1;
+
+select customer_id from customers c where exists (select 1 from orders o where o.customer_id = c.customer_id and o.total > 90) order by 1;
+
+select code from country where code not in (select code from orders where code is not null) order by 1;
+
+select code from country c where not exists (select from orders o where o.code = c.code and o.customer_id = 7) order by 1;
+
+select (select count(*) from orders), (select max(v) from nothing), (select name from country where code = 'de');
+
+select o.id, (select c.name from country c where c.code = o.code) from orders o order by 1;
+
+select o.id, (select max(x.id) from orders x where x.total < o.total) from orders o order by 1 limit 20;
+
+select (select total from orders where total > 0);
+
+select id, total from orders where total = (select max(total) from orders) order by 1;
+
+select id from orders where total > all (select total from orders where customer_id = 3 and total is not null) order by 1;
+
+select id from orders where (code, status) in (select code, status from orders where id < 10) order by 1;
+
+select id, total > (select avg(total) from orders) from orders order by 1;
+
+select customer_id, count(*) from orders group by customer_id having count(*) > (select avg(n) from (select count(*) as n from orders group by customer_id) x) order by 1;
+
+select x.customer_id, x.n from (select customer_id, count(*) as n from orders group by customer_id) x where x.n > 3 order by 1;
+
+select count(*) from (select customer_id from orders group by customer_id) x;
+
+select count(*) from (select distinct code from orders) x;
+
+select sum(t) from (select total as t from orders order by total desc nulls last, id limit 10) x;
+
+select id from (select id, total from orders order by total desc nulls last, id limit 5) x order by id;
+
+select id from (select id from orders order by id offset 5) x order by id limit 2;
+
+select * from (select id, row_number() over (order by id) as n from orders) x where n between 3 and 6 order by id;
+
+select * from (values (7, 'seven'), (3, 'three'), (99, 'none')) v(customer_id, word) left join lone using (customer_id) order by 1, 3;
+
+select v.word, count(o.id) from (values (7, 'seven'), (3, 'three')) v(k, word) left join orders o on o.customer_id = v.k group by 1 order by 1;
+
+select count(*) from orders where customer_id in (values (7), (3));
+
+-- rung: reference
+values (1, 'a'), (2, 'b'), (3, null) order by 1 desc;
+
+values ((select count(*) from orders)), (1) order by 1;
+
+select 1, 'x', null, true, 1.50, array[1, 2];
+
+table lone;
+
+select array(select id from orders where customer_id = 3 order by id);
+
+select array(select id from orders order by id desc limit 3) as a, id from lone, orders order by 2 limit 2;
+
+select exists (select from nothing), exists (select from orders), exists (select from nothing) is null;
+
+select case when exists (select from orders where customer_id = 39) then 'has' else 'none' end;
+
+select coalesce((select v from nothing limit 1), -1);
+
+-- CTEs.
+with x as (select customer_id, sum(total) as t from orders group by 1) select count(*), sum(t) from x;
+
+with x as materialized (select * from orders where customer_id = 7) select count(*) from x join items i on i.customer_id = x.customer_id and i.order_id = x.id;
+
+with x as not materialized (select * from orders) select count(*) from x where customer_id = 7;
+
+with a as (select 1 as k), b as (select k + 6 as k from a) select count(*) from orders join b on b.k = customer_id;
+
+with a(x, y) as (select id, customer_id from orders) select count(*) from a where y = 7;
+
+with unused as (select * from nothing) select count(*) from orders;
+
+with a as (select id from orders where customer_id = 7) select count(*) from a union all select count(*) from a order by 1;
+
+-- A CTE's name hides a table's.
+with orders as (select 1 as id) select count(*) from orders;
+
+with orders as (select 1 as id) select count(*) from shop.orders;
+
+with country as (select 'x' as code) select count(*) from shop.country;
+
+with orders as (select * from orders where customer_id = 7) select count(*) from orders;
+
+with orders as (select * from orders where total > 50) select count(*) from orders;
+
+with items as (select * from orders) select count(*) from items;
+
+with orders as (select customer_id from items), items as (select customer_id from orders) select count(*) from items;
+
+select count(*) from orders where exists (with orders as (select 5 as q) select from orders where q = 5);
+
+select count(*) from orders where customer_id = 7 and exists (with orders as (select 5 as q) select from orders where q = 5);
+
+select count(*) from (with orders as (select 5 as q) select q from orders) x, orders where customer_id = 3;
+
+with country as (select code, name from country where region is null) select o.id, c.name from orders o join country c on c.code = o.code order by 1;
+
+with x as (with orders as (select 2 as id) select id from orders) select x.id, count(*) from x, orders group by 1;
+
+-- Recursion.
+with recursive r(n) as (select 1 union all select n + 1 from r where n < 5) select n from r order by 1;
+
+with recursive r as (select login, boss, 1 as depth from people where login = 'user13' union all select p.login, p.boss, depth + 1 from people p join r on p.login = r.boss) select * from r order by depth;
+
+with recursive r as (select login, 0 as depth from people where boss is null union select p.login, depth + 1 from people p, r where p.boss = r.login and depth < 6) select depth, count(*) from r group by 1 order by 1;
+
+with recursive orders as (select 1 as n union all select n + 1 from orders where n < 3) select sum(n) from orders;
+
+with recursive r as (select customer_id, 1 as n from lone union all select r.customer_id, n + 1 from r where n < 3) select o.id, r.n from orders o join r on r.customer_id = o.customer_id order by 1, 2;
+
+with recursive t(login, boss) as (select login, boss from people where boss is null union all select p.login, p.boss from people p join t on p.boss = t.login) search depth first by login set o select login from t order by o limit 5;
+
+-- Set operations.
+select id from orders where customer_id = 7 union select id from orders where customer_id = 3 order by 1 limit 5;
+
+select customer_id from orders union all select customer_id from items order by 1 limit 7;
+
+select code from orders union select code from country order by 1;
+
+select customer_id from customers except select customer_id from orders order by 1;
+
+select customer_id from customers except all select customer_id from orders order by 1;
+
+select customer_id from orders intersect select customer_id from items order by 1;
+
+select customer_id from orders intersect all select customer_id from items order by 1;
+
+(select id from orders order by total desc nulls last, id limit 3) union all (select id from orders order by total nulls last, id limit 3) order by 1;
+
+select 'orders' as t, count(*) from orders union all select 'items', count(*) from items union all select 'nothing', count(*) from nothing order by 1;
+
+select customer_id, null as x from lone union all select customer_id, v from tiny order by 1, 2;
+
+select total from orders union select amount from orders order by 1;
+
+select id from orders where customer_id = 7 union all select id from orders where customer_id = 7 order by 1;
+
+select 1 union select 2 union select count(*) from orders order by 1;
+
+select small from orders union select 5.5 order by 1;
+
+select id, total from orders union select 1;
+
+select 1 from orders intersect select 1 from items;
+
+(select customer_id from orders union select 0) except select customer_id from orders order by 1;
+
+-- Unknown tables and catalogs.
+-- refused: SP106
+select count(*) from information_schema.schemata where schema_name = 'shop' and exists (select from pg_catalog.pg_class);
+
+-- refused: SP106
+select relname from pg_class where relname = 'orders';
+
+-- refused: SP106
+select count(*) > 0 from pg_catalog.pg_proc;
+
+select * from no_such_table;
+
+select * from public.orders;
+
+select * from app.shop.orders;

@@ -1,0 +1,27 @@
+"""Every hand-written statement is answered as one plain PostgreSQL answers it, on the rung that it should be."""
+
+from __future__ import annotations
+
+import pytest
+from corpus import Case, cases
+from oracle import Oracle
+
+CASES = [
+    pytest.param(case, id=case.place, marks=[pytest.mark.xfail(reason=f"bug {case.bug}", strict=True)] if case.bug else [])
+    for case in cases()
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_answer_is_that_of_one_postgresql(oracle: Oracle, case: Case) -> None:
+    outcome = oracle.check(case.sql, case.params, ties=case.ties)
+    if case.refused:
+        assert (outcome.kind, outcome.why) == ("refused", case.refused), f"{case.place}\n{outcome}"
+        return
+    assert outcome.kind == "same", f"{case.place}\n{outcome}"
+    if case.rung:
+        assert outcome.rung == case.rung, f"{case.place}\n{outcome}"
+
+
+def test_the_corpus_is_not_lost() -> None:
+    assert len(CASES) > 700
