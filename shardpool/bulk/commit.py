@@ -41,9 +41,10 @@ def commit_load(lanes: Lanes, catalog: Catalog, engines: Engines) -> None:
     lanes.drain()
     lanes.stop()
     fault_point("prepared")
-    lanes.may_undo = False
+    lanes.may_undo = decided = False
     try:
         decide_commit(catalog, lanes.load)
+        decided = True
         fault_point("decided")
         _commit_prepared(opened, engines, lanes.load)
     except LoadInDoubt:
@@ -51,10 +52,11 @@ def commit_load(lanes: Lanes, catalog: Catalog, engines: Engines) -> None:
     except LoadError:
         lanes.may_undo = True
         raise
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         # Perhaps the catalog has the decision already; if not, it is against the load.
-        if decision(catalog, lanes.load):
+        if decided or decision(catalog, lanes.load):
             _commit_prepared(opened, engines, lanes.load)
+            interrupt.add_note(f"load {lanes.load} was committed on all shards")
         else:
             lanes.may_undo = True
         raise
@@ -70,27 +72,21 @@ def _commit_alone(lane: Lane) -> None:
 
 
 def _commit_prepared(lanes: list[Lane], engines: Engines, load: str) -> None:
-    """Commit everywhere, as decided: from here on an interrupt only ends the call after all shards were told."""
-    interrupt: KeyboardInterrupt | None = None
+    """Commit on all shards where it is not yet done. Raise `LoadInDoubt` if some could not be told."""
     left: dict[str, Exception] = {}
     for lane in lanes:
-        while not lane.finished and lane.shard not in left:
+        if not lane.finished:
             try:
                 _commit_second_phase(lane, engines)
-                fault_point("committed-one")
-            except KeyboardInterrupt as error:
-                interrupt = error
             except (ShardpoolError, psycopg2.Error) as error:
                 left[lane.shard] = error
+            fault_point("committed-one")
     if left:
         reasons = "; ".join(f"{shard}: {str(error).strip()}" for shard, error in left.items())
         raise LoadInDoubt(
             f"load {load} is decided: commit. These shards could not be told and will be finished by resolve_loads, "
             f"until then they do not show its rows: {reasons}"
-        ) from (interrupt or next(iter(left.values())))
-    if interrupt is not None:
-        interrupt.add_note(f"load {load} was committed on all shards")
-        raise interrupt
+        ) from next(iter(left.values()))
 
 
 def _commit_second_phase(lane: Lane, engines: Engines) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -22,7 +22,12 @@ CELLS_PER_LINE = 16
 
 def colour_of(shard: str, shards: Sequence[str]) -> str:
     """Return the shard's colour: the same in every picture, as long as shards are only added."""
-    return COLOURS[sorted(shards, key=lambda name: (len(name), name)).index(shard) % len(COLOURS)]
+    return COLOURS[natural_order(shards).index(shard) % len(COLOURS)]
+
+
+def natural_order(names: Iterable[str]) -> list[str]:
+    """Sort names so that s2 comes before s10."""
+    return sorted(names, key=lambda name: (len(name), name))
 
 
 def shard_map_picture(shards: Sequence[Mapping[str, Any]], homes: Mapping[int, str] | None = None) -> RenderableType:

@@ -41,21 +41,23 @@ def query(
     Example: shardpool query "select * from orders where customer_id = :id" -p id=42
     """
     statement, params = read_statement(sql, file), read_params(param)
+    from shardpool.cli.keys import read_key
     from shardpool.router import Router
 
     with Router.from_file(config, listen=False) as router:
+        route = "single" if key is not None else router.explain(statement, params).rung
         started = time.perf_counter()
         if key is None:
             result: Any = router.query(statement, params)
         else:
-            result = router.execute(_key(key), statement, params)
+            result = router.execute(read_key(key, router.topology), statement, params)
         columns = list(result.keys()) if result.returns_rows else []
         rows = [list(row) for row in result] if result.returns_rows else []
         facts = {
             "columns": columns,
             "rows": rows,
             "row_count": len(rows) if result.returns_rows else result.rowcount,
-            "route": router.explain(statement, params).rung if key is None else "single",
+            "route": route,
             "seconds": round(time.perf_counter() - started, 6),
         }
     if as_csv and not as_json:
@@ -146,7 +148,3 @@ def read_params(given: list[str] | None) -> dict[str, object]:
             raise typer.BadParameter(f"got --param {item!r}, expected NAME=VALUE")
         params[name] = parse_value(value)
     return params
-
-
-def _key(text: str) -> Any:
-    return parse_value(text)

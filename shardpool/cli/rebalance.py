@@ -91,11 +91,11 @@ def _balance(facts: dict[str, Any]) -> RenderableType:
     """Each shard before and after: partitions, bytes, and a bar of the latter."""
     from rich.text import Text
 
-    from shardpool.cli.maps import bar
+    from shardpool.cli.maps import bar, natural_order
     from shardpool.cli.tables import new_table
 
     largest = max(it.bytes for it in (*facts["before"].values(), *facts["after"].values()))
-    names = list(facts["after"])
+    names = natural_order(facts["after"])
     table = new_table("shard", "partitions", "before", "after")
     for name in names:
         before, after = facts["before"][name], facts["after"][name]

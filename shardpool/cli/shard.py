@@ -36,7 +36,8 @@ def add(
     with Router.from_file(config, listen=False) as router:
         add_shard(router, name, url)
         facts = {"shard": name, "state": router.shard_map.shards[name].state, "epoch": router.shard_map.epoch}
-    facts["next"] = f"write [shards.{name}] into {config}, then: shardpool rebalance --plan"
+        known = name in router.config.shards
+    facts["next"] = ("" if known else f"write [shards.{name}] into {config}, then: ") + "shardpool rebalance --plan"
     show(facts, as_json, _picture)
 
 

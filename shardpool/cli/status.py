@@ -41,6 +41,7 @@ def status(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -
 
 def read_status(router: Router) -> dict[str, Any]:
     """Ask the catalog and all shards."""
+    from shardpool.cli.maps import natural_order
     from shardpool.cli.move import read_moves
     from shardpool.cli.survey import ask_shards
 
@@ -57,7 +58,8 @@ def read_status(router: Router) -> dict[str, Any]:
 
     answers, failures = ask_shards(router.engines, schemas, ask)
     shards = []
-    for name, shard in sorted(topology.shard_map.shards.items()):
+    for name in natural_order(topology.shard_map.shards):
+        shard = topology.shard_map.shards[name]
         sizes = answers[name]["sizes"] if name in answers else {}
         shards.append(
             {
@@ -111,6 +113,7 @@ def status_picture(facts: dict[str, Any]) -> RenderableType:
     )
     shards = facts["shards"]
     parts: list[RenderableType] = [head, Text(""), shard_map_picture(shards), Text(""), _connections(shards), Text("")]
+    parts += [Text(it["error"], style="red") for it in shards if it["error"]]
     if facts["tables"]:
         parts.append(Text.assemble(("sharded tables    ", "dim"), ", ".join(sharded) or "none"))
         parts.append(Text.assemble(("reference tables  ", "dim"), ", ".join(reference) or "none"))
@@ -136,6 +139,6 @@ def _connections(shards: list[dict[str, Any]]) -> RenderableType:
             state = Text(shard["state"], style="green" if shard["state"] == "active" else "yellow")
         else:
             cells = ["", ""]
-            state = Text(f"unreachable: {shard['error']}", style="red")
+            state = Text("unreachable", style="red")
         table.add_row(Text(shard["name"]), Text(shard["url"].partition("://")[2]), state, *cells)
     return table

@@ -29,11 +29,9 @@ def _of_dropped_tables(log: Sequence[Recorded]) -> frozenset[int]:
     dropped: set[str] = set()
     for it in reversed(log):
         owners = it.statement.owners
-        verbs = {(effect.verb, effect.name) for effect in it.statement.effects if effect.what == "table"}
-        dropped |= {name for verb, name in verbs if verb == "drop"}
+        dropped |= {effect.name for effect in it.statement.effects if (effect.verb, effect.what) == ("drop", "table")}
         if owners and owners <= dropped:
             dead.add(it.id)
-            dropped -= {name for verb, name in verbs if verb == "create"}
     return frozenset(dead)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import psycopg2
 from psycopg2 import errors
 
-from shardpool.ddl import SchemaManager
+from shardpool.ddl import SchemaBusy, SchemaManager
 from shardpool.ddl.features import read_features
-from shardpool.errors import SchemaDrift, ShardUnavailable
+from shardpool.errors import CutoverTimeout, MoveError, SchemaDrift, SchemaError, ShardUnavailable
 from shardpool.moves.journal import Leftover
 from shardpool.moves.layout import look_into, qualified, read_layout
 from shardpool.moves.move import Move
@@ -23,17 +23,12 @@ def create(move: Move) -> None:
     move.journal.note_object(record, record.target, record.incoming)
     with target.cursor() as cursor:
         cursor.execute(f"CREATE SCHEMA {quote(record.incoming)}")
-    _manager(move).replay_partition(target, record.incoming, after_copy=False)
-    target.commit()
+    _replay(move, after_copy=False)
 
 
 def finish(move: Move) -> None:
     """Create foreign keys, triggers and indexes over the rows, and let the planner know them."""
     record, source, target = move.record, move.servers.source, move.servers.target
-
-    def build() -> None:
-        _manager(move).replay_partition(target, record.incoming, after_copy=True)
-        target.commit()
 
     def analyze() -> None:
         tables = read_layout(target, record.incoming)
@@ -42,7 +37,7 @@ def finish(move: Move) -> None:
                 cursor.execute(f"ANALYZE {qualified(record.incoming, tables)}")
         target.commit()
 
-    together([Work(target, build)], meanwhile=lambda: keep_alive(source))
+    together([Work(target, lambda: _replay(move, after_copy=True))], meanwhile=lambda: keep_alive(source))
     _compare_features(move)
     together([Work(target, analyze)], meanwhile=lambda: keep_alive(source))
 
@@ -73,6 +68,17 @@ def drop_schema(connection: Any, schema: str) -> bool:
     return True
 
 
+def _replay(move: Move, after_copy: bool) -> None:
+    record, target = move.record, move.servers.target
+    try:
+        SchemaManager(move.router.catalog, move.router.engines).replay_partition(target, record.incoming, after_copy)
+    except SchemaBusy as error:
+        raise CutoverTimeout(f"{record}: on {record.target} others hold locks: {error.__cause__ or error}") from error
+    except SchemaError as error:
+        raise MoveError(f"{record}: {record.target} refuses the recorded schema: {error.__cause__ or error}") from error
+    target.commit()
+
+
 def _compare_features(move: Move) -> None:
     """Raise `SchemaDrift` if the recorded statements have not made what the source has."""
     record = move.record
@@ -89,7 +95,3 @@ def _compare_features(move: Move) -> None:
             f"partition {record.partition} on {record.source} differs from the recorded schema: it has "
             f"{'; '.join(only_here) or 'nothing else'}, and it lacks {'; '.join(only_there) or 'nothing'}"
         )
-
-
-def _manager(move: Move) -> SchemaManager:
-    return SchemaManager(move.router.catalog, move.router.engines)

@@ -72,7 +72,7 @@ def take_fence_down(move: Move) -> None:
     elif found != {record.schema}:
         raise OwnershipAmbiguous(
             f"{record} is to be undone, but shard {record.source} has {_these(found)}, where it should have exactly "
-            f"one of {record.schema} and {record.moved}. Look at the rows of both; keep the right ones as {record.schema}"
+            f"one of {record.schema} and {record.moved}. Compare their rows, keep the right ones as {record.schema}"
         )
     source.commit()
 

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
+from shardpool.bulk import faults
 from shardpool.catalog import Catalog
 from shardpool.errors import MoveInProgress, OwnershipAmbiguous, PreflightFailed
 from shardpool.moves.record import MoveRecord
@@ -193,6 +194,7 @@ class Journal:
             connection.execute(text(step), {"id": record.id, "step": next_step, "detail": json.dumps(dict(detail))})
             self._forget(connection, record.id, record.incoming)
             self._note(connection, record.id, record.source, record.moved)
+            faults.fault_point("move:flip:inside")
 
     def serve(self, record: MoveRecord) -> None:
         """Tell routers that the partition no longer moves."""

@@ -68,9 +68,9 @@ def run_move(router: Router, record: MoveRecord, meter: Meter) -> MoveReport:
     except BaseException as error:
         translated = _translate(move, error)
         move.servers.close()  # first of all, for its locks
-        settled = _settle_after(move, error, translated)
+        settled = _settle_after(move, translated)
         if settled is None or not isinstance(error, Exception):
-            raise translated from (None if translated is error else error)
+            raise translated from translated.__cause__
         return _report(settled, move.locked_at, settled.switched_at or move.switched_at)
     finally:
         move.servers.close()
@@ -85,29 +85,33 @@ def _run_steps(move: Move) -> None:
         faults.fault_point(f"move:{step.name}:after")
 
 
-def _settle_after(move: Move, error: BaseException, translated: BaseException) -> Move | None:
-    """Settle a move that failed. Return it if it was completed, None if it was undone; raise *translated*, with a note,
-    if neither was possible now."""
+def _settle_after(move: Move, error: BaseException) -> Move | None:
+    """Settle a move that failed. Return it if it was completed, None if it was undone; raise *error*, with a note, if
+    neither was possible now."""
     log.info("%s failed, it is being settled: %s", move.record, error)
     try:
         outcome, settled = settle(move.router, move.record, move.meter, SETTLE_PATIENCE)
+    except MoveTakenOver as taken:
+        raise taken from error
     except (ShardpoolError, psycopg2.Error, DBAPIError) as second:
-        translated.add_note(f"{move.record} is neither undone nor completed yet; recover_moves() does that. {second}")
-        raise translated from error
-    translated.add_note(f"{move.record} was {outcome}")
+        error.add_note(f"{move.record} is neither undone nor completed yet; recover_moves() does that. {second}")
+        raise error from error.__cause__
+    error.add_note(f"{move.record} was {outcome}")
     return settled if outcome == "completed" else None
 
 
 def _translate(move: Move, error: BaseException) -> BaseException:
-    """Return our error for a driver's; ours and interrupts are returned as they are."""
+    """Return our error for a driver's, which becomes its cause; ours and interrupts are returned as they are."""
     if not isinstance(error, psycopg2.Error | DBAPIError):
         return error
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     lost = move.servers.lost()
-    if lost:
-        return ShardUnavailable(lost[0], reason)
     kind = CutoverTimeout if isinstance(error, _LOCKED) else MoveError
-    return kind(f"{move.record}: step {move.meter.step} failed: {reason}")
+    told = (
+        ShardUnavailable(lost[0], reason) if lost else kind(f"{move.record}: step {move.meter.step} failed: {reason}")
+    )
+    told.__cause__ = error
+    return told
 
 
 def _report(move: Move, locked_at: float | None, switched_at: float | None) -> MoveReport:

@@ -8,7 +8,7 @@ from functools import cache
 from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.ast import Tree, parse, unlocated
-from shardpool.planner.plan import SCHEMA_MARKER
+from shardpool.planner.plan import PARTIAL_TABLE, SCHEMA_MARKER
 from shardpool.planner.scopes import Item, Scope
 
 #: Given a Node, returns its replacement, or None to look inside of it.
@@ -34,6 +34,12 @@ def expression(text: str) -> Tree:
 def column(name: str) -> Tree:
     """Return a Node that refers to a column by its bare name."""
     return pb.Node(column_ref=pb.ColumnRef(fields=[pb.Node(string=pb.String(sval=name))]))
+
+
+def partial_column(name: str) -> Tree:
+    """Return a Node that refers to a partial column. Qualified: in ORDER BY a bare name may mean an output column."""
+    fields = [pb.Node(string=pb.String(sval=part)) for part in (PARTIAL_TABLE, name)]
+    return pb.Node(column_ref=pb.ColumnRef(fields=fields))
 
 
 def target(node: Tree, name: str = "") -> Tree:

@@ -292,10 +292,21 @@ def test_a_moved_partition_is_a_stale_placement(shop: Shop) -> None:
     schema = shop.topology.shard_map.placements[1].partition.schema
     shop.execute("s1", f"ALTER SCHEMA {schema} RENAME TO moved")
     try:
-        with pytest.raises(StalePlacement, match=f'relation "{schema}.item" does not exist|schema'):
+        with pytest.raises(StalePlacement, match=f'schema "{schema}" does not exist'):
             shop.load("item", ROWS)
     finally:
         shop.execute("s1", f"ALTER SCHEMA moved RENAME TO {schema}")
+    assert shop.rows("item") == []
+
+
+def test_a_table_that_is_gone_is_a_stale_placement(shop: Shop) -> None:
+    schema = shop.topology.shard_map.placements[1].partition.schema
+    shop.execute("s1", f"ALTER TABLE {schema}.item RENAME TO gone")
+    try:
+        with pytest.raises(StalePlacement, match=f'relation "{schema}.item" does not exist'):
+            shop.load("item", ROWS)
+    finally:
+        shop.execute("s1", f"ALTER TABLE {schema}.gone RENAME TO item")
     assert shop.rows("item") == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 from ddl_tools import PARTITIONS, SHARDS, SHOP, TABLES, Place
@@ -167,10 +168,28 @@ def test_somebody_else_took_over(shop: Place, monkeypatch: pytest.MonkeyPatch, w
     assert set(applied(shop).values()) == {False}
 
 
+def test_who_comes_late_does_not_overwrite(shop: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frozen after its commits, the change was finished by another process, and followed by another change."""
+    second = SchemaManager(shop.catalog, shop.engines, lock_timeout=0.2)
+    monkeypatch.setattr(second, "_locked", nullcontext)
+    original = Change._register
+
+    def late(self: Change, findings: object) -> None:
+        monkeypatch.setattr(Change, "_register", original)
+        assert second.resume()
+        second.create_schema("drop index i; alter table orders drop column a", {})
+        original(self, findings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Change, "_register", late)
+    shop.manager.create_schema(ADD, {})
+    assert shop.catalog.load().tables["orders"].column("a") is None
+    assert shop.drift() == []
+
+
 def test_a_change_that_still_runs_is_not_taken_for_dead(shop: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its shards' locks tell, should the catalog's lock be lost: whoever wants to resume it waits."""
     second = SchemaManager(shop.catalog, shop.engines, lock_timeout=0.1, attempts=2)
-    monkeypatch.setattr(second, "_locked", __import__("contextlib").nullcontext)
+    monkeypatch.setattr(second, "_locked", nullcontext)
     original, codes = Change._inspect, []
 
     def overtaken(self: Change, *arguments: object) -> object:

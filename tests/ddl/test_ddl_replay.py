@@ -164,6 +164,13 @@ def test_an_index_that_went_with_its_column_may_come_back_as_another(place: Plac
     assert ("index", "i") in kinds(second) - kinds(first)
 
 
+def test_a_table_that_came_with_such_a_loss_and_went(place: Place) -> None:
+    place.manager.create_schema(TABLE + "create index i on t (b)", T)
+    place.manager.create_schema("alter table t drop column b; create table u (a int primary key)", {"u": Sharded("a")})
+    place.manager.create_schema("drop table u", {})
+    rebuild(place)
+
+
 def test_hand_made_objects_do_not_block_changes(place: Place) -> None:
     place.manager.create_schema(TABLE, T)
     place.sql("s0", "create index by_hand on shop_p0000.t (b)")

@@ -517,6 +517,11 @@ def test_the_same_script_again_changes_nothing() -> None:
             "create type t as enum ('a'); alter type t add value 'b'; alter type t add value 'c'",
             ["alter type t add value 'c'"],
         ),
+        (
+            "create index i on customers (name) where name in ('a', 'b') and name = any (array['a', 'b'])",
+            "create index i on customers (name) where name in  ( 'a','b' ) and name = any (array [ 'a','b' ])",
+            [],
+        ),
         ("comment on table customers is 'a'", "comment on table customers is 'a'", []),
         ("drop table customers", "drop table if exists customers", []),
     ],
@@ -528,6 +533,15 @@ def test_what_a_rerun_still_runs(first: str, second: str, expected: list[str]) -
         assert [it.text for it in plan(second, {}, left, recorded) if not it.unchanged] == expected
     else:
         assert rerun(first, second) == expected
+
+
+def test_what_belonged_to_a_dropped_table_is_gone_too() -> None:
+    script = (
+        "create table t (a int primary key); create index i on t (a); alter table t add foreign key (a) references t;"
+        "create trigger x before insert on t for each row execute function f(); comment on table t is 'x'; "
+    )
+    recorded = plan(script + "drop table t", {"t": Sharded("a")}, {})
+    assert not any(it.unchanged for it in plan(script, {"t": Sharded("a")}, {}, recorded))
 
 
 def test_the_literal_decides_whether_a_definition_is_the_same() -> None:

@@ -56,23 +56,20 @@ ALTER TABLE plain ADD COLUMN extra int DEFAULT 7;
 """
 TABLES = {
     "country": Reference(),
-    **{
-        name: Sharded("customer_id")
-        for name in ("customers", "orders", "audit", "things", "plain", "nothing_here")
-    },
+    **{name: Sharded("customer_id") for name in ("customers", "orders", "audit", "things", "plain", "nothing_here")},
 }
 #: Rows for `things` without customer_id and id: ordinary values, and extreme ones.
 THINGS = (
     "1, 1.5, 2.25, 1234567890.0123456789, true, 'täxt', 'v', 'c', '\\xdeadbeef', '2024-02-29', '2024-02-29 01:02:03.5',"
     "'2024-02-29 01:02:03+05', '23:59:60', '01:02:03+05', '1 mon 2 days 3 h', '00000000-0000-0000-0000-000000000001',"
-    '\'{"b": 1, "a": [1, 2]}\', \'{"b": 1, "a": null}\', \'10.0.0.1/8\', \'10.0.0.0/8\', \'08:00:2b:01:02:03\', B\'101\','
+    "'{\"b\": 1, \"a\": [1, 2]}', '{\"b\": 1, \"a\": null}', '10.0.0.1/8', '10.0.0.0/8', '08:00:2b:01:02:03', B'101',"
     "'(1,2)', '((0,0),(1,1),(1,0))', '[1,5)', '{[1,2),[3,4)}', 'a fat cat', 'fat & cat', 12.34,"
     "'{good,bad}', '{{1,2},{3,4}}', '(1,one,good)', array['(1,\"a,b\",bad)'::point3, null], 3, 'odd', '0/16B3748',"
     "'{=r/shardpool}'",
-    "-32768, 'NaN', '-Infinity', 'NaN', false, '', '', '', '', '-infinity', 'infinity', '-infinity', '00:00', '00:00-15',"
-    "'-178000000 years', 'ffffffff-ffff-ffff-ffff-ffffffffffff', 'null', 'null', '::1', '::/0', 'ff:ff:ff:ff:ff:ff', '',"
-    "'(inf,nan)', '((0,0))', 'empty', '{}', '', '', '-92233720368547758.08', '{}', '{}', '(,,)', '{}', 1,"
-    "E'a\\tb\\\\N\\n', '0/0', '{}'",
+    "-32768, 'NaN', '-Infinity', 'NaN', false, '', '', '', '', '-infinity', 'infinity', '-infinity', '00:00',"
+    "'00:00-15', '-178000000 years', 'ffffffff-ffff-ffff-ffff-ffffffffffff', 'null', 'null', '::1', '::/0',"
+    "'ff:ff:ff:ff:ff:ff', '', '(inf,nan)', '((0,0))', 'empty', '{}', '', '', '-92233720368547758.08', '{}', '{}',"
+    "'(,,)', '{}', 1, E'a\\tb\\\\N\\n', '0/0', '{}'",
 )
 
 
@@ -172,14 +169,16 @@ class Place:
         assert self.catalog("SELECT * FROM shardpool_catalog.move WHERE state = 'running'") == []
         assert self.catalog("SELECT * FROM shardpool_catalog.cleanup") == []
         for shard in self.router.shard_map.shards:
-            busy = "SELECT application_name, state FROM pg_stat_activity WHERE application_name LIKE 'shardpool move%'"
-            eventually(lambda shard=shard: self.sql(shard, busy) == [], f"no sessions of moves on {shard}")
+            eventually(lambda shard=shard: self.sql(shard, _SESSIONS) == [], f"no sessions of moves on {shard}")
             assert self.sql(shard, "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()") == []
-        locks = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND database = " + _DATABASE
-        eventually(lambda: self.sql(min(self.config.shards), locks) == [], "no advisory locks in the catalog")
+        eventually(lambda: self.sql(min(self.config.shards), _LOCKS) == [], "no advisory locks in the catalog")
 
 
 _DATABASE = "(SELECT oid FROM pg_database WHERE datname = current_database())"
+_SESSIONS = (
+    "SELECT state FROM pg_stat_activity WHERE application_name LIKE 'shardpool move%' AND datname = current_database()"
+)
+_LOCKS = f"SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND database = {_DATABASE}"
 
 
 def schema(partition: int) -> str:
@@ -283,7 +282,8 @@ class Mover:
         pid = str(self._process.pid)
         command = ["ps", "-o", "stat=", "-p", pid]
         eventually(
-            lambda: subprocess.run(command, capture_output=True, text=True).stdout.startswith("T"), "the mover is frozen"
+            lambda: subprocess.run(command, capture_output=True, text=True).stdout.startswith("T"),
+            "the mover is frozen",
         )
 
     def thaw(self) -> int:

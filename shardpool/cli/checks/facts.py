@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import text
 
 from shardpool.catalog import Catalog, ShardIdentity
-from shardpool.cli.failures import hide_passwords
+from shardpool.cli.failures import describe
 from shardpool.cli.survey import ask_shards
 from shardpool.config import Config
 from shardpool.errors import ExecutionError, TopologyError
@@ -45,8 +45,15 @@ SELECT format('schema %s on %s', c.name, c.shard)
 FROM shardpool_catalog.cleanup c JOIN shardpool_catalog.move m ON m.id = c.move
 WHERE c.keyspace = :keyspace AND m.state <> 'running' ORDER BY c.id
 """
-#: The row's names for the rules of sorting, in the versions that have them.
-_COLLATION = ("datlocprovider", "datlocale", "daticulocale", "datcollate", "datctype", "datcollversion")
+#: The row's columns for the rules of sorting, in the versions that have them.
+_COLLATION = {
+    "datlocale": "locale",
+    "daticulocale": "locale",
+    "datcollate": "collate",
+    "datctype": "ctype",
+    "datcollversion": "version",
+}
+_PROVIDERS = {"b": "builtin", "c": "libc", "i": "icu"}
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ def _read_server(cursor: Any) -> ServerFacts:
         version=version.split()[0],
         version_number=number,
         encoding=encoding,
-        collation=" ".join(f"{name.removeprefix('dat')}={row[name]}" for name in _COLLATION if row.get(name)),
+        collation=_collation(row),
         time_zone=time_zone,
         max_prepared_transactions=prepared,
         wal_level=wal_level,
@@ -127,11 +134,17 @@ def _read_server(cursor: Any) -> ServerFacts:
     )
 
 
+def _collation(row: Mapping[str, Any]) -> str:
+    """All that decides how a database sorts and classifies text, as one comparable text."""
+    provider = _PROVIDERS.get(row.get("datlocprovider", "c"), "unknown")
+    return ", ".join([provider, *(f"{word} {row[name]}" for name, word in _COLLATION.items() if row.get(name))])
+
+
 def _read_catalog(catalog: Catalog) -> CatalogFacts:
     try:
         topology, fault = catalog.load(), ""
     except TopologyError as error:
-        topology, fault = None, hide_passwords(str(error))
+        topology, fault = None, describe(error).message
     if topology is None:
         return CatalogFacts(fault=fault)
     values = {"keyspace": catalog.keyspace}
@@ -154,4 +167,4 @@ def _read_drift(
     try:
         return find_drift(catalog, engines, found.topology), ""
     except (TopologyError, ExecutionError) as error:
-        return None, hide_passwords(str(error))
+        return None, describe(error).message

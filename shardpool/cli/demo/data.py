@@ -46,7 +46,14 @@ def generate(directory: Path, scale: float) -> dict[str, Path]:
     if run.returncode != 0:
         said = run.stderr.strip() or run.stdout.strip()
         raise GeneratorMissing(f"{program} failed with exit code {run.returncode}: {said[-500:]}")
+    _keep_pairs_unique(directory / "partsupp.tbl")
     return {table: directory / f"{table}.tbl" for table in TABLES}
+
+
+def _keep_pairs_unique(partsupp: Path) -> None:
+    """At some scales below 1, TPC-H's formula gives a part the same supplier twice, which the primary key forbids."""
+    unique = {tuple(line.split("|", 2)[:2]): line for line in partsupp.read_text(encoding="ascii").splitlines()}
+    partsupp.write_text("\n".join(unique.values()) + "\n", encoding="ascii")
 
 
 def find_generator() -> str:

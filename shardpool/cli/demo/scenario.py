@@ -1,223 +1,34 @@
-"""The demo from top to bottom: `STEPS` is the programme, each step a function from the stage to its facts."""
+"""The demo's programme: `STEPS`, and how it is run."""
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
 from rich.console import RenderableType
 
-from shardpool.cli.demo import pictures
-from shardpool.cli.demo.answers import compare_answers, same_rows, timed
-from shardpool.cli.demo.data import TABLES, generate, schema
+from shardpool.cli.cluster import wait_for_the_end
+from shardpool.cli.demo import pictures, steps
 from shardpool.cli.demo.plain import PlainPostgres
-from shardpool.cli.demo.routes import REPORT, routed_statements
-from shardpool.cli.demo.writer import Writers, percentiles, timeline
-from shardpool.cli.load import load_progress, progress_callback
-from shardpool.cli.moving import watched_moves
+from shardpool.cli.demo.steps import Facts, Stage
 from shardpool.cli.output import print_json, stdout
-from shardpool.cli.plans import plan_picture
-from shardpool.cli.status import read_status
 from shardpool.local import LocalCluster
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from shardpool.router import Router
 
 SHARDS = 3
 PARTITIONS = 16
 KEYSPACE = "tpch"
-#: Seconds of writing before the rebalance, to have something to compare with.
-QUIET = 1.0
-
-Facts = dict[str, Any]
-
-
-@dataclass
-class Stage:
-    """What the steps work with. `facts` are those of the steps so far, by name."""
-
-    scale: float
-    cluster: LocalCluster
-    plain: PlainPostgres
-    resources: ExitStack
-    console: Console | None
-    files: Mapping[str, Path] = field(default_factory=dict)
-    facts: Facts = field(default_factory=dict)
-    opened: list[Router] = field(default_factory=list)
-
-    @property
-    def router(self) -> Router:
-        return self.opened[0]
-
-
-def start(stage: Stage) -> Facts:
-    """Start the servers and make the TPC-H files, all at once."""
-    directory = Path(stage.resources.enter_context(tempfile.TemporaryDirectory(prefix="shardpool-demo-")))
-    with ThreadPoolExecutor(2, "demo-start") as threads:
-        files = threads.submit(generate, directory, stage.scale)
-        plain = threads.submit(stage.resources.enter_context, stage.plain)
-        started = time.perf_counter()
-        stage.resources.enter_context(stage.cluster)
-        seconds = time.perf_counter() - started
-        stage.files = files.result()
-        plain.result()
-    stage.opened.append(stage.resources.enter_context(stage.cluster.router()))
-    return {
-        "shards": {name: stage.cluster.url(name) for name in stage.cluster.names},
-        "partitions": PARTITIONS,
-        "start_seconds": round(seconds, 3),
-        "scale": stage.scale,
-        "bytes": sum(file.stat().st_size for file in stage.files.values()),
-    }
-
-
-def create(stage: Stage) -> Facts:
-    """Create the tables in every partition, or on every shard."""
-    reports, seconds = timed(lambda: stage.router.create_schema(schema(), TABLES))
-    stage.plain.execute(schema())
-    tables = stage.router.topology.tables
-    return {
-        "statements": len(reports),
-        "tables": {name: list(table.key) for name, table in sorted(tables.items())},
-        "create_seconds": round(seconds, 3),
-    }
-
-
-def load(stage: Stage) -> Facts:
-    """Load all files, and the same into the plain PostgreSQL."""
-    found: list[Facts] = []
-    with nullcontext() if stage.console is None else load_progress(stage.console) as progress:
-        for table, file in stage.files.items():
-            report = progress_callback(progress, table) if progress is not None else None
-            result = stage.router.copy_into(table, file, progress=report)
-            found.append({"table": table, "rows": result.rows, "seconds": round(result.seconds, 4)})
-    began = time.perf_counter()
-    for table, file in stage.files.items():
-        stage.plain.copy(table, file)
-    plain_seconds = time.perf_counter() - began
-    for shard in stage.cluster.names:
-        with stage.router.engines.borrow(shard) as connection, connection.cursor() as cursor:
-            cursor.execute("ANALYZE")
-            connection.commit()
-    stage.plain.execute("ANALYZE")
-    return {
-        "loads": found,
-        "rows": sum(it["rows"] for it in found),
-        "load_seconds": round(sum(it["seconds"] for it in found), 3),
-        "plain_seconds": round(plain_seconds, 3),
-        "map": read_status(stage.router)["shards"],
-    }
-
-
-def route(stage: Stage) -> Facts:
-    """Run statements on the one partition of their key."""
-    return {"routed": routed_statements(stage.router, stage.plain)}
-
-
-def report(stage: Stage) -> Facts:
-    """Run one report over all shards, and show its plan."""
-    stage.router.query(REPORT)  # connections are opened at first use
-    rows, seconds = timed(lambda: [tuple(row) for row in stage.router.query(REPORT)])
-    theirs, plain_seconds = timed(lambda: stage.plain.query(REPORT))
-    explanation = stage.router.explain(REPORT)
-    return {
-        "sql": REPORT,
-        "columns": list(stage.router.query(REPORT).keys()),
-        "report": rows,
-        "equal": same_rows(rows, theirs),
-        "ms": round(seconds * 1000, 2),
-        "plain_ms": round(plain_seconds * 1000, 2),
-        "plan": explanation.to_json(),
-        "picture": None if stage.console is None else plan_picture(explanation, stage.router.topology),
-    }
-
-
-def check_before(stage: Stage) -> Facts:
-    """Compare TPC-H answers with the plain PostgreSQL."""
-    return {"answers": compare_answers(stage.router, stage.plain)}
-
-
-def grow(stage: Stage) -> Facts:
-    """Start a fourth shard and plan what is to move there."""
-    from shardpool.cli.rebalance import plan_facts
-    from shardpool.moves import add_shard, plan_rebalance
-
-    name = stage.cluster.add_shard()
-    add_shard(stage.router, name, stage.cluster.url(name))
-    stage.router.refresh()
-    return {"shard": name, "plan": plan_facts(plan_rebalance(stage.router))}
-
-
-def rebalance(stage: Stage) -> Facts:
-    """Move partitions to the new shard while orders are written all the time."""
-    from shardpool.cli.move import report_facts
-    from shardpool.moves import apply_rebalance, plan_rebalance
-
-    planned = plan_rebalance(stage.router)
-    labels = {it.partition: f"{it.source} → {it.target}" for it in planned.moves}
-    homes = {it.partition.id: it.shard for it in stage.router.shard_map.placements}
-    keys = [key for (key,) in stage.plain.query("SELECT o_orderkey FROM orders ORDER BY 1")]
-    with Writers(stage.router, keys, keys[-1]) as writers:
-        time.sleep(QUIET)
-        began = time.monotonic()
-        with watched_moves(labels, quiet=stage.console is None, console=stage.console) as progress:
-            reports = [report_facts(it) for it in apply_rebalance(stage.router, planned, progress=progress)]
-        ended = time.monotonic()
-    return {
-        "moves": reports,
-        "rebalance_seconds": round(ended - began, 3),
-        "writer": {
-            "threads": len(writers.journals),
-            "writes": writers.written,
-            "errors": len(writers.errors),
-            "first_error": next(iter(writers.errors), None),
-            "quiet_ms": percentiles([it for at, it in writers.latencies if at < began]),
-            "moving_ms": percentiles([it for at, it in writers.latencies if at >= began]),
-            "timeline": timeline(writers.latencies, began, ended),
-            **_account(stage, writers),
-        },
-        "homes": homes,
-        "map": read_status(stage.router)["shards"],
-    }
-
-
-def _account(stage: Stage, writers: Writers) -> Facts:
-    """Give the plain PostgreSQL the acknowledged writes, and compare every order with it."""
-    stage.plain.insert_orders(writers.inserted)
-    stage.plain.raise_prices(writers.updated)
-    everything = "SELECT * FROM orders ORDER BY o_orderkey"
-    ours = {row[0]: tuple(row) for row in stage.router.query(everything)}
-    theirs = {row[0]: row for row in stage.plain.query(everything)}
-    written = {row[0] for row in writers.inserted} | set(writers.updated)
-    return {
-        "inserted": len(writers.inserted),
-        "updated": writers.updated.total(),
-        "lost": len([key for key in written if ours.get(key) != theirs[key]]),
-        "orders": len(theirs),
-        "orders_equal": ours == theirs,
-    }
-
-
-def check_after(stage: Stage) -> Facts:
-    """Compare the TPC-H answers again: partitions have moved, orders were written."""
-    return {"answers": compare_answers(stage.router, stage.plain)}
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step, what is shown above it, and how its facts are drawn."""
+    """A step, what is shown above it, and how its facts are drawn. `live`: it shows its own progress."""
 
     title: str
     run: Callable[[Stage], Facts]
     picture: Callable[[Facts, Facts], RenderableType]
+    live: bool = False
 
     @property
     def name(self) -> str:
@@ -225,15 +36,15 @@ class Step:
 
 
 STEPS: tuple[Step, ...] = (
-    Step("Three PostgreSQL servers, sixteen partitions", start, pictures.start),
-    Step("Eight tables, split by key", create, pictures.create),
-    Step("Loading TPC-H", load, pictures.load),
-    Step("Statements with a key go to one partition", route, pictures.route),
-    Step("A report goes to all shards at once", report, pictures.report),
-    Step("The answers are those of one PostgreSQL", check_before, pictures.answers_before),
-    Step("A fourth shard joins", grow, pictures.grow),
-    Step("Partitions move while orders are written", rebalance, pictures.rebalance),
-    Step("The answers are still those of one PostgreSQL", check_after, pictures.answers),
+    Step("Three PostgreSQL servers, sixteen partitions", steps.start, pictures.start),
+    Step("Eight tables, split by key", steps.create, pictures.create),
+    Step("Loading TPC-H", steps.load, pictures.load, live=True),
+    Step("Statements with a key go to one partition", steps.route, pictures.route),
+    Step("A report goes to all shards at once", steps.report, pictures.report),
+    Step("The answers are those of one PostgreSQL", steps.check_before, pictures.answers_before),
+    Step("A fourth shard joins", steps.grow, pictures.grow),
+    Step("Partitions move while orders are written", steps.rebalance, pictures.rebalance, live=True),
+    Step("The answers are still those of one PostgreSQL", steps.check_after, pictures.answers),
 )
 
 
@@ -256,8 +67,6 @@ def run_demo(scale: float, *, keep: bool, as_json: bool) -> Facts:
         else:
             console.print(pictures.farewell(facts))
         if keep:
-            from shardpool.cli.cluster import wait_for_the_end
-
             wait_for_the_end()
     return facts
 
@@ -267,33 +76,26 @@ def _run_step(stage: Stage, number: int, step: Step) -> None:
     if console is not None:
         console.print()
         console.rule(f"[bold]{number}  {step.title}[/bold]", align="left", style="dim")
-    spinning = console.status("working") if console is not None and step.run not in (load, rebalance) else nullcontext()
-    with spinning:
-        facts, seconds = _timed_step(stage, step)
-    stage.facts[step.name] = facts
-    if console is not None:
-        console.print(step.picture(facts, stage.facts))
-    facts.pop("picture", None)
-    facts["seconds"] = round(seconds, 3)
-
-
-def _timed_step(stage: Stage, step: Step) -> tuple[Facts, float]:
     began = time.perf_counter()
-    facts = step.run(stage)
-    return facts, time.perf_counter() - began
+    with nullcontext() if console is None or step.live else console.status("working"):
+        facts = step.run(stage)
+    stage.facts[step.name] = {**facts, "seconds": round(time.perf_counter() - began, 3)}
+    picture = stage.facts[step.name].pop("picture", None)  # not for JSON
+    if console is not None:
+        console.print(step.picture({**facts, "picture": picture}, stage.facts))
 
 
-def _verdict(steps: Facts, seconds: float) -> Facts:
+def _verdict(done: Facts, seconds: float) -> Facts:
     """Sum up: `ok` if nothing was lost, nothing failed and every answer was equal."""
-    answers = [it["equal"] for name in ("check_before", "check_after") for it in steps[name]["answers"]]
-    writer = steps["rebalance"]["writer"]
+    answers = [it["equal"] for name in ("check_before", "check_after") for it in done[name]["answers"]]
+    writer = done["rebalance"]["writer"]
     facts: Facts = {
         "seconds": round(seconds, 2),
         "answers": len(answers) + 1,
-        "answers_equal": all(answers) and steps["report"]["equal"],
-        "rows": steps["load"]["rows"],
-        "moved_partitions": len(steps["rebalance"]["moves"]),
-        "moved_bytes": sum(it["bytes"] for it in steps["rebalance"]["moves"]),
+        "answers_equal": all(answers) and done["report"]["equal"],
+        "rows": done["load"]["rows"],
+        "moved_partitions": len(done["rebalance"]["moves"]),
+        "moved_bytes": sum(it["bytes"] for it in done["rebalance"]["moves"]),
         "writes": writer["writes"],
         "orders": writer["orders"],
         "orders_equal": writer["orders_equal"],
@@ -302,4 +104,4 @@ def _verdict(steps: Facts, seconds: float) -> Facts:
     }
     equal = facts["answers_equal"] and facts["orders_equal"]
     facts["ok"] = equal and not facts["write_errors"] and not facts["lost_writes"]
-    return {**facts, "steps": steps}
+    return {**facts, "steps": done}

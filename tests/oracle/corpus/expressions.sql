@@ -264,9 +264,6 @@ select set_config('x.y', 'z', false);
 -- refused: SP101
 explain select 1;
 
--- refused: SP103
-select * into copy_of_orders from orders;
-
 select pg_typeof(status), count(*) from orders group by 1;
 
 select pg_typeof(o), pg_typeof(o.id) from orders o order by o.id limit 1;
@@ -413,8 +410,6 @@ select no_such_column from orders;
 select no_such_function(id) from orders;
 
 select id from orders where;
-
-select 1; select 2;
 
 select sum(note) from orders;
 

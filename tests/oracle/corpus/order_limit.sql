@@ -107,6 +107,7 @@ select o.id, c.name from orders o left join country c using (code) order by c.na
 
 select customer_id, name from customers order by name, "Full Name", customer_id;
 
+-- ties
 select code, id from orders order by code limit 1000;
 
 select cnote || note as x, id from orders order by id limit 3;
@@ -243,6 +244,7 @@ select id from orders order by :n, 1;
 select code, count(*) from orders group by :n order by 1;
 
 -- WITH TIES.
+-- ties
 select id, code from orders order by code fetch first 3 rows with ties;
 
 select customer_id from orders order by customer_id desc fetch first 1 row with ties;

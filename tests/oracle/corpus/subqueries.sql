@@ -147,7 +147,7 @@ select 'orders' as t, count(*) from orders union all select 'items', count(*) fr
 
 select customer_id, null as x from lone union all select customer_id, v from tiny order by 1, 2;
 
-select total from orders union select amount from orders order by 1;
+select trim_scale(total) as t from orders union select trim_scale(amount) from orders order by 1;
 
 select id from orders where customer_id = 7 union all select id from orders where customer_id = 7 order by 1;
 

@@ -1,0 +1,271 @@
+"""Moves whose process, or whose servers, die or freeze at each step: one owner, all rows, nothing left over.
+
+A new step is covered by these tests the day it is added to `STEPS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from shardpool.errors import CatalogUnavailable, MoveError, OwnershipAmbiguous, ShardUnavailable
+from shardpool.local import LocalCluster
+from shardpool.moves import (
+    STEPS,
+    MoveTakenOver,
+    apply_rebalance,
+    move_partition,
+    move_status,
+    plan_rebalance,
+    recover_moves,
+    runner,
+    servers,
+)
+from tests.moves.conftest import gates, place, shop_config
+from tests.moves.move_tools import Background, Gates, Mover, Place, eventually, schema
+
+__all__ = ["gates", "place"]  # fixtures
+
+NAMES = [step.name for step in STEPS]
+POINTS = ["move:register:before", "move:register:after", "move:copy:inside", "move:flip:inside"]
+POINTS += [f"move:{name}:{when}" for name in NAMES for when in ("before", "after")]
+
+
+def committed(point: str) -> bool:
+    _, step, when = point.split(":")
+    return step in NAMES and (NAMES.index(step) > NAMES.index("flip") or (step, when) == ("flip", "after"))
+
+
+def recover_all(place: Place, **options: float) -> None:
+    """Recover until nothing is unfinished: a server needs a moment to see that a process is gone."""
+
+    def recovered() -> bool:
+        found = recover_moves(place.router, **options)
+        assert all(it.outcome != "unsettled" for it in found), found
+        return not move_status(place.router)
+
+    eventually(recovered, "all moves are settled")
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_mover_that_is_killed(place: Place, point: str) -> None:
+    source, target, before = place.owner(0), place.other(0), place.contents()
+    Mover(place.config, 0, target, point).wait_killed()
+    recover_all(place)
+    assert place.owner(0) == (target if committed(point) else source)
+    assert place.contents() == before
+    place.assert_clean()
+    # The same call again finishes what was wanted.
+    if place.owner(0) != target:
+        move_partition(place.router, 0, target)
+    assert place.contents() == before
+    place.assert_clean()
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["move:create:before", "move:copy:inside", "move:fence:before", "move:fence:after", "move:flip:before"]
+    + ["move:flip:inside", "move:flip:after", "move:switch_on:after"],
+)
+def test_a_mover_that_is_frozen_and_wakes(place: Place, point: str) -> None:
+    source, target, before = place.owner(0), place.other(0), place.contents()
+    mover = Mover(place.config, 0, target, point, kill=False)
+    mover.wait_frozen()
+    (busy,) = recover_moves(place.router)
+    assert busy.outcome == "running"
+    recover_all(place, frozen_after=0.0)
+    assert place.owner(0) == (target if committed(point) else source)
+    place.assert_clean()
+    # Others go on meanwhile: the partition moves away, and back.
+    for _ in range(2):
+        move_partition(place.router, 0, place.other(0))
+    settled = place.owner(0)
+    assert mover.thaw() == 3  # MoveTakenOver
+    assert place.owner(0) == settled
+    assert place.contents() == before
+    place.assert_clean()
+
+
+def test_the_server_frees_writers_of_a_frozen_mover(
+    place: Place, gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if nobody recovers it."""
+    monkeypatch.setitem(servers.SETTINGS, "idle_in_transaction_session_timeout", "200ms")
+    source = place.owner(0)
+    gates.close("move:verify:before")
+    moving = Background(lambda: move_partition(place.router, 0, place.other(0)))
+    gates.wait_for("move:verify:before")
+    place.sql(source, "UPDATE shop_p0000.plain SET extra = 5")  # waits no longer than that
+    gates.open_all()
+    with pytest.raises(ShardUnavailable) as caught:
+        moving.wait()
+    assert caught.value.shard == source
+    place.assert_clean()
+    assert place.sql(source, "SELECT DISTINCT extra FROM shop_p0000.plain") == [(5,)]
+
+
+def test_a_rebalance_that_is_killed_is_called_again(place: Place) -> None:
+    before = place.contents()
+    for partition in (0, 1, 2, 3):
+        if place.owner(partition) != "s0":
+            move_partition(place.router, partition, "s0")
+    plan = plan_rebalance(place.router, by="count")
+    assert len(plan.moves) == 2
+    first, second = plan.moves
+    move_partition(place.router, first.partition, first.target)
+    Mover(place.config, second.partition, second.target, "move:fence:after").wait_killed()
+    eventually(lambda: _lock_is_free(place, second.partition), "the lock of the killed process is free")
+    reports = apply_rebalance(place.router, plan)
+    assert [it.partition for it in reports] == [second.partition]
+    assert apply_rebalance(place.router, plan) == []
+    assert plan_rebalance(place.router, by="count").moves == ()
+    assert place.contents() == before
+    place.assert_clean()
+
+
+def _lock_is_free(place: Place, partition: int) -> bool:
+    try:
+        with place.router.catalog.lock(f"move {partition}", BlockingIOError):
+            return True
+    except BlockingIOError:
+        return False
+
+
+# -- servers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(shards=3) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def fragile(cluster: LocalCluster) -> Iterator[Place]:
+    """Three servers; the first has the catalog, and no part in the moves."""
+    place = Place(shop_config([cluster.url(name) for name in cluster.names], partitions=3))
+    try:
+        place.fill(customers=20)
+        yield place
+    finally:
+        place.close()
+
+
+def crash(cluster: LocalCluster, name: str) -> None:
+    cluster.kill(name)
+    cluster.start(name)
+
+
+CRASHES = [
+    (point, who)
+    for point in ("copy:inside", "finish:before", "fence:before", "fence:after", "flip:before", "flip:after")
+    for who in ("source", "target", "catalog")
+]
+
+
+@pytest.mark.parametrize(("point", "who"), CRASHES)
+def test_a_server_that_crashes(cluster: LocalCluster, fragile: Place, gates: Gates, point: str, who: str) -> None:
+    """It is back when the move notices: the move is undone, or completed, before its error is told."""
+    point = f"move:{point}"
+    source = fragile.owner(1)
+    target = {"s1": "s2", "s2": "s1"}[source]
+    before = fragile.contents()
+    gates.close(point)
+    moving = Background(lambda: move_partition(fragile.router, 1, target))
+    gates.wait_for(point)
+    crash(cluster, {"source": source, "target": target, "catalog": "s0"}[who])
+    gates.open_all()
+    try:
+        moving.wait()
+    except (ShardUnavailable, CatalogUnavailable, MoveTakenOver, MoveError):
+        pass
+    recover_all(fragile)
+    assert fragile.owner(1) in ((target,) if committed(point) else (source, target))
+    assert fragile.contents() == before
+    fragile.assert_clean()
+    if fragile.owner(1) != target:
+        move_partition(fragile.router, 1, target)
+        assert fragile.contents() == before
+
+
+@pytest.mark.parametrize("point", ["move:fence:after", "move:flip:after"])
+@pytest.mark.parametrize("who", ["source", "target", "catalog"])
+def test_a_server_that_stays_away(
+    cluster: LocalCluster, fragile: Place, gates: Gates, monkeypatch: pytest.MonkeyPatch, point: str, who: str
+) -> None:
+    """What can be settled without it is; the rest when it is back."""
+    monkeypatch.setattr(runner, "SETTLE_PATIENCE", 0.1)
+    source = fragile.owner(1)
+    target = {"s1": "s2", "s2": "s1"}[source]
+    before = fragile.contents()
+    gates.close(point)
+    moving = Background(lambda: move_partition(fragile.router, 1, target))
+    gates.wait_for(point)
+    name = {"source": source, "target": target, "catalog": "s0"}[who]
+    cluster.kill(name)
+    gates.open_all()
+    try:
+        moving.wait()
+    except (ShardUnavailable, CatalogUnavailable, MoveError) as error:
+        told: Exception | None = error
+    else:
+        told = None
+    needed = who == "catalog" or (point, who) in (("move:fence:after", "source"), ("move:flip:after", "target"))
+    if needed:
+        assert told is not None and any("recover_moves" in note for note in told.__notes__)
+    elif point == "move:flip:after":
+        assert told is None  # complete but for what is left on the source
+    cluster.start(name)
+    recover_all(fragile)
+    assert fragile.owner(1) == (target if committed(point) else source)
+    assert fragile.contents() == before
+    fragile.assert_clean()
+
+
+# -- what recovery refuses, and what it leaves ------------------------------------------------------------------------
+
+
+def test_two_schemas_of_one_partition(place: Place) -> None:
+    source, target = place.owner(0), place.other(0)
+    Mover(place.config, 0, target, "move:copy:inside").wait_killed()
+    eventually(lambda: _lock_is_free(place, 0), "the lock of the killed process is free")
+    place.sql(target, f"CREATE SCHEMA {schema(0)}")
+    (unsettled,) = recover_moves(place.router)
+    assert unsettled.outcome == "unsettled"
+    for word in (source, target, schema(0), "Compare"):
+        assert word in unsettled.reason
+    with pytest.raises(MoveError):
+        move_partition(place.router, 0, target)
+    place.sql(target, f"DROP SCHEMA {schema(0)}")
+    recover_all(place)
+    place.assert_clean()
+
+
+def test_a_schema_that_is_gone(place: Place) -> None:
+    source, target = place.owner(0), place.other(0)
+    Mover(place.config, 0, target, "move:fence:before").wait_killed()
+    eventually(lambda: _lock_is_free(place, 0), "the lock of the killed process is free")
+    place.sql(source, f"ALTER SCHEMA {schema(0)} RENAME TO hidden")
+    (unsettled,) = recover_moves(place.router)
+    assert "neither" in unsettled.reason
+    assert OwnershipAmbiguous.retryable is False
+    place.sql(source, f"ALTER SCHEMA hidden RENAME TO {schema(0)}")
+    recover_all(place)
+    place.assert_clean()
+
+
+def test_a_schema_that_cannot_be_dropped_yet(place: Place, gates: Gates) -> None:
+    source = place.owner(0)
+    gates.close("move:release:before")
+    moving = Background(lambda: move_partition(place.router, 0, place.other(0)))
+    gates.wait_for("move:release:before")
+    ((moved,),) = place.sql(source, "SELECT nspname FROM pg_namespace WHERE nspname LIKE '%moved%'")
+    with place.session(source, isolation="READ COMMITTED") as reader:
+        reader.execute(f"SELECT count(*) FROM {moved}.plain")
+        gates.open_all()
+        (leftover,) = moving.wait().leftovers
+        assert (leftover.shard, leftover.schema) == (source, moved)
+        assert place.catalog("SELECT name FROM shardpool_catalog.cleanup") == [(moved,)]
+    recover_moves(place.router)
+    place.assert_clean()
