@@ -52,11 +52,10 @@ def find_drift(catalog: Catalog, engines: Engines, topology: Topology) -> list[D
     """Return all differences, sorted. Raise `ShardUnavailable` for a shard that cannot be asked."""
     moving = {partition_schema(topology.keyspace, number) for number in moving_partitions(catalog)}
     done = {it.id for it in read_log(catalog, "done")}
-    found = [
-        Drift(shard, topology.keyspace, "", "a schema change is unfinished: call resume()")
-        for shard in sorted(topology.shard_map.shards)
-        if read_log(catalog, "running")
-    ]
+    found: list[Drift] = []
+    if read_log(catalog, "running"):
+        message = "a schema change is unfinished: call resume()"
+        found += [Drift(shard, topology.keyspace, "", message) for shard in topology.shard_map.shards]
     partitions: list[_Schema] = []
     shared: list[_Schema] = []
     placed = topology.shard_map.by_shard()

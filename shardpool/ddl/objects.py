@@ -135,14 +135,38 @@ def signature(name: str, types: list[pb.TypeName]) -> str:
 
 
 def _check_body(planning: Planning, function: pb.CreateFunctionStmt, name: str, line: int) -> None:
-    """A body that is bound to tables when it is created, or that names them by schema, works in no partition."""
+    """A body that is bound to tables when it is created, or that names them by schema, works in no partition.
+
+    The server does not check bodies in SQL here (see `ShardSession.execute`), so that the grammar does it.
+    """
     if function.HasField("sql_body") and any(find(function.sql_body, pb.RangeVar)):
         reason = "is bound to tables when it is created, outside of any partition"
         raise refuse("SP256", line=line, name=name, reason=reason)
+    language = _language(function)
     for option in function.options:
         if option.def_elem.defname == "as":
             for body in strings(option.def_elem.arg.list.items):
+                if language == "sql":
+                    _check_grammar(body, name, line)
                 _check_body_text(planning, body, name, line)
+
+
+def is_sql_function(text: str) -> bool:
+    """Whether a CREATE FUNCTION has a body in SQL."""
+    function = postgast.parse(text).stmts[0].stmt.create_function_stmt
+    return _language(function) == "sql"
+
+
+def _language(function: pb.CreateFunctionStmt) -> str:
+    named = (it.def_elem.arg.string.sval for it in function.options if it.def_elem.defname == "language")
+    return next(named, "sql")
+
+
+def _check_grammar(body: str, name: str, line: int) -> None:
+    try:
+        postgast.parse(body)
+    except postgast.PgQueryError as error:
+        raise refuse("SP200", line=line, reason=f"function {name!r}: {error.message}") from error
 
 
 def _check_body_text(planning: Planning, body: str, name: str, line: int) -> None:

@@ -8,8 +8,10 @@ the same proof.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import postgast
 from google.protobuf.message import Message
@@ -32,12 +34,9 @@ class ParsedStatement:
     @property
     def what(self) -> str:
         """The leading keywords, to name the statement in messages."""
-        words = []
-        for token in postgast.scan(self.text).tokens:
-            if token.keyword_kind == 0:  # NO_KEYWORD
-                break
-            words.append(self.text.encode()[token.start : token.end].decode().upper())
-        return " ".join(words[:4])
+        found = itertools.takewhile(lambda token: token.keyword_kind != _NO_KEYWORD, _tokens(self.text))
+        data = self.text.encode()
+        return " ".join(data[token.start : token.end].decode().upper() for token in itertools.islice(found, 4))
 
 
 def parse_script(ddl: str, keyspace: str) -> list[ParsedStatement]:
@@ -52,8 +51,7 @@ def parse_script(ddl: str, keyspace: str) -> list[ParsedStatement]:
     for raw in statements:
         end = raw.stmt_location + raw.stmt_len if raw.stmt_len else len(data)
         text = data[raw.stmt_location : end].decode()
-        blank = len(text) - len(text.lstrip())
-        line = _line(data, raw.stmt_location + blank)
+        line = _line(data, raw.stmt_location + next(_tokens(text)).start)
         found.append(parse_statement(text.strip(), keyspace, line))
     return found
 
@@ -102,9 +100,14 @@ def without_if_not_exists(statement: ParsedStatement) -> ParsedStatement:
 def words(text: str) -> Iterator[tuple[str, int, int]]:
     """Yield each token as (decoded, start, end): identifiers as PostgreSQL understands them, offsets in bytes."""
     data = text.encode()
-    for token in postgast.scan(text).tokens:
+    for token in _tokens(text):
         word = data[token.start : token.end].decode()
         yield (word[1:-1].replace('""', '"') if word.startswith('"') else word.lower()), token.start, token.end
+
+
+def _tokens(text: str) -> Iterator[Any]:
+    """Yield the tokens that are not comments."""
+    return (token for token in postgast.scan(text).tokens if token.token not in _COMMENTS)
 
 
 def _tree(text: str) -> Message:
@@ -174,5 +177,7 @@ def _line(data: bytes, offset: int) -> int:
     return data[:offset].count(b"\n") + 1
 
 
+_NO_KEYWORD = postgast.pg_query_pb2.KeywordKind.Value("NO_KEYWORD")
+_COMMENTS = tuple(postgast.pg_query_pb2.Token.Value(name) for name in ("SQL_COMMENT", "C_COMMENT"))
 _IDENT = postgast.pg_query_pb2.Token.Value("IDENT")
 _UIDENT = postgast.pg_query_pb2.Token.Value("UIDENT")

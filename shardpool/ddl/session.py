@@ -14,6 +14,7 @@ import psycopg2
 
 from shardpool.ddl.introspect import find_behind, read_functions, search_path
 from shardpool.ddl.log import Recorded
+from shardpool.ddl.objects import is_sql_function
 from shardpool.ddl.refusals import refuse
 from shardpool.errors import ShardUnavailable
 from shardpool.topology.names import quote
@@ -38,8 +39,6 @@ class ShardSession:
             f"SET LOCAL lock_timeout = {max(1, int(lock_timeout * 1000))}",
             "SET LOCAL statement_timeout = 0",
             "SET LOCAL idle_in_transaction_session_timeout = 0",
-            # A function's body may name tables that are only found in a partition.
-            "SET LOCAL check_function_bodies = off",
         )
         self.run("; ".join(settings))
         key = f"shardpool ddl {self.keyspace}"
@@ -70,6 +69,10 @@ class ShardSession:
     def execute(self, recorded: Recorded) -> None:
         """Run one statement in all its places, and note that this shard has it."""
         statement = recorded.statement
+        if any((it.verb, it.what) == ("create", "function") for it in statement.effects):
+            # A body in SQL is looked up at once, and may name tables that are only found in a partition.
+            checked = "off" if is_sql_function(statement.text) else "on"
+            self.run(f"SET LOCAL check_function_bodies = {checked}")
         for schema in self.schemas if statement.scope == "partition" else (None,):
             self.run_in(schema, statement.text)
         self.note([recorded.id])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import psycopg2
+from sqlalchemy.exc import DBAPIError
 
 from shardpool.engines import Engines
 from shardpool.engines.translate import translate
@@ -16,6 +17,10 @@ from shardpool.executor.statements import MAX_RETRIES, Statements
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.plan import ByShard, GatherPlan, Plan, PushdownPlan, ReferencePlan, SinglePlan
 from shardpool.topology.shard_map import Placement, Topology
+
+#: What CREATE TABLE AS answers for columns that a SELECT may have and a table may not: pseudo-types (invalid table
+#: definition) and no derived collation (indeterminate collation).
+_NO_PARTIAL_COLUMN = ("42P16", "42P22")
 
 
 class Queries:
@@ -29,11 +34,17 @@ class Queries:
 
     def answer(self, compiled: CompiledQuery, parameters: Mapping[str, Any]) -> RoutedResult:
         retries = 0
+        no_pushdown = ""
         while True:
             topology = self._current.value
-            plan = compiled.bind(parameters, topology)
+            plan = compiled.bind(parameters, topology, no_pushdown)
             try:
                 return self._run(plan, parameters)
+            except DBAPIError as error:
+                code = getattr(error.orig, "pgcode", None)
+                if not isinstance(plan, PushdownPlan) or code not in _NO_PARTIAL_COLUMN:
+                    raise
+                no_pushdown = f"PostgreSQL has no such partial column: {error.orig}".strip()
             except psycopg2.Error as error:
                 retries += 1
                 if retries > MAX_RETRIES or not self._current.moved(topology, _placements(plan, topology)):

@@ -168,7 +168,7 @@ class Journal:
 
     def forget_object(self, move: int, name: str) -> None:
         """Note that a schema is gone."""
-        with self._catalog.begin() as connection:
+        with self._bounded() as connection:
             self._forget(connection, move, name)
 
     def flip(self, record: MoveRecord, next_step: str, detail: Mapping[str, Any]) -> None:
@@ -217,9 +217,12 @@ class Journal:
 
     @contextmanager
     def _bounded(self) -> Iterator[Connection]:
-        """A transaction that the catalog ends if this process freezes in it: its locks would stop every move."""
+        """A transaction that the catalog ends if this process freezes in it, because its locks would stop every move,
+        and that no crash undoes once it is committed."""
         with self._catalog.begin() as connection:
-            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '5s'"))
+            connection.execute(
+                text("SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL synchronous_commit = 'on'")
+            )
             yield connection
 
     def _set_moving(self, connection: Connection, partition: int, moving: bool) -> None:

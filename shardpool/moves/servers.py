@@ -21,9 +21,11 @@ from shardpool.router import Router
 #: How long a session that is to end may take for it, in milliseconds.
 END_TIMEOUT = 10_000
 
-#: All that could end a long copy, or make it differ, whatever the defaults of servers and roles are. Sessions that hold
-#: locks are ended by their server when their client says nothing for half a minute: a frozen mover stops no writers.
+#: All that could end a long copy, or make it differ, whatever the defaults of servers and roles are. What was committed
+#: must not be lost by a crash, lest the partition be on both sides or on none. Sessions that hold locks are ended by
+#: their server when their client says nothing for half a minute: a frozen mover does not stop writers for ever.
 SETTINGS = {
+    "synchronous_commit": "on",
     "statement_timeout": "0",
     "transaction_timeout": "0",
     "lock_timeout": "10s",

@@ -16,8 +16,12 @@ from shardpool.topology.names import quote
 
 def flip(move: Move) -> None:
     """Give the partition to the target in the catalog. The step after this one is entered in the same transaction."""
-    detail = {"rows": move.meter.rows, "bytes": move.meter.bytes}
-    move.journal.flip(move.record, "switch_on", detail)
+    record, target = move.record, move.servers.target
+    # Until now the partition can be given back; it should not be given to a server that is down.
+    if not schemas_of(target, [record.incoming]):
+        raise OwnershipAmbiguous(f"{record}: schema {record.incoming} has disappeared from {record.target}")
+    target.rollback()
+    move.journal.flip(record, "switch_on", {"rows": move.meter.rows, "bytes": move.meter.bytes})
 
 
 def switch_on(move: Move) -> None:

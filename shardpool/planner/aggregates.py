@@ -17,8 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shardpool.planner.ast import Tree, names
-from shardpool.planner.rewrite import column as column_node
-from shardpool.planner.rewrite import copied, expression, replaced
+from shardpool.planner.rewrite import copied, expression, partial_column, replaced
 from shardpool.planner.scopes import Scope
 from shardpool.planner.types import type_of
 
@@ -100,4 +99,4 @@ def _with_argument(template: str, argument: Tree) -> Tree:
 def _substitute(node: Tree, columns: dict[str, str]) -> Tree | None:
     if node.WhichOneof("node") != "column_ref":
         return None
-    return column_node(columns[node.column_ref.fields[0].string.sval])
+    return partial_column(columns[node.column_ref.fields[0].string.sval])

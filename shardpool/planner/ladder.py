@@ -67,8 +67,11 @@ class CompiledQuery:
     sources: tuple[Source, ...]
     unknown_function: str | None
 
-    def bind(self, parameters: Mapping[str, Any], topology: Topology) -> Plan:
-        """Choose a rung. Raise `UnsupportedStatement` for row locks over several partitions."""
+    def bind(self, parameters: Mapping[str, Any], topology: Topology, no_pushdown: str = "") -> Plan:
+        """Choose a rung. Raise `UnsupportedStatement` for row locks over several partitions.
+
+        *no_pushdown* is the reason why the rung pushdown was tried and is not to be taken.
+        """
         if not self.sources:
             return ReferencePlan(self.words)
         pinned = [
@@ -81,8 +84,8 @@ class CompiledQuery:
         if self.analysis.locking:
             raise refuse("SP104", self.analysis.locking)
         reasons = [single, Reason("reference", "the statement reads sharded tables")]
-        if isinstance(self.pushdown, str):
-            reasons.append(Reason("pushdown", self.pushdown))
+        if no_pushdown or isinstance(self.pushdown, str):
+            reasons.append(Reason("pushdown", no_pushdown or str(self.pushdown)))
         elif not all(_plain_limit(parameters.get(name)) for name in self.pushdown.limits):
             reasons.append(Reason("pushdown", "LIMIT or OFFSET is not a plain number"))
         elif moving_parameters(parameters):

@@ -19,7 +19,7 @@ from shardpool.planner.colocation import NotColocated, carrier_of
 from shardpool.planner.functions import is_aggregate
 from shardpool.planner.output import output_name
 from shardpool.planner.plan import PARTIAL_TABLE, SCHEMA_MARKER, Concatenation, MergeQuery
-from shardpool.planner.rewrite import canonical, column, copied, expression, per_partition, replaced, target
+from shardpool.planner.rewrite import canonical, copied, expression, partial_column, per_partition, replaced, target
 from shardpool.planner.safety import not_repeatable
 from shardpool.planner.scopes import Analysis, Item, Scope, expand_star
 from shardpool.planner.statement import Statement, to_pyformat
@@ -220,6 +220,11 @@ def _by_place(node: Tree, outputs: list[tuple[Tree, str]]) -> Tree:
     return node
 
 
+def _place(name: str) -> Tree:
+    """The place of a partial column, to sort and group by: a name could mean one of the user's columns."""
+    return expression(name.removeprefix("c"))
+
+
 class _Columns:
     """The columns of the partial query: one per different expression, named c1, c2, ..."""
 
@@ -250,13 +255,12 @@ class _Sorted:
         outputs = _outputs(self._select, self._scope)
         merge = _merge_skeleton(self._select)
         for value, name in outputs:
-            merge.target_list.append(target(column(columns.add(value)), name))
+            merge.target_list.append(target(partial_column(columns.add(value)), name))
         partial = _first_rows(self._select)
         del partial.sort_clause[:]
         for node in self._select.sort_clause:
-            by = _sort_expression(node.sort_by, outputs)
-            name = columns.add(by)
-            for query, value in ((partial, by), (merge, column(name))):
+            name = columns.add(_sort_expression(node.sort_by, outputs))
+            for query, value in ((partial, _place(name)), (merge, partial_column(name))):
                 sort = copied(node)
                 sort.sort_by.node.CopyFrom(value)
                 query.sort_clause.append(sort)
@@ -282,7 +286,7 @@ class _Groups:
         outputs = _outputs(select, self._scope)
         merge = _merge_skeleton(select)
         groups = [self._columns.add(self._group_expression(node, outputs)) for node in select.group_clause]
-        merge.group_clause.extend(column(name) for name in groups)
+        merge.group_clause.extend(partial_column(name) for name in groups)
         for value, name in outputs:
             merge.target_list.append(target(self._merged(value), name))
         if select.HasField("having_clause"):
@@ -303,7 +307,7 @@ class _Groups:
             partial.ClearField(name)
         partial.limit_option = pb.LIMIT_OPTION_DEFAULT
         partial.target_list.extend(self._columns.targets)
-        partial.group_clause.extend(expression(name.removeprefix("c")) for name in groups)
+        partial.group_clause.extend(_place(name) for name in groups)
         if not self._columns.targets:
             partial.target_list.append(target(expression("1"), "c1"))
         return partial
@@ -331,7 +335,7 @@ class _Groups:
         def replace(inner: Tree) -> Tree | None:
             group = self._columns.find(inner) if inner.WhichOneof("node") != "func_call" else self._group_call(inner)
             if group is not None:
-                return column(group)
+                return partial_column(group)
             if is_a(inner, "func_call") and _is_aggregate_call(inner.func_call):
                 return merged_aggregate(inner, self._scope, self._columns.add)
             if is_a(inner, "column_ref"):

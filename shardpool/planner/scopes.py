@@ -275,7 +275,9 @@ class _Analyser:
             scope.merged[name] = None
             return
         carrier = {pb.JOIN_INNER: lefts[0], pb.JOIN_LEFT: lefts[0], pb.JOIN_RIGHT: rights[0]}.get(jointype)
-        scope.merged[name] = carrier
+        # Columns of different types merge into one of their common type, which is neither's.
+        types = [_type_of(item.column(name)) for item in (lefts[0], rights[0])]
+        scope.merged[name] = carrier if types[0] is not None and types[0] == types[1] else None
         if lefts[0].columns is not None and rights[0].columns is not None:
             fact.equality = ((lefts[0], name), (rights[0], name))
             scope.facts.append(fact)
@@ -336,6 +338,10 @@ def selects_below(message: Tree) -> Iterator[Tree]:
     for child in children(message) if not isinstance(message, pb.Node) else (unwrap(message),):
         if child is not message:
             yield from selects_below(child)
+
+
+def _type_of(column: Column | None) -> tuple[str, str] | None:
+    return None if column is None else (column.type, column.collation)
 
 
 def _renamed(columns: Columns, alias: Tree) -> Columns:

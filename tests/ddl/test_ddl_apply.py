@@ -279,8 +279,8 @@ def test_an_exclusion_by_another_operator_does_not_contain_the_key(place: Place)
     for shard in SHARDS:
         place.sql(
             shard,
-            "create operator public.=== (leftarg = text, rightarg = text, procedure = texteq, commutator = ===, hashes);"
-            "create operator class public.ops for type text using hash as operator 1 public.===, function 1 hashtext(text)",
+            "create operator public.=== (leftarg=text, rightarg=text, procedure=texteq, commutator= ===, hashes);"
+            "create operator class ops for type text using hash as operator 1 public.===, function 1 hashtext(text)",
         )
         for schema in PARTITIONS[shard]:
             place.sql(shard, f"alter table {schema}.t add exclude using hash (a public.ops with operator(public.===))")
@@ -302,6 +302,12 @@ def test_functions_may_name_tables_that_only_partitions_have(place: Place) -> No
     assert place.catalog.load().user_functions == {"touch", "how_many"}
     rows = place.sql("s1", "set search_path to shop_p0002, shop, public; select how_many()")
     assert rows == [(0,)]
+
+
+def test_bodies_that_the_server_can_check_are_checked(place: Place) -> None:
+    with refused(place, "SP263") as caught:
+        place.manager.create_schema("create function f() returns int language plpgsql as 'begin retrun 1; end'", {})
+    assert "retrun" in str(caught[0])
 
 
 def test_qualified_functions_and_types_are_the_keyspaces_own(place: Place) -> None:

@@ -243,6 +243,7 @@ MORE_REFUSALS: list[tuple[str, str, Mapping[str, TableKind]]] = [
     ("SP225", "create type t as enum ('a'); create table t (a int primary key)", {"t": Sharded("a")}),
     ("SP256", "create function f() returns int language sql begin atomic select 1 from customers; end", {}),
     ("SP256", "create function f() returns int language sql as 'select 1 from shop_p0001.x'", {}),
+    ("SP200", "create function f() returns int language sql as 'selec 1'", {}),
 ]
 
 
@@ -319,6 +320,11 @@ ACCEPTED: list[tuple[str, Mapping[str, TableKind]]] = [
 @pytest.mark.parametrize(("ddl", "tables"), ACCEPTED, ids=lambda it: it[:60] if isinstance(it, str) else "")
 def test_accepted(ddl: str, tables: Mapping[str, TableKind]) -> None:
     assert plan(ddl, tables)
+
+
+def test_messages_name_the_statement_and_its_line() -> None:
+    with pytest.raises(SchemaError, match="line 4: CREATE OR REPLACE VIEW is"):
+        plan("-- first\n;\n/* a\n*/ create or replace /* b */ view v as select 1", {})
 
 
 # -- words ----------------------------------------------------------------------------------------------------------
