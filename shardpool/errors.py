@@ -21,6 +21,7 @@
     │ ├ CatalogMissing        the catalog was never initialised
     │ └ SchemaDrift           a shard does not have the tables it should have
     ├ SchemaError             DDL that sharding would break: code, reason, hint
+    │ └ SchemaBusy            something was in the way; nothing was changed (retryable)
     ├ ExecutionError
     │ ├ ShardUnavailable      no connection to a shard; nothing was sent (retryable)
     │ ├ OutcomeUnknown        the connection broke after a write was sent
@@ -29,13 +30,15 @@
     │ └ PoolClosed            the router was closed
     ├ MoveError
     │ ├ MoveInProgress        another move holds the partition (retryable)
+    │ │ └ MoveTakenOver       another process settles this one's move (retryable)
     │ ├ PreflightFailed       checks that failed before anything was created
     │ ├ CutoverTimeout        writers did not let go in time; nothing moved (retryable)
     │ ├ DigestMismatch        the copy differs from the source; nothing moved
     │ └ OwnershipAmbiguous    recovery needs a human: says what to look at
-    └ LoadError
-      ├ BadRow                a row that cannot be loaded: source, line, reason
-      └ LoadInDoubt           the load's commit was interrupted between shards
+    ├ LoadError
+    │ ├ BadRow                a row that cannot be loaded: source, line, reason
+    │ └ LoadInDoubt           the load's commit was interrupted between shards
+    └ LocalClusterError       the embedded servers cannot do what was asked
 
 A leaf states a fact and carries it in fields. `retryable` says whether the same call may succeed later without any
 change by the caller and surely did nothing this time.
@@ -151,6 +154,12 @@ class SchemaError(ShardpoolError):
         self.code, self.hint = code, hint
 
 
+class SchemaBusy(SchemaError):
+    """Something else was in the way; nothing was changed, and the same call may succeed later."""
+
+    retryable = True
+
+
 class ExecutionError(ShardpoolError):
     """A plan could not be carried out."""
 
@@ -198,6 +207,10 @@ class MoveInProgress(MoveError):
     retryable = True
 
 
+class MoveTakenOver(MoveInProgress):
+    """Another process has taken the move over, because this one seemed to be dead. It finishes or undoes it."""
+
+
 class PreflightFailed(MoveError):
     def __init__(self, failures: Sequence[str]) -> None:
         super().__init__("preflight failed: " + "; ".join(failures))
@@ -228,3 +241,7 @@ class BadRow(LoadError):
 
 class LoadInDoubt(LoadError):
     """The commit was interrupted between shards; the message names what is where."""
+
+
+class LocalClusterError(ShardpoolError, RuntimeError):
+    """A local server or cluster cannot do what was asked; for a failed server with the last lines of its log."""

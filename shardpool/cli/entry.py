@@ -30,11 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.Abort:
         return INTERRUPTED
     except _WrongUsage as error:
-        if not error.message:
+        message = error.format_message()
+        if not message:
             return USAGE  # no arguments: the help was printed
         context = getattr(error, "ctx", None)
         hint = f" (try '{context.command_path} --help')" if context is not None else ""
-        print_error("UsageError", error.format_message() + hint, as_json=as_json)
+        print_error("UsageError", message + hint, as_json=as_json)
         return USAGE
     except _reported() as error:
         if isinstance(error, ImportError) and error.name is not None:

@@ -88,7 +88,8 @@ def _picture(facts: dict[str, Any]) -> RenderableType:
     table = new_table("statement", "where", "state")
     for it in facts["statements"]:
         style = "green" if it.state == "applied" else "dim"
-        table.add_row(Text(_shortened(it.statement)), places[it.scope], Text(it.state, style=style))
+        where = places[it.scope] if it.state == "applied" else ""
+        table.add_row(Text(_shortened(it.statement)), where, Text(it.state, style=style))
     return Group(table, Text(f"{facts['applied']} applied, {facts['unchanged']} unchanged", style="dim"))
 
 

@@ -7,7 +7,7 @@ where the servers have come to differ from it.
 
 from shardpool.ddl.apply import SchemaManager, StatementReport
 from shardpool.ddl.drift import Drift, find_drift
-from shardpool.ddl.refusals import REFUSALS, Refusal, SchemaBusy
+from shardpool.ddl.refusals import REFUSALS, Refusal
 from shardpool.ddl.rules import plan_statements
 from shardpool.ddl.script import ParsedStatement, parse_script
 from shardpool.ddl.statement import DdlStatement
@@ -18,7 +18,6 @@ __all__ = [
     "Drift",
     "ParsedStatement",
     "Refusal",
-    "SchemaBusy",
     "SchemaManager",
     "StatementReport",
     "find_drift",

@@ -27,13 +27,13 @@ from tenacity import (
 from shardpool.catalog import Catalog
 from shardpool.ddl.change import Change
 from shardpool.ddl.log import Recorded, forget, read_log, record, running_move
-from shardpool.ddl.refusals import SchemaBusy, refuse
+from shardpool.ddl.refusals import refuse
 from shardpool.ddl.replay import phase
 from shardpool.ddl.rules import plan_statements
 from shardpool.ddl.script import parse_script
 from shardpool.ddl.session import ShardSession
 from shardpool.ddl.statement import DdlStatement, Scope
-from shardpool.errors import CatalogUnavailable, SchemaError
+from shardpool.errors import CatalogUnavailable, SchemaBusy, SchemaError
 from shardpool.topology.shard_map import Partition
 from shardpool.topology.tables import TableKind
 

@@ -39,27 +39,35 @@ def check_column(definition: pb.ColumnDef, table: str, reference: bool, added: b
 
     `added`: by ALTER TABLE, which fills existing rows with the default on each shard by itself.
     """
-    name = definition.colname
+    place = place_of(definition.colname, table, reference)
     serial = definition.type_name.names and strings(definition.type_name.names)[-1] in _SERIAL
     if serial or any(node.constraint.contype == pb.CONSTR_IDENTITY for node in definition.constraints):
-        raise refuse("SP223", line=line, column=name, table=table)
+        raise refuse("SP223", line=line, place=place)
     for node in definition.constraints:
         if node.constraint.contype == pb.CONSTR_DEFAULT:
-            check_default(node.constraint.raw_expr, name, table, reference, added, line)
+            check_no_sequence(node.constraint.raw_expr, place, line)
+            if reference:
+                check_same_everywhere(node.constraint.raw_expr, place, added, line)
 
 
-def check_default(expression: Message, column: str, table: str, reference: bool, added: bool, line: int) -> None:
-    """Raise `SchemaError` for a default that uses a sequence, or that a reference table cannot have."""
+def place_of(column: str, table: str, reference: bool) -> str:
+    return f"column {column!r} of {'reference ' if reference else ''}table {table!r}"
+
+
+def check_no_sequence(expression: Message, place: str, line: int) -> None:
+    """Raise `SchemaError` for a default that uses a sequence."""
+    if any(strings(call.funcname)[-1] == "nextval" for call in find(expression, pb.FuncCall)):
+        raise refuse("SP223", line=line, place=place)
+
+
+def check_same_everywhere(expression: Message, place: str, added: bool, line: int) -> None:
+    """Raise `SchemaError` for a default that may differ between shards; the time is allowed where it is not used."""
     called = [strings(call.funcname) for call in find(expression, pb.FuncCall)]
-    if any(name[-1] == "nextval" for name in called):
-        raise refuse("SP223", line=line, column=column, table=table)
-    if not reference:
-        return
     allowed = _IMMUTABLE if added else _IMMUTABLE | _NOW
     differing = [name for name in called if name[-1] not in allowed or name[:-1] not in ([], ["pg_catalog"])]
     if differing:
-        raise refuse("SP224", line=line, column=column, table=table, what=".".join(differing[0]) + "()")
+        raise refuse("SP224", line=line, place=place, what=".".join(differing[0]) + "()")
     for value in find(expression, pb.SQLValueFunction):
         if added or value.op not in _NOW_VALUES:
             what = pb.SQLValueFunctionOp.Name(value.op).removeprefix("SVFOP_")
-            raise refuse("SP224", line=line, column=column, table=table, what=what)
+            raise refuse("SP224", line=line, place=place, what=what)

@@ -7,7 +7,7 @@ import re
 import postgast
 from postgast import pg_query_pb2 as pb
 
-from shardpool.ddl.columns import check_default
+from shardpool.ddl.columns import check_no_sequence, check_same_everywhere
 from shardpool.ddl.foreign_keys import constraint_name
 from shardpool.ddl.keys import check_unique, plain_columns
 from shardpool.ddl.planning import Planning, scope_of, unchanged
@@ -84,7 +84,9 @@ def plan_create_type(planning: Planning, statement: ParsedStatement) -> list[Ddl
     if isinstance(statement.tree, pb.CreateDomainStmt):
         for node in statement.tree.constraints:
             if node.constraint.contype == pb.CONSTR_DEFAULT:
-                check_default(node.constraint.raw_expr, "(domain)", name, True, False, statement.line)
+                place = f"domain {name!r}, which a reference table may use,"
+                check_no_sequence(node.constraint.raw_expr, place, statement.line)
+                check_same_everywhere(node.constraint.raw_expr, place, False, statement.line)
     if planning.created_before(statement, "type", name):
         return unchanged(statement)
     if name in planning.history.tables or name in planning.declared:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
 
-from shardpool.errors import SchemaError
+from shardpool.errors import SchemaBusy, SchemaError
 from shardpool.topology.tables import Reference, Sharded, TableKind
 
 #: What the examples declare. `customers` (sharded by customer_id) and `country` (reference) exist already.
@@ -26,12 +25,6 @@ class Refusal:
     hint: str
     example: str = ""
     tables: Mapping[str, TableKind] = field(default_factory=lambda: EXAMPLE_TABLES)
-
-
-class SchemaBusy(SchemaError):
-    """Something else was in the way; nothing was changed, and the same call may succeed later."""
-
-    retryable: ClassVar[bool] = True
 
 
 _SPLIT_IDS = (
@@ -124,14 +117,13 @@ REFUSALS: Mapping[str, Refusal] = {
         "create table orders (customer_id bigint primary key) tablespace fast",
     ),
     "SP223": Refusal(
-        "line {line}: column {column!r} of table {table!r} takes its values from a sequence, which would count on "
-        "every shard by itself and repeat the same values",
+        "line {line}: {place} takes its values from a sequence, which would count on every shard by itself and "
+        "repeat the same values",
         _SPLIT_IDS,
         _ORDERS.format("number serial"),
     ),
     "SP224": Refusal(
-        "line {line}: the default of column {column!r} of reference table {table!r} calls {what}, which would give "
-        "another value on each shard",
+        "line {line}: the default of {place} calls {what}, which would give another value on each shard",
         "give the value with each row, or use a constant (now() may be a default of a new table, but cannot fill a "
         "column that is added)",
         "create table currency (code text primary key, id uuid default gen_random_uuid())",

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from shardpool.ddl.compaction import compact
 from shardpool.ddl.features import Feature, read_features
 from shardpool.ddl.log import Recorded
-from shardpool.ddl.refusals import SchemaBusy, refuse
+from shardpool.ddl.refusals import refuse
 from shardpool.ddl.session import ShardSession, first_line
-from shardpool.errors import SchemaError
+from shardpool.errors import SchemaBusy, SchemaError
 from shardpool.topology.names import quote
 
 

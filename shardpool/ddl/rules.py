@@ -83,6 +83,9 @@ def plan_statements(
             planned.append(it)
             if not it.unchanged:
                 history.fold(it, digest(statement.tree))
+            for effect in it.effects:
+                if effect.verb in ("create", "drop"):
+                    planning.repeated.pop((effect.what, effect.name), None)
     created = {it.tree.relation.relname for it in script if isinstance(it.tree, pb.CreateStmt)}
     for name in declared:
         if name not in history.tables and name not in created:

@@ -20,7 +20,7 @@ import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shardpool.local.errors import LocalClusterError
+from shardpool.errors import LocalClusterError
 
 #: PostgreSQL major version -> directory in the wheel, as in its utils.POSTGRES_VERSIONS.
 VERSIONS = {16: "pginstall", 18: "pginstall18"}

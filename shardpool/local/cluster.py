@@ -20,9 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from shardpool.errors import LocalClusterError
 from shardpool.local.directory import ClusterDirectory
 from shardpool.local.document import document, to_toml
-from shardpool.local.errors import LocalClusterError
 from shardpool.local.server import LocalServer
 from shardpool.local.settings import THROWAWAY, Settings, check_settings
 

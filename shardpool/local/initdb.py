@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psycopg2
 
+from shardpool.errors import LocalClusterError
 from shardpool.local.binaries import Account, account_for, may, programs, run_as
-from shardpool.local.errors import LocalClusterError
 from shardpool.local.ports import LOOPBACK
 from shardpool.local.reaper import marker
 

@@ -7,9 +7,9 @@ import subprocess
 import time
 from pathlib import Path
 
+from shardpool.errors import LocalClusterError
 from shardpool.local import reaper
 from shardpool.local.binaries import account_for, programs, run_as
-from shardpool.local.errors import LocalClusterError
 from shardpool.local.initdb import environment, path_for
 
 START_TIMEOUT = 60.0

@@ -16,8 +16,8 @@ import subprocess
 import threading
 from pathlib import Path
 
+from shardpool.errors import LocalClusterError
 from shardpool.local import initdb, ports, postmaster, reaper
-from shardpool.local.errors import LocalClusterError
 from shardpool.local.settings import Settings, check_settings, write_settings
 
 STOP_TIMEOUT = 30.0

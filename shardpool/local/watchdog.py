@@ -16,8 +16,8 @@ import time
 import weakref
 from pathlib import Path
 
+from shardpool.errors import LocalClusterError
 from shardpool.local import reaper
-from shardpool.local.errors import LocalClusterError
 
 LOCK_TIMEOUT = 30.0
 

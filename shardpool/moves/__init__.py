@@ -11,7 +11,7 @@ or completes any move. `fence`: why no statement reads or writes a partition whe
 are made to wait and not to fail.
 """
 
-from shardpool.moves.journal import Leftover, MoveTakenOver
+from shardpool.moves.journal import Leftover
 from shardpool.moves.partition import move_partition
 from shardpool.moves.progress import MoveProgress
 from shardpool.moves.rebalance import PlannedMove, RebalancePlan, ShardTotals, apply_rebalance, plan_rebalance
@@ -27,7 +27,6 @@ __all__ = [
     "MoveProgress",
     "MoveReport",
     "MoveStatus",
-    "MoveTakenOver",
     "PlannedMove",
     "RebalancePlan",
     "Recovered",

@@ -7,11 +7,13 @@ per gain, or costs less and leaves the balance as it is. It ends because every c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 #: Differences smaller than this share of the mean are rounding errors.
 EPSILON = 1e-9
+#: With so many pairs on two shards, single moves are fine enough.
+EXCHANGES = 10_000
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ def choose_moves(items: Sequence[Item], targets: Collection[str], tolerance: flo
 
 @dataclass(frozen=True)
 class _Change:
-    """Items and where to put each. One item, or two: one goes back, another goes in its place."""
+    """Items and where to put each: one, or two that change places."""
 
     places: Sequence[tuple[Item, str]]
 
@@ -112,10 +114,15 @@ class _Search:
     # -- choosing ---------------------------------------------------------------------------------------------------
 
     def _best_gain(self) -> _Change | None:
-        """Return the change with the most gain per cost: from the fullest shard to the emptiest, or else any."""
+        """Return the change with the most gain per cost: from the fullest shard to the emptiest, or else anywhere; and
+        where nothing can move alone, two that change places."""
         fullest = max(self._targets, key=lambda shard: (self._load[shard], shard))
         emptiest = min(self._targets, key=lambda shard: (self._load[shard], shard))
-        return self._best(self._between(fullest, emptiest)) or self._best(self._anywhere())
+        return (
+            self._best(self._between(fullest, emptiest))
+            or self._best(self._anywhere(self._between))
+            or self._best(self._anywhere(self._exchanges))
+        )
 
     def _best(self, changes: Iterator[_Change]) -> _Change | None:
         found = []
@@ -130,11 +137,18 @@ class _Search:
             for item in self._on[source]:
                 yield _Change([(item, target)])
 
-    def _anywhere(self) -> Iterator[_Change]:
+    def _exchanges(self, source: str, target: str) -> Iterator[_Change]:
+        if len(self._on[source]) * len(self._on[target]) <= EXCHANGES:
+            for item in self._on[source]:
+                for other in self._on[target]:
+                    if item.weight > other.weight:
+                        yield _Change([(item, target), (other, source)])
+
+    def _anywhere(self, changes: Callable[[str, str], Iterator[_Change]]) -> Iterator[_Change]:
         for source in self._targets:
             for target in self._targets:
                 if self._outside(self._load[source]) or self._outside(self._load[target]):
-                    yield from self._between(source, target)
+                    yield from changes(source, target)
 
     def _save(self) -> bool:
         """Take every change that costs less and leaves the balance as good: an item goes back, or another in its place.

@@ -7,9 +7,9 @@ from typing import Any
 import psycopg2
 from psycopg2 import errors
 
-from shardpool.ddl import SchemaBusy, SchemaManager
+from shardpool.ddl import SchemaManager
 from shardpool.ddl.features import read_features
-from shardpool.errors import CutoverTimeout, MoveError, SchemaDrift, SchemaError, ShardUnavailable
+from shardpool.errors import CutoverTimeout, MoveError, SchemaBusy, SchemaDrift, SchemaError, ShardUnavailable
 from shardpool.moves.journal import Leftover
 from shardpool.moves.layout import look_into, qualified, read_layout
 from shardpool.moves.move import Move

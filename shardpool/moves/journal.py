@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 
 from shardpool.bulk import faults
 from shardpool.catalog import Catalog
-from shardpool.errors import MoveInProgress, OwnershipAmbiguous, PreflightFailed
+from shardpool.errors import MoveInProgress, MoveTakenOver, OwnershipAmbiguous, PreflightFailed
 from shardpool.moves.record import MoveRecord
 
 _RECORD = "SELECT id, partition, source, target, attempt, step, detail FROM shardpool_catalog.move "
@@ -34,10 +34,6 @@ class Leftover:
 
     def __str__(self) -> str:
         return f"schema {self.schema} on shard {self.shard}"
-
-
-class MoveTakenOver(MoveInProgress):
-    """Another process has taken the move over, because this one seemed to be dead. It finishes or undoes it."""
 
 
 class Journal:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from shardpool.bulk import faults
-from shardpool.errors import MoveInProgress, NoSuchShard, PreflightFailed
+from shardpool.errors import CatalogUnavailable, MoveInProgress, NoSuchShard, PreflightFailed
 from shardpool.moves.checks import check_move
 from shardpool.moves.journal import Journal
 from shardpool.moves.locks import keyspace_locked, move_lock
@@ -43,7 +45,9 @@ def move_partition(router: Router, partition: int, to: str, *, progress: Callbac
         try:
             return run_move(router, record, meter)
         finally:
-            router.refresh()
+            # If the catalog is down, the router will hear of it later.
+            with suppress(CatalogUnavailable):
+                router.refresh()
 
 
 def _source(router: Router, partition: int, to: str) -> str:

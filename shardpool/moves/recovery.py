@@ -13,9 +13,9 @@ from typing import Literal
 import psycopg2
 from sqlalchemy.exc import DBAPIError
 
-from shardpool.errors import ShardpoolError
+from shardpool.errors import MoveTakenOver, ShardpoolError
 from shardpool.moves.create import drop_schema
-from shardpool.moves.journal import Journal, Leftover, MoveTakenOver
+from shardpool.moves.journal import Journal, Leftover
 from shardpool.moves.locks import break_move_lock, move_lock
 from shardpool.moves.record import MoveRecord
 from shardpool.moves.settle import settle

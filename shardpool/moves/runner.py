@@ -13,8 +13,8 @@ from psycopg2 import errors
 from sqlalchemy.exc import DBAPIError
 
 from shardpool.bulk import faults
-from shardpool.errors import CutoverTimeout, MoveError, ShardpoolError, ShardUnavailable
-from shardpool.moves.journal import Leftover, MoveTakenOver
+from shardpool.errors import CutoverTimeout, MoveError, MoveTakenOver, ShardpoolError, ShardUnavailable
+from shardpool.moves.journal import Leftover
 from shardpool.moves.move import Move
 from shardpool.moves.progress import Meter
 from shardpool.moves.record import MoveRecord

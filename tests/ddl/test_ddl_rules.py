@@ -9,8 +9,8 @@ import pytest
 from ddl_tools import EXISTING, SHOP, TABLES
 
 from shardpool.ddl import REFUSALS, DdlStatement, parse_script, plan_statements
-from shardpool.ddl.refusals import EXAMPLE_TABLES, SchemaBusy, refuse
-from shardpool.errors import SchemaError
+from shardpool.ddl.refusals import EXAMPLE_TABLES, refuse
+from shardpool.errors import SchemaBusy, SchemaError
 from shardpool.topology.tables import Reference, Sharded, Table, TableKind
 
 #: Codes that no script alone is refused with, and where they are tested.
@@ -190,6 +190,7 @@ MORE_REFUSALS: list[tuple[str, str, Mapping[str, TableKind]]] = [
     ("SP223", "alter table customers alter name set default pg_catalog.nextval('s')", {}),
     ("SP223", "create table currency (code serial primary key)", COUNTRY2),
     ("SP223", "create domain d as bigint default nextval('s')", {}),
+    ("SP224", "create domain d as uuid default gen_random_uuid()", {}),
     *[
         ("SP224", f"create table currency (code text primary key, a text default {default})", COUNTRY2)
         for default in ("random()", "clock_timestamp()", "f()", "shop.now()", "current_user", "upper(f())")
@@ -548,6 +549,16 @@ def test_what_belonged_to_a_dropped_table_is_gone_too() -> None:
     )
     recorded = plan(script + "drop table t", {"t": Sharded("a")}, {})
     assert not any(it.unchanged for it in plan(script, {"t": Sharded("a")}, {}, recorded))
+
+
+def test_changes_of_a_table_that_is_created_anew_are_made_again() -> None:
+    twice = "comment on table t is 'x'; comment on table t is 'x'; "
+    create = "create table t (a int primary key); "
+    recorded = plan(create + twice, {"t": Sharded("a")}, {})
+    existing = {"t": Table("t", (), (), ("a",), ())}
+    script = "comment on table t is 'x'; drop table t; " + create + "comment on table t is 'x'"
+    again = plan(script, {"t": Sharded("a")}, existing, recorded)
+    assert [it.unchanged for it in again] == [True, False, False, False]
 
 
 def test_the_literal_decides_whether_a_definition_is_the_same() -> None:

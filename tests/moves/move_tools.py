@@ -305,7 +305,7 @@ def _move(config: Config, partition: int, to: str, point: str, kill: bool) -> No
                 os.kill(os.getpid(), signal.SIGSTOP)
 
         faults.fault_point = freeze
-    from shardpool.moves import MoveTakenOver
+    from shardpool.errors import MoveTakenOver
 
     with Router(config, listen=False) as router:
         try:

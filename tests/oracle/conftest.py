@@ -3,12 +3,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from oracle import Oracle, open_oracle
+
+from tests.oracle.oracle import Oracle, open_oracle
 
 
 @pytest.fixture(scope="session")
-def opened_oracle() -> Iterator[Oracle]:
-    with open_oracle() as oracle:
+def opened_oracle(server_urls: list[str]) -> Iterator[Oracle]:
+    with open_oracle(server_urls) as oracle:
         yield oracle
 
 

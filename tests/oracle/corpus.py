@@ -5,6 +5,7 @@
 ``-- params: {json}``    parameters; what JSON has not is written {"$date": "2024-01-31"}, see `VALUES`
 ``-- refused: SP104``    the sharded side must refuse with this code (plain PostgreSQL answers)
 ``-- ties``              the statement's ORDER BY leaves ties: rows that it does not tell apart may change places
+``-- since: 18``         the oldest PostgreSQL that has what the statement uses
 ``-- bug: 7``            known to be wrong, see the number in the bug list; the test fails when it is mended
 =======================  =============================================================================================
 """
@@ -47,6 +48,7 @@ class Case:
     refused: str = ""
     ties: bool = False
     bug: str = ""
+    since: int = 0
     params: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -82,6 +84,7 @@ def read_cases(name: str, text: str) -> Iterator[Case]:
                 directives.get("refused", ""),
                 "ties" in directives,
                 directives.get("bug", ""),
+                int(directives.get("since", "0")),
                 parse_params(directives.get("params", "{}")),
             )
         position += paragraph.count("\n")

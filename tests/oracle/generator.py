@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
-import dataset
+from tests.oracle import dataset
 
 # -- trees ------------------------------------------------------------------------------------------------------------
 
@@ -111,7 +111,7 @@ class Select(Node):
 
     def tail(self) -> str:
         if not self.order:
-            return ""
+            return self.limit
         places = [f"{place + 1}{self.order[place % len(self.order)]}" for place in range(len(self.targets.items))]
         return " order by " + ", ".join([item.sql() for item in self.first.items] + places) + self.limit
 
@@ -274,6 +274,8 @@ def keys_of(table: str) -> tuple[str, ...]:
 class Scope:
     columns: list[Col] = field(default_factory=list)
     outer: list[Col] = field(default_factory=list)
+    #: Columns that an outer join may fill with NULLs.
+    supplied: list[Col] = field(default_factory=list)
     rows: int = 1
 
 
@@ -348,18 +350,18 @@ class Generator:
     def _sorted(self, select: Select) -> Select:
         order, limit = self._order()
         if not order and not select.distinct_on:
-            return replace(select, first=Seq("", ", "))
+            return replace(select, first=Seq("", ", "), limit=limit)
         return replace(select, order=order or ("",), limit=limit)
 
     def _order(self) -> tuple[tuple[str, ...], str]:
-        if self._chance(0.35):
-            return (), ""
         order = tuple(self._one(["", " desc", " nulls first", " desc nulls last"]) for _ in range(3))
+        if self._chance(0.35):
+            order = ()
         limit = ""
-        if self._chance(0.5):
+        if self._chance(0.6 if order else 0.2):
             limit += f" limit {self._number_of(self._one([0, 1, 2, 3, 5, 10, 50, None]))}"
-        if self._chance(0.25):
-            limit += f" offset {self._number_of(self._one([0, 1, 2, 7, 300, None]))}"
+        if self._chance(0.35 if order else 0.1):
+            limit += f" offset {self._number_of(self._one([0, 1, 2, 7, 20, 300, None]))}"
         return order, limit
 
     def _number_of(self, number: int | None) -> str:
@@ -548,6 +550,10 @@ class Generator:
             kind = "join"
         if kind == "cross join":
             return Form("({0} cross join {1})", (left, right), (0, 1))
+        if kind in ("left join", "full join"):
+            scope.supplied += added
+        if kind in ("right join", "full join"):
+            scope.supplied += before
         conditions: list[Node] = []
         if equal is not None and (tight or self._chance(0.85)):
             conditions.append(equal)
@@ -630,8 +636,16 @@ class Generator:
         if keys and outer and self._chance(0.5):
             pairs = [(a, b) for a in keys for b in outer if self._alike(a, b)]
             conditions += [Text(f"{a.ref} = {b.ref}") for a, b in self.random.sample(pairs, min(1, len(pairs)))]
+        if scope.supplied and self._chance(0.35):
+            conditions.append(self._on_supplied(scope))
         conditions += [self._condition(scope, depth) for _ in range(count)]
         return Seq(" where ", " and ", tuple(conditions))
+
+    def _on_supplied(self, scope: Scope) -> Node:
+        """A condition on the side that an outer join may have filled with NULLs, strict or not."""
+        column = self._one(scope.supplied)
+        form = self._one(["{0} is null", "{0} is not null", "{1} is not true", "({0} is null or {1})", "{1}", "not {1}"])
+        return Text(form.format(column.ref, f"({self._comparison(column, scope).sql()})"), ("true",))
 
     def _pins(self, scope: Scope) -> list[Node]:
         """Pin key columns to the heavy customer, or to each other."""
@@ -850,13 +864,13 @@ class Generator:
         forms: list[tuple[str, str]] = [("count(*)", "int"), (f"count({ref})", "int")]
         if kind in ("int", "small", "number"):
             result = "number" if kind == "number" else "int"
-            forms += [(f"sum({ref})", "number"), (f"avg({ref})", "number")] * 2
+            forms += [(f"sum({ref})", "number"), (f"avg({ref})", "number"), (f"avg({ref})", "number")] * 2
             forms += [(f"sum({ref} * 2)", "number"), (f"avg({ref} + 1.5)", "number"), (f"sum(-{ref})", "number")]
             forms += [(f"sum({ref} % 5)", "number")]
             if ref.split(".")[-1] not in UNSCALED:
                 forms += [(f"min({ref})", result), (f"max({ref})", result)]
         elif kind == "float":
-            forms += [(f"sum({ref})", "float"), (f"avg({ref})", "float"), (f"max({ref})", "float")]
+            forms += [(f"sum({ref})", "float"), (f"avg({ref})", "float"), (f"max({ref})", "float")] * 2
         elif kind == "bool":
             forms += [(f"bool_and({ref})", "bool"), (f"bool_or({ref})", "bool"), (f"every(not {ref})", "bool")]
         elif kind in ("text", "date", "moment", "stamp", "mood", "array", "char", "time", "interval"):
@@ -879,7 +893,7 @@ class Generator:
                 return [(f"string_agg({ref}, ',' order by {ref})", "text"), (f"count(distinct {ref})", "int")]
             case "int":
                 return [(f"count(distinct {ref})", "int"), (f"array_agg({ref} order by {ref})", "array")]
-            case "small" | "number":
+            case "small" | "number" if ref.split(".")[-1] not in UNSCALED:
                 return [(f"sum(distinct {ref})", "number")]
         return []
 

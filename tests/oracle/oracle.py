@@ -1,4 +1,4 @@
-"""The oracle: a sharded cluster, and one plain PostgreSQL database with the same rows; both must answer alike.
+"""The oracle: a sharded keyspace, and one plain PostgreSQL database with the same rows; both must answer alike.
 
 `Oracle.check` runs a statement on both and judges the answers:
 
@@ -16,16 +16,13 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import re
-import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-import dataset
 import postgast
 import psycopg2
 import psycopg2.extras
@@ -35,9 +32,10 @@ from sqlalchemy.engine import make_url
 from shardpool.config import Config, parse_config
 from shardpool.engines.registry import connect_arguments
 from shardpool.errors import PlanError, RoutingError, ShardpoolError
-from shardpool.local import LocalCluster
 from shardpool.planner.statement import from_text, to_pyformat
 from shardpool.router import Router
+from tests.oracle import dataset
+from tests.support.backends import databases
 
 KEYSPACE = "shop"
 #: Types below have the same number on every server.
@@ -120,6 +118,7 @@ class Oracle:
         self.router = router
         self.plain = plain
         self.tally = Tally()
+        self.version: int = plain.server_version // 10000
 
     def check(self, sql: str, params: Mapping[str, Any] | None = None, *, ties: bool = False) -> Outcome:
         """Run *sql* on both sides and judge. With *ties*, rows that its ORDER BY does not tell apart may change places."""
@@ -337,14 +336,15 @@ def pyformat(sql: str) -> str:
     return _TOKENS.sub(replace, sql)
 
 
-def connect(url: str, config: Config, database: str | None = None) -> Any:
+def connect(url: str, config: Config) -> Any:
     """Return a connection with the settings that the router's have, in autocommit."""
     target = make_url(url)
     connection = psycopg2.connect(
         host=target.host,
         port=target.port,
         user=target.username,
-        dbname=database or target.database,
+        password=target.password,
+        dbname=target.database,
         **connect_arguments(config),
     )
     connection.autocommit = True
@@ -353,22 +353,22 @@ def connect(url: str, config: Config, database: str | None = None) -> Any:
 
 
 @contextlib.contextmanager
-def open_oracle(shards: int = 3, partitions: int = 8) -> Iterator[Oracle]:
-    """Start a cluster, make the plain database on its first server, and fill both with `dataset`."""
-    with LocalCluster(shards=shards, partitions=partitions, keyspace=KEYSPACE) as cluster:
+def open_oracle(urls: list[str], partitions: int = 8) -> Iterator[Oracle]:
+    """Make databases on the servers *urls*, one per shard and a plain one on the first, filled with `dataset`."""
+    with databases(urls) as shards, databases(urls[:1]) as [plain_url]:
         document = {
             "keyspace": KEYSPACE,
             "partitions": partitions,
-            "catalog": cluster.url("s0"),
-            "shards": {name: {"url": cluster.url(name)} for name in cluster.names},
+            "catalog": shards[0],
+            "shards": {f"s{number}": {"url": url} for number, url in enumerate(shards)},
         }
         config = parse_config(document, source="oracle")
-        for number, name in enumerate(cluster.names):
-            _spend_oids(cluster.url(name), config, 50 * number)
+        for number, url in enumerate(shards):
+            _spend_oids(url, config, 50 * number)
         Router.initialise(config)
-        plain = _plain_database(cluster.url("s0"), config)
-        with contextlib.closing(plain), Router(config) as router:
+        with contextlib.closing(connect(plain_url, config)) as plain, Router(config) as router:
             router.create_schema(dataset.DDL, tables=dataset.TABLES)
+            _create_plain(plain)
             for table, rows in dataset.rows().items():
                 router.copy_into(table, rows)
                 _insert(plain, table, rows)
@@ -381,15 +381,10 @@ def _spend_oids(url: str, config: Config, count: int) -> None:
         cursor.execute("create type spent as enum ('x'); drop type spent;" * count + "select 1")
 
 
-def _plain_database(url: str, config: Config) -> Any:
-    name = f"plain_{os.getpid()}_{secrets.token_hex(4)}"
-    with contextlib.closing(connect(url, config)) as connection, connection.cursor() as cursor:
-        cursor.execute(f"create database {name}")
-    plain = connect(url, config, name)
+def _create_plain(plain: Any) -> None:
     with plain.cursor() as cursor:
         cursor.execute(f"set check_function_bodies = off; create schema {KEYSPACE}; {dataset.DDL}")
         cursor.execute("set statement_timeout = '20s'")
-    return plain
 
 
 def _insert(plain: Any, table: str, rows: Sequence[Row]) -> None:

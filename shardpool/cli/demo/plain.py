@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,10 @@ from psycopg2.extras import execute_values
 from sqlalchemy import URL, make_url
 
 from shardpool.local import LocalCluster
+
+
+#: Bytes of one COPY.
+PIECE = 1 << 22
 
 
 class PlainPostgres:
@@ -51,9 +56,14 @@ class PlainPostgres:
             return rows
 
     def copy(self, table: str, file: Path) -> None:
-        """Load a file by plain COPY. dbgen's lines end with a delimiter, which COPY does not take."""
+        """Load a file by plain COPY. dbgen's lines end with a delimiter, which COPY does not take.
+
+        From memory, piece by piece: an interrupt while psycopg2 reads from Python would end as an error of COPY.
+        """
         with file.open("rb") as source, self._connection.cursor() as cursor:
-            cursor.copy_expert(f"COPY {table} FROM STDIN (FORMAT csv, DELIMITER '|')", _WithoutTrailing(source))
+            while lines := source.readlines(PIECE):
+                piece = io.BytesIO(b"".join(line.replace(b"|\n", b"\n") for line in lines))
+                cursor.copy_expert(f"COPY {table} FROM STDIN (FORMAT csv, DELIMITER '|')", piece)
 
     def insert_orders(self, rows: Iterable[tuple[Any, ...]]) -> None:
         with self._connection.cursor() as cursor:
@@ -66,19 +76,3 @@ class PlainPostgres:
         )
         with self._connection.cursor() as cursor:
             execute_values(cursor, statement, list(times.items()))
-
-
-class _WithoutTrailing:
-    """A file of lines, each without its last delimiter, for COPY to read."""
-
-    def __init__(self, lines: Iterable[bytes]) -> None:
-        self._lines = iter(lines)
-
-    def read(self, size: int = -1) -> bytes:
-        block, length = [], 0
-        for line in self._lines:
-            block.append(line.replace(b"|\n", b"\n"))
-            length += len(line)
-            if length >= 1 << 16:
-                break
-        return b"".join(block)

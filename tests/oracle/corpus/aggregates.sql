@@ -83,6 +83,7 @@ select min(iso), max(iso) from currency;
 
 select max(doc::text), min(span::text) from orders;
 
+-- since: 18
 select max(spot) from customers;
 
 select min(moods), max(moods) from orders;
@@ -126,8 +127,10 @@ select code, percentile_cont(0.25) within group (order by weight) from orders gr
 
 select rank(50) within group (order by total), dense_rank('b') within group (order by cnote) from orders;
 
+-- since: 16
 select any_value(customer_id) from lone;
 
+-- since: 16
 select count(distinct any_value) from (select any_value(code) from orders) x;
 
 select range_agg(span) from orders;
@@ -138,6 +141,7 @@ select count(o), count(o.*), count((o.code, o.note)), count(row(null)) from orde
 
 select count(nothing), count(*) from nothing;
 
+-- since: 18
 select max((customer_id, id)) from orders;
 
 -- GROUP BY.

@@ -339,12 +339,16 @@ select profile['deep']['k'], tags[1], tags[1:2], array_length(tags, 1), cardinal
 
 select x.k, count(*) from orders o, jsonb_to_recordset(jsonb_build_array(o.attrs)) as x(k int, s text) group by 1 order by 1;
 
+-- since: 16
 select json_object('a': id), json_array(id, note) from orders order by id limit 2;
 
+-- since: 17
 select json_value(attrs, '$.s'), json_query(attrs, '$.k'), json_exists(attrs, '$.zz') from orders order by id limit 5;
 
+-- since: 16
 select attrs is json object, '{' is json, attrs::text is json scalar from orders order by id limit 5;
 
+-- since: 16
 select json_objectagg(id : note returning jsonb) from orders where id < 4;
 
 -- Arrays, ranges, enums, domains, generated columns.

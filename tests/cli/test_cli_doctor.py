@@ -1,0 +1,95 @@
+"""doctor, on healthy servers and on some that are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg2
+from sqlalchemy import text
+
+from shardpool import Router
+from shardpool.local import LocalCluster
+from tests.cli.cli_tools import run, write
+
+
+def findings(config: Path) -> dict[str, list[tuple[str, str]]]:
+    """Check -> (subject, state) of what is not ok."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for it in run("doctor", "--json", config=config).json["findings"]:
+        if it["state"] != "ok":
+            found.setdefault(it["check"], []).append((it["subject"], it["state"]))
+    return found
+
+
+def execute(cluster: LocalCluster, shard: str, statement: str) -> None:
+    connection = psycopg2.connect(cluster.url(shard).replace("+psycopg2", ""))
+    connection.autocommit = True
+    connection.cursor().execute(statement)
+    connection.close()
+
+
+def test_all_is_well(shop: Path) -> None:
+    found = run("doctor", "--json", config=shop)
+    assert found.code == 0
+    assert found.json["healthy"]
+    assert found.json["wrong"] == 0
+    checks = {it["check"] for it in found.json["findings"]}
+    assert checks >= {
+        "reachable",
+        "version",
+        "encoding",
+        "collation",
+        "clock",
+        "identity",
+        "shard map",
+        "drift",
+        "moves",
+    }
+    assert "0 wrong" in run("doctor", config=shop).out
+    assert run("doctor", "--all", config=shop).out.count("reachable") == 2
+
+
+def test_drift(shop: Path, cluster: LocalCluster) -> None:
+    execute(cluster, "s1", "alter table shop_p0005.orders add column surplus int")
+    assert findings(shop) == {"drift": [("s1", "wrong")]}
+    found = run("doctor", config=shop)
+    assert found.code == 1
+    assert "surplus" in found.out
+    execute(cluster, "s1", "alter table shop_p0005.orders drop column surplus")
+    assert findings(shop) == {}
+
+
+def test_the_same_database_twice(shop: Path, cluster: LocalCluster, tmp_path: Path) -> None:
+    wrong = cluster.url("s0").replace("127.0.0.1", "localhost")
+    text = shop.read_text(encoding="utf-8").replace(f'[shards.s1]\nurl = "{cluster.url("s1")}"', "[shards.s1]")
+    config = write(tmp_path / "cluster.toml", text.replace("[shards.s1]", f'[shards.s1]\nurl = "{wrong}"'))
+    if '[shards."s1"]' in text:
+        config = write(config, text.replace(f'url = "{cluster.url("s1")}"', f'url = "{wrong}"'))
+    assert ("s1", "wrong") in findings(config)["identity"]
+
+
+def test_what_dead_processes_left(shop: Path, cluster: LocalCluster) -> None:
+    with Router.from_file(shop, listen=False) as router, router.catalog.begin() as connection:
+        insert = (
+            "INSERT INTO shardpool_catalog.ddl (keyspace, statement, scope, after_copy, state) "
+            "VALUES ('shop', 'create index unfinished on orders (total)', 'partition', true, 'running')"
+        )
+        connection.execute(text(insert))
+    assert ("keyspace", "wrong") in findings(shop)["schema changes"]
+    repaired = run("doctor", "--repair", "--json", config=shop)
+    assert repaired.code == 0
+    assert "schema changes" not in findings(shop)
+
+
+def test_another_time_zone(shop: Path, tmp_path: Path) -> None:
+    config = write(tmp_path / "cluster.toml", 'timezone = "Asia/Tokyo"\n' + shop.read_text(encoding="utf-8"))
+    assert findings(config) == {"time zone": [("keyspace", "wrong")]}
+
+
+def test_an_empty_catalog(cluster: LocalCluster, shop: Path, tmp_path: Path) -> None:
+    text = shop.read_text(encoding="utf-8").replace('"shop"', '"other"')
+    config = write(tmp_path / "cluster.toml", text)
+    found = run("doctor", config=config)
+    assert found.code == 1
+    assert "shardpool init" in found.out
+    assert run("status", config=config).code == 2

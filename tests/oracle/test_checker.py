@@ -1,0 +1,273 @@
+"""The checker is checked: each planted planner bug must be seen by the oracle, with the statement that shows it.
+
+Each plant is a bug that a sharded PostgreSQL has really had. The statement is answered rightly before and after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from postgast import pg_query_pb2 as pb
+
+from shardpool.executor import merge
+from shardpool.planner import aggregates, colocation, gather, pins, pushdown, safety
+from shardpool.planner.ast import Tree, is_a
+from shardpool.planner.plan import Concatenation, MergeQuery
+from shardpool.planner.rewrite import copied
+from tests.oracle.generator import Generator
+from tests.oracle.oracle import Oracle
+from tests.oracle.test_generated import smallest
+
+#: Changes the planner through the monkeypatch; returns nothing.
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+PLANTS: dict[str, tuple[Plant, tuple[str, ...]]] = {}
+
+
+def plant(*statements: str) -> Callable[[Plant], Plant]:
+    def register(function: Plant) -> Plant:
+        PLANTS[function.__name__] = (function, statements)
+        return function
+
+    return register
+
+
+@plant("select code, count(*) from orders group by code having count(*) > 5")
+def having_is_applied_per_partition(patch: pytest.MonkeyPatch) -> None:
+    original = pushdown._Groups._partial
+
+    def partial(self: Any, groups: list[str]) -> Tree:
+        found = original(self, groups)
+        if self._select.HasField("having_clause"):
+            found.having_clause.CopyFrom(self._select.having_clause)
+        return found
+
+    patch.setattr(pushdown._Groups, "_partial", partial)
+
+
+@plant("select id from orders order by id offset 3 limit 4")
+def offset_is_pushed_down(patch: pytest.MonkeyPatch) -> None:
+    original = pushdown._first_rows
+
+    def first_rows(select: Tree) -> Tree:
+        found = original(select)
+        if select.HasField("limit_offset"):
+            found.limit_offset.CopyFrom(select.limit_offset)
+        return found
+
+    patch.setattr(pushdown, "_first_rows", first_rows)
+
+
+@plant("select id from orders order by id offset 3 limit 4", "select id from orders order by total, id offset 9 limit 1")
+def the_limit_of_a_partition_forgets_the_offset(patch: pytest.MonkeyPatch) -> None:
+    original = pushdown._first_rows
+
+    def first_rows(select: Tree) -> Tree:
+        less = copied(select)
+        less.ClearField("limit_offset")
+        return original(less)
+
+    patch.setattr(pushdown, "_first_rows", first_rows)
+
+
+@plant("select avg(total) from orders", "select code, avg(quantity) from orders group by code")
+def an_average_of_averages(patch: pytest.MonkeyPatch) -> None:
+    def average(call: Tree, scope: object, add: Callable[[Tree], str]) -> Tree:
+        return aggregates._merge("avg(a)", a=add(call))
+
+    patch.setattr(aggregates, "_average", average)
+
+
+@plant("select count(*) from orders", "select code, count(total) from orders group by code")
+def a_count_of_counts(patch: pytest.MonkeyPatch) -> None:
+    original = aggregates.merged_aggregate
+
+    def merged(call: Tree, scope: Any, add: Callable[[Tree], str]) -> Tree:
+        if call.func_call.funcname[-1].string.sval == "count":
+            return aggregates._merge("count(a)", a=add(call))
+        return original(call, scope, add)
+
+    patch.setattr(pushdown, "merged_aggregate", merged)
+
+
+@plant("select count(*) from nothing", "select count(v) from lone where v > 100")
+def no_rows_have_no_count(patch: pytest.MonkeyPatch) -> None:
+    original = aggregates._merge
+
+    def merge_without_zero(template: str, **columns: str) -> Tree:
+        return original(template.replace("coalesce(sum(a), 0)", "nullif(sum(a), 0)"), **columns)
+
+    patch.setattr(aggregates, "_merge", merge_without_zero)
+
+
+@plant("select sum(small) from orders", "select sum(big) from orders")
+def sums_of_sums_change_their_type(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(aggregates, "_SUM_TYPE", {name: "double precision" for name in aggregates._SUM_TYPE})
+
+
+@plant("select id from orders limit 5", "select customer_id from orders limit 3 offset 1")
+def every_partition_has_its_limit_and_nobody_cuts(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(pushdown, "_concatenation", lambda select, statement: Concatenation())
+
+
+@plant("select id from orders order by total desc nulls last, id limit 5")
+def the_merge_forgets_the_order(patch: pytest.MonkeyPatch) -> None:
+    original = pushdown._merge_text
+
+    def merge_text(select: Tree, statement: Any) -> str:
+        less = copied(select)
+        del less.sort_clause[:]
+        return original(less, statement)
+
+    patch.setattr(pushdown, "_merge_text", merge_text)
+
+
+@plant("select id, total from orders order by total desc, id limit 5")
+def the_merge_forgets_where_nulls_go(patch: pytest.MonkeyPatch) -> None:
+    original = pushdown._merge_text
+
+    def merge_text(select: Tree, statement: Any) -> str:
+        less = copied(select)
+        for sort in less.sort_clause:
+            sort.sort_by.sortby_nulls = pb.SORTBY_NULLS_LAST
+        return original(less, statement)
+
+    patch.setattr(pushdown, "_merge_text", merge_text)
+
+
+@plant(
+    "select c.customer_id, o.id, count(*) over () from customers c left join orders o on o.customer_id = c.customer_id "
+    "where o.total is null"
+)
+def a_filter_sinks_below_the_null_supplying_side(patch: pytest.MonkeyPatch) -> None:
+    original = gather._filters
+
+    def filters(fact: Any, item: Any, topology: Any) -> bool:
+        outer, item.outer = item.outer, frozenset()
+        try:
+            return original(fact, item, topology)
+        finally:
+            item.outer = outer
+
+    patch.setattr(gather, "_filters", filters)
+
+
+@plant("select c.customer_id, o.id from customers c left join orders o on o.customer_id = c.customer_id and c.customer_id = 7")
+def a_condition_of_on_pins_the_kept_side(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(pins.Fact, "holds_for", lambda self, item: True)
+
+
+@plant("select count(*) from orders where customer_id = 7 or id < 20")
+def a_pin_is_taken_from_a_branch_of_or(patch: pytest.MonkeyPatch) -> None:
+    original = pins.Equalities._alternatives
+
+    def alternatives(self: Any, node: Tree, fact: Any) -> Any:
+        if is_a(node, "bool_expr") and node.bool_expr.boolop == pb.OR_EXPR:
+            return original(self, node.bool_expr.args[0], fact)
+        return original(self, node, fact)
+
+    patch.setattr(pins.Equalities, "_alternatives", alternatives)
+
+
+@plant("select count(*) from orders where not (customer_id = 7)")
+def a_pin_is_taken_from_under_not(patch: pytest.MonkeyPatch) -> None:
+    original = pins.Equalities._alternatives
+
+    def alternatives(self: Any, node: Tree, fact: Any) -> Any:
+        if is_a(node, "bool_expr") and node.bool_expr.boolop == pb.NOT_EXPR:
+            return original(self, node.bool_expr.args[0], fact)
+        return original(self, node, fact)
+
+    patch.setattr(pins.Equalities, "_alternatives", alternatives)
+
+
+@plant("select count(*) from orders where customer_id = 7 or customer_id = 3")
+def or_takes_the_first_of_its_alternatives(patch: pytest.MonkeyPatch) -> None:
+    original = pins._values
+    patch.setattr(pins, "_values", lambda sources, key_type, given: original(sources[:1], key_type, given))
+
+
+@plant("select c.code, o.id from country c join orders o on true where c.customer_id = 7")
+def another_table_s_column_of_the_same_name_pins(patch: pytest.MonkeyPatch) -> None:
+    original = pins.Equalities._comparisons
+
+    def comparisons(self: Any, expression: Tree, fact: Any) -> Any:
+        for (item, name), sources in original(self, expression, fact):
+            yield (self._item if name in self._item.columns else item, name), sources
+
+    patch.setattr(pins.Equalities, "_comparisons", comparisons)
+
+
+@plant("select count(*) from orders a join orders b on a.id = b.id + 1")
+def joins_of_other_columns_are_colocated(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(colocation._Walker, "_check", lambda self, item, other: None)
+
+
+@plant("select c.code, o.id from country c left join orders o on c.code = o.code")
+def a_reference_table_is_kept_in_every_partition(patch: pytest.MonkeyPatch) -> None:
+    original = colocation._Walker._join
+    kept_on_the_left = pb.JOIN_LEFT
+
+    def join(self: Any, node: Tree) -> Any:
+        if node.jointype == kept_on_the_left and self.carrier(node.larg) is None:
+            return self.carrier(node.rarg)
+        return original(self, node)
+
+    patch.setattr(colocation._Walker, "_join", join)
+
+
+@plant("select count(*) from orders group by now()")
+def now_is_asked_on_every_shard(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(safety, "is_repeatable", lambda name: True)
+
+
+@plant("select sum(total) from orders", "select id, total from orders order by id", "select distinct id from orders")
+def a_shard_s_rows_are_lost(patch: pytest.MonkeyPatch) -> None:
+    original = merge._Job.load
+
+    def load(self: Any, table: str, select: str, by_shard: Any) -> int:
+        return original(self, table, select, dict(list(by_shard.items())[:2]))
+
+    patch.setattr(merge._Job, "load", load)
+
+
+@plant("select code, sum(total) from orders group by code")
+def partial_groups_are_not_grouped_again(patch: pytest.MonkeyPatch) -> None:
+    original = pushdown.MergeQuery
+
+    def merge_query(sql: str) -> MergeQuery:
+        return original(sql.replace("sum(shardpool_partial", "max(shardpool_partial"))
+
+    patch.setattr(pushdown, "MergeQuery", merge_query)
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_a_planted_bug_is_seen(oracle: Oracle, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    planted, statements = PLANTS[name]
+    for number, statement in enumerate(statements):
+        assert oracle.check(f"{statement} -- before {name} {number}").kind == "same"
+        with monkeypatch.context() as patch:
+            planted(patch)
+            outcome = oracle.check(f"{statement} -- planted {name} {number}")
+            assert outcome.kind == "mismatch", f"{name} was not seen\n{outcome}"
+        assert oracle.check(f"{statement} -- after {name} {number}").kind == "same"
+
+
+@pytest.mark.parametrize("name", ["an_average_of_averages", "having_is_applied_per_partition", "a_pin_is_taken_from_under_not"])
+def test_random_statements_find_it_too_and_come_out_small(
+    oracle: Oracle, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with monkeypatch.context() as patch:
+        PLANTS[name][0](patch)
+        for number in range(2000):
+            generator = Generator(f"planted:{number}")
+            statement = generator.statement()
+            if oracle.check(statement.sql() + f" -- {name}", generator.params).kind == "mismatch":
+                break
+        else:
+            pytest.fail("not found by 2,000 statements")
+        found = smallest(oracle, statement, generator.params)
+    assert found.kind == "mismatch"
+    assert len(found.sql) < 160, found.sql
