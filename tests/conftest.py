@@ -18,6 +18,7 @@ CREATE TABLE orders (
     customer_id bigint NOT NULL REFERENCES customers, order_id bigint NOT NULL, total numeric(10,2), note text,
     PRIMARY KEY (customer_id, order_id)
 );
+CREATE FUNCTION number_of_orders() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT count(*) FROM orders); END';
 """
 
 

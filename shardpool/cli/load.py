@@ -85,7 +85,7 @@ def load_progress(console: Console | None = None) -> Progress:
 
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(complete_style="cyan", finished_style="green"),
         DownloadColumn(),
         TextColumn("{task.fields[rows]:,} rows"),
         TextColumn("[dim]{task.fields[rate]:,.0f} rows/s[/dim]"),

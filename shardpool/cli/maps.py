@@ -30,14 +30,17 @@ def natural_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (len(name), name))
 
 
-def shard_map_picture(shards: Sequence[Mapping[str, Any]], homes: Mapping[int, str] | None = None) -> RenderableType:
+def shard_map_picture(
+    shards: Sequence[Mapping[str, Any]], homes: Mapping[int, str] | None = None, largest: int = 0
+) -> RenderableType:
     """Draw shards with their partitions and sizes, as `status` knows them.
 
-    *homes* (partition -> shard) gives a partition that came from elsewhere the colour of its old home.
+    *homes* (partition -> shard) gives a partition that came from elsewhere the colour of its old home; *largest* is the
+    size in bytes that fills the bar, if no shard is larger.
     """
     names = [shard["name"] for shard in shards]
     total = sum(len(shard["partitions"]) for shard in shards)
-    largest = max((shard["bytes"] or 0 for shard in shards), default=0)
+    largest = max([largest, *(shard["bytes"] or 0 for shard in shards)])
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=total > CELLS)

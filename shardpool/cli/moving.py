@@ -28,7 +28,7 @@ def watched_moves(
         return
     display = Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(complete_style="cyan", finished_style="green"),
         DownloadColumn(),
         TextColumn("[dim]{task.fields[step]}[/dim]"),
         TimeElapsedColumn(),
@@ -44,7 +44,9 @@ def watched_moves(
             for earlier in current:
                 _finish(display, tasks[earlier])
             label = labels.get(state.partition, "")
-            tasks[state.partition] = display.add_task(f"partition {state.partition:02}  {label}", step=state.step)
+            tasks[state.partition] = display.add_task(
+                f"partition {state.partition:02}  {label}", step=state.step, total=None
+            )
             current[:] = [state.partition]
         total = max(state.total_bytes, state.bytes) or None
         display.update(tasks[state.partition], completed=state.bytes, total=total, step=state.step)

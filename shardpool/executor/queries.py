@@ -16,11 +16,12 @@ from shardpool.executor.results import RoutedResult
 from shardpool.executor.statements import MAX_RETRIES, Statements
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.plan import ByShard, GatherPlan, Plan, PushdownPlan, ReferencePlan, SinglePlan
+from shardpool.planner.refusals import refuse
 from shardpool.topology.shard_map import Placement, Topology
 
 #: What CREATE TABLE AS answers for columns that a SELECT may have and a table may not: pseudo-types (invalid table
-#: definition) and no derived collation (indeterminate collation).
-_NO_PARTIAL_COLUMN = ("42P16", "42P22")
+#: definition), no derived collation (indeterminate collation), and more than 1,600 of them (too many columns).
+_NO_PARTIAL_COLUMN = ("42P16", "42P22", "54011")
 
 
 class Queries:
@@ -48,6 +49,8 @@ class Queries:
             except psycopg2.Error as error:
                 retries += 1
                 if retries > MAX_RETRIES or not self._current.moved(topology, _placements(plan, topology)):
+                    if compiled.unknown_function is not None:
+                        raise refuse("SP116", compiled.unknown_function) from error
                     raise translate(error, None, "", compiled.words, writes=False) from error
 
     def _run(self, plan: Plan, parameters: Mapping[str, Any]) -> RoutedResult:

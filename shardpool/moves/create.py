@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import suppress
 from typing import Any
 
 import psycopg2
-from psycopg2 import errors
 
 from shardpool.ddl import SchemaManager
 from shardpool.ddl.features import read_features
@@ -15,6 +16,8 @@ from shardpool.moves.layout import look_into, qualified, read_layout
 from shardpool.moves.move import Move
 from shardpool.moves.parallel import Work, keep_alive, together
 from shardpool.topology.names import quote
+
+log = logging.getLogger(__name__)
 
 
 def create(move: Move) -> None:
@@ -47,7 +50,7 @@ def drop_incoming(move: Move) -> None:
     leftover = Leftover(move.record.id, move.record.target, move.record.incoming)
     try:
         dropped = drop_schema(move.servers.target, leftover.schema)
-    except (ShardUnavailable, psycopg2.OperationalError, psycopg2.InterfaceError):
+    except ShardUnavailable:
         dropped = False
     if dropped:
         move.journal.forget_object(leftover.move, leftover.schema)
@@ -56,14 +59,16 @@ def drop_incoming(move: Move) -> None:
 
 
 def drop_schema(connection: Any, schema: str) -> bool:
-    """Drop a schema that is no longer used, if nothing holds a lock in it. Return whether it is gone."""
+    """Drop a schema that is no longer used. Return whether it is gone: somebody may hold a lock in it."""
     try:
         with connection.cursor() as cursor:
             cursor.execute("SET LOCAL lock_timeout = '2s'")
             cursor.execute(f"DROP SCHEMA IF EXISTS {quote(schema)} CASCADE")
         connection.commit()
-    except (errors.LockNotAvailable, errors.DeadlockDetected):
-        connection.rollback()
+    except psycopg2.Error as error:
+        log.info("schema %s cannot be dropped yet: %s", schema, error)
+        with suppress(psycopg2.Error):
+            connection.rollback()
         return False
     return True
 

@@ -60,6 +60,13 @@ class Journal:
         with self._catalog.begin() as connection:
             return float(connection.execute(text(query), {"id": record.id}).scalar_one())
 
+    def ended(self, record: MoveRecord) -> str | None:
+        """Return 'done' or 'aborted' if this attempt has ended the move, else None."""
+        query = "SELECT state FROM shardpool_catalog.move WHERE id = :id AND attempt = :attempt AND state <> 'running'"
+        with self._catalog.begin() as connection:
+            found = connection.execute(text(query), {"id": record.id, "attempt": record.attempt})
+            return found.scalar_one_or_none()
+
     def leftovers(self) -> list[Leftover]:
         """Return the schemas that moves which have ended could not drop."""
         query = (

@@ -7,7 +7,7 @@ does not depend on them, but on the attempt in the move's row (`journal`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 
 from sqlalchemy import text
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
@@ -17,26 +17,37 @@ from shardpool.router import Router
 
 #: So long, in seconds, a move that begins waits for a schema change, or for another that begins.
 PATIENCE = 10.0
+#: So long for the lock of a process that was killed, until the server has noticed that it is gone.
+GRACE = 1.0
 
 
 @contextmanager
 def keyspace_locked(router: Router) -> Iterator[None]:
     """Keep schema changes, and other moves from beginning. Raise `MoveInProgress` if one of them takes too long."""
     busy = MoveInProgress("a schema change, or another move that begins, holds the keyspace's lock")
+    with _locked(router, "topology", busy, PATIENCE):
+        yield
+
+
+@contextmanager
+def move_locked(router: Router, partition: int, patience: float = 0.0) -> Iterator[None]:
+    """Hold the lock of a partition's move while the block runs. Raise `MoveInProgress` if another process does."""
+    busy = MoveInProgress(f"partition {partition} is being moved by another process")
+    with _locked(router, _name(partition), busy, patience):
+        yield
+
+
+@contextmanager
+def _locked(router: Router, name: str, busy: MoveInProgress, patience: float) -> Iterator[None]:
     retrying = Retrying(
         retry=retry_if_exception_type(MoveInProgress),
-        stop=stop_after_delay(PATIENCE),
+        stop=stop_after_delay(patience),
         wait=wait_random(0.02, 0.2),
         reraise=True,
     )
     with ExitStack() as stack:
-        retrying(lambda: stack.enter_context(router.catalog.lock("topology", lambda: busy)))
+        retrying(lambda: stack.enter_context(router.catalog.lock(name, lambda: busy)))
         yield
-
-
-def move_lock(router: Router, partition: int, busy: Exception) -> AbstractContextManager[None]:
-    """Hold the lock of a partition's move while the block runs; raise *busy* if another process does."""
-    return router.catalog.lock(_name(partition), lambda: busy)
 
 
 def break_move_lock(router: Router, partition: int) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 
 from shardpool.bulk import faults
-from shardpool.errors import CatalogUnavailable, MoveInProgress, NoSuchShard, PreflightFailed
+from shardpool.errors import CatalogUnavailable, NoSuchShard, PreflightFailed
 from shardpool.moves.checks import check_move
 from shardpool.moves.journal import Journal
-from shardpool.moves.locks import keyspace_locked, move_lock
+from shardpool.moves.locks import GRACE, keyspace_locked, move_locked
 from shardpool.moves.progress import Callback, Meter
 from shardpool.moves.record import MoveRecord
 from shardpool.moves.recovery import recover_moves
@@ -33,9 +33,8 @@ def move_partition(router: Router, partition: int, to: str, *, progress: Callbac
         OwnershipAmbiguous: the servers contradict the catalog; says what to look at.
     """
     recover_moves(router)
-    busy = MoveInProgress(f"partition {partition} is being moved by another process")
     meter = Meter(partition, progress)
-    with move_lock(router, partition, busy):
+    with move_locked(router, partition, patience=GRACE):
         router.refresh()
         meter.enter("preflight")
         source = _source(router, partition, to)

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from shardpool.errors import MoveTakenOver, ShardpoolError
 from shardpool.moves.create import drop_schema
 from shardpool.moves.journal import Journal, Leftover
-from shardpool.moves.locks import break_move_lock, move_lock
+from shardpool.moves.locks import break_move_lock, move_locked
 from shardpool.moves.record import MoveRecord
 from shardpool.moves.settle import settle
 from shardpool.router import Router
@@ -77,22 +77,16 @@ def drop_leftovers(router: Router) -> list[Leftover]:
 def _recover(router: Router, record: MoveRecord, frozen_after: float) -> Recovered:
     try:
         if Journal(router.catalog).seconds_silent(record) > frozen_after:
+            log.warning("%s gives no sign of life: its lock is taken away", record)
             break_move_lock(router, record.partition)
-            log.warning("%s gave no sign of life: its lock was taken away", record)
-        with move_lock(router, record.partition, _Busy()):
+        with move_locked(router, record.partition):
             outcome, _ = settle(router, record)
         return _recovered(record, outcome)
-    except _Busy:
-        return _recovered(record, "running")
-    except MoveTakenOver as error:
+    except MoveInProgress as error:
         return _recovered(record, "running", str(error))
     except (ShardpoolError, psycopg2.Error, DBAPIError) as error:
         log.warning("%s cannot be settled yet: %s", record, error)
         return _recovered(record, "unsettled", str(error).strip())
-
-
-class _Busy(Exception):
-    """A process is at work on the move."""
 
 
 def _recovered(

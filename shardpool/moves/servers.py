@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg2
 
-from shardpool.errors import MoveInProgress, ShardUnavailable
+from shardpool.errors import MoveError, ShardUnavailable
 from shardpool.moves.journal import Journal
 from shardpool.moves.record import MoveRecord
 from shardpool.router import Router
@@ -101,7 +101,7 @@ def configure(connection: Any, name: str) -> None:
 def end_sessions(router: Router, record: MoveRecord, shard: str) -> None:
     """End what any process has open on *shard* for this move, and wait until it is gone.
 
-    Raise `ShardUnavailable`, or `MoveInProgress` if a session does not end in time.
+    Raise `ShardUnavailable`, or `MoveError` if a session does not end in time.
     """
     query = (
         "SELECT pid, pg_terminate_backend(pid, %s) FROM pg_stat_activity "
@@ -114,4 +114,4 @@ def end_sessions(router: Router, record: MoveRecord, shard: str) -> None:
     except psycopg2.Error as error:
         raise ShardUnavailable(shard, str(error).strip()) from error
     if alive:
-        raise MoveInProgress(f"{record}: sessions {alive} on shard {shard} do not end; try again later")
+        raise MoveError(f"{record}: sessions {alive} on shard {shard} do not end; try again later")

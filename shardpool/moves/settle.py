@@ -44,11 +44,16 @@ def settle(
         wait=wait_exponential(multiplier=0.1, max=1.0),
         reraise=True,
     )
-    taken = retrying(Journal(router.catalog).take_over, record)
-    return retrying(_settle, router, taken, meter or Meter(record.partition, None))
+    journal = Journal(router.catalog)
+    if retrying(journal.ended, record) is None:
+        record = retrying(journal.take_over, record)
+    return retrying(_settle, router, record, meter or Meter(record.partition, None))
 
 
 def _settle(router: Router, record: MoveRecord, meter: Meter) -> tuple[Outcome, Move]:
+    state = Journal(router.catalog).ended(record)
+    if state is not None:  # the catalog's answer to this attempt's last word was lost
+        return "completed" if state == "done" else "undone", Move(router, record, Servers(router, record), meter)
     unreachable = {shard for shard in (record.source, record.target) if not _sessions_ended(router, record, shard)}
     servers = Servers(router, record, unreachable)
     move = Move(router, record, servers, meter)

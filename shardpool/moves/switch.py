@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 
-import psycopg2
-
 from shardpool.errors import OwnershipAmbiguous, ShardUnavailable
 from shardpool.moves.create import drop_schema
 from shardpool.moves.journal import Leftover
@@ -48,7 +46,7 @@ def release(move: Move) -> None:
     leftover = Leftover(record.id, record.source, record.moved)
     try:
         dropped = drop_schema(move.servers.source, record.moved)
-    except (ShardUnavailable, psycopg2.OperationalError, psycopg2.InterfaceError):
+    except ShardUnavailable:
         dropped = False
     if not dropped:
         move.leftovers.append(leftover)

@@ -32,6 +32,9 @@ def compile_query(statement: Statement, topology: Topology) -> CompiledQuery:
     unknown = check_session(select, topology)
     check_query(select, topology)
     words = over_gathered(statement, topology)
+    if unknown is not None:
+        # It may write, and what it writes would be lost with the merge transaction, or be on one shard only.
+        words = "SET TRANSACTION READ ONLY; " + words
     if not any(item.table is not None and item.table.sharded for item in analysis.occurrences):
         return CompiledQuery(statement, analysis, (), words, (), "", (), unknown)
     return CompiledQuery(

@@ -35,6 +35,8 @@ _CAST_TYPES = {
     "uuid": KeyType.UUID,
     "date": KeyType.DATE,
 }
+#: Longer texts are no 64-bit integers, or oddly written ones.
+MAX_DIGITS = 25
 #: More alternatives than this are not worth counting.
 MAX_ALTERNATIVES = 1000
 
@@ -258,7 +260,7 @@ def _constant(constant: Tree) -> Constant | None:
             return Constant(constant.ival.ival)
         case "fval":
             text = constant.fval.fval
-            return Constant(int(text)) if text.lstrip("-").isdecimal() else None
+            return Constant(int(text)) if len(text) <= MAX_DIGITS and text.lstrip("-").isdecimal() else None
         case "sval":
             return Constant(constant.sval.sval)
     return None
@@ -274,7 +276,7 @@ def key_value(value: object, key_type: KeyType) -> object:
         case KeyType.INTEGER:
             if type(value) is int:
                 return value if -(1 << 63) <= value < 1 << 63 else UNKNOWN
-            if type(value) is str and _INTEGER.fullmatch(value):
+            if type(value) is str and len(value) <= MAX_DIGITS and _INTEGER.fullmatch(value):
                 return key_value(int(value), key_type)
         case KeyType.TEXT:
             if type(value) is str and "\0" not in value:

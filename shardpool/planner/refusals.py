@@ -53,6 +53,16 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
         "split it, or use parameters instead of long chains of operators",
         "select " + " + ".join(["1"] * 1000),
     ),
+    "SP116": (
+        "function {what}() reads a table that the statement does not name",
+        "name it in FROM, so that its rows are gathered",
+        "select number_of_orders()",
+    ),
+    "SP117": (
+        "the row type of table {what!r} belongs to each partition",
+        "create a composite type of the columns, or name them",
+        "select (null::orders).total from orders",
+    ),
     "SP110": (
         "{what} inside execute(): every call is a transaction of its own",
         "use router.connect(key) and its begin(), commit() and rollback()",

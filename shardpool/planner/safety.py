@@ -83,6 +83,8 @@ def check_query(select: Tree, topology: Topology) -> None:
                 name = (names(node.names) or ("",))[-1]
                 if name in _REG_TYPES:
                     raise refuse("SP108", name)
+                if name in topology.tables:
+                    raise refuse("SP117", name)
 
 
 def _is_column(name: str, topology: Topology) -> bool:

@@ -8,6 +8,8 @@ spelling.
 from __future__ import annotations
 
 import re
+import sys
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,7 +79,7 @@ def from_text(sql: str) -> Statement:
     matches = [
         (match.start(), match.end(), match.group(1))
         for match in _NAMED.finditer(data)
-        if not any(start <= match.start() < end for start, end in opaque)
+        if not _within(match.start(), opaque)
     ]
     return _number(data, matches, literal=b":")
 
@@ -105,13 +107,19 @@ def _number(data: bytes, matches: Iterable[tuple[int, int, bytes | None]], liter
         name = found.decode()
         number = names.setdefault(name, len(names) + 1)
         text = b"$%d" % number
-        if _IN_PARAMETER.search(out):
+        if _IN_PARAMETER.search(out[-32:]):
             lists.add(name)
             text = b"(" + text + b")"
         places.append((len(out), len(out) + len(text), name))
         out += text
     out += data[position:]
     return Statement(out.decode(), tuple(names), tuple(places), frozenset(lists))
+
+
+def _within(position: int, ranges: list[tuple[int, int]]) -> bool:
+    """Whether one of the ordered, disjoint *ranges* holds *position*."""
+    index = bisect_right(ranges, (position, sys.maxsize)) - 1
+    return index >= 0 and position < ranges[index][1]
 
 
 def _opaque_ranges(sql: str) -> list[tuple[int, int]]:

@@ -48,6 +48,8 @@ def _float_type(constant: Tree) -> str | None:
     if constant.WhichOneof("val") != "fval":
         return None
     text = constant.fval.fval
+    if len(text) > 25:
+        return "numeric"
     return "bigint" if text.lstrip("-").isdecimal() and abs(int(text)) < 1 << 63 else "numeric"
 
 

@@ -20,6 +20,7 @@ from sqlalchemy import text
 from shardpool import Config, Reference, Router, Sharded
 from shardpool.bulk import faults
 from shardpool.moves import move_partition
+from shardpool.topology.names import quote
 from tests.support.backends import plain_connection
 
 DDL = """
@@ -53,10 +54,15 @@ CREATE TABLE things (
 CREATE TABLE plain (customer_id bigint NOT NULL, payload text);
 CREATE TABLE nothing_here (customer_id bigint PRIMARY KEY, t text);
 ALTER TABLE plain ADD COLUMN extra int DEFAULT 7;
+CREATE TABLE "Odd %s ""table""; --" (customer_id bigint NOT NULL, "%(x)s" int, "'; ""--" text);
 """
+ODD = 'Odd %s "table"; --'
 TABLES = {
     "country": Reference(),
-    **{name: Sharded("customer_id") for name in ("customers", "orders", "audit", "things", "plain", "nothing_here")},
+    **{
+        name: Sharded("customer_id")
+        for name in ("customers", "orders", "audit", "things", "plain", "nothing_here", ODD)
+    },
 }
 #: Rows for `things` without customer_id and id: ordinary values, and extreme ones.
 THINGS = (
@@ -96,6 +102,7 @@ class Place:
             key = next(key for key in range(customers) if self.router.partition_of(key) == partition)
             with self.session(self.owner(partition.id), partition.id) as cursor:
                 cursor.execute(f"INSERT INTO things (customer_id, id) VALUES ({key}, -1)")
+                cursor.execute(f"INSERT INTO {quote(ODD)} VALUES ({key}, 1, '%')")
                 for number, values in enumerate(THINGS):
                     cursor.execute(f"INSERT INTO things VALUES ({key}, {number}, {values})")
 
@@ -155,7 +162,7 @@ class Place:
         connection = self.connect(shard)
         cursor = connection.cursor()
         for name in sorted(name for name, kind in TABLES.items() if isinstance(kind, Sharded)):
-            cursor.execute(f'SELECT t::text COLLATE "C" FROM {schema_name}.{name} t ORDER BY 1')
+            cursor.execute(f'SELECT t::text COLLATE "C" FROM {schema_name}.{quote(name)} t ORDER BY 1')
             found.update(repr((name, cursor.fetchall())).encode())
         connection.close()
         return found.hexdigest()

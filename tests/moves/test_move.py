@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 
 import psycopg2
 import pytest
 from psycopg2 import errors
+from sqlalchemy.engine import make_url
 
 from shardpool.ddl import SchemaManager
 from shardpool.errors import (
@@ -30,7 +32,11 @@ from shardpool.moves import (
     relay,
 )
 from shardpool.moves.layout import TableLayout, parents_first
-from tests.moves.move_tools import Background, Gates, Place, eventually, schema, wait_until_blocked
+from shardpool.topology.names import quote
+from shardpool.topology.tables import Sharded
+from tests.moves.conftest import shop_config
+from tests.moves.move_tools import TABLES, Background, Gates, Mover, Place, eventually, schema, wait_until_blocked
+from tests.support.backends import databases, plain_connection
 
 STEP_NAMES = [step.name for step in STEPS]
 
@@ -60,9 +66,8 @@ def test_everything_moves_back_and_forth(place: Place) -> None:
 def test_a_report_and_progress(place: Place) -> None:
     seen: list[MoveProgress] = []
     report = move_partition(place.router, 1, place.other(1), progress=seen.append)
-    count = "+".join(
-        f"(SELECT count(*) FROM shop_p0001.{name})" for name in ("customers", "orders", "audit", "things", "plain")
-    )
+    names = [quote(name) for name, kind in TABLES.items() if isinstance(kind, Sharded)]
+    count = "+".join(f"(SELECT count(*) FROM shop_p0001.{name})" for name in names)
     assert report.rows == place.sql(place.owner(1), f"SELECT {count}")[0][0]
     assert report.bytes > report.rows
     assert 0 < report.pause < report.seconds
@@ -397,3 +402,33 @@ def test_ctrl_c_while_servers_work(place: Place, monkeypatch: pytest.MonkeyPatch
         move_partition(place.router, 0, place.other(0))
     assert time.monotonic() - began < 10
     place.assert_clean()
+
+
+# -- an ordinary role -------------------------------------------------------------------------------------------------
+
+
+def test_no_superuser_is_needed(server_urls: list[str]) -> None:
+    """The owner of the databases moves, recovers and joins shards."""
+    role = f"plain_{uuid.uuid4().hex[:8]}"
+    with databases(server_urls[:2]) as urls:
+        for url in urls:
+            connection = plain_connection(url)
+            connection.cursor().execute(
+                f"CREATE ROLE {role} LOGIN; ALTER DATABASE {make_url(url).database} OWNER TO {role}"
+            )
+            connection.close()
+        place = Place(shop_config([str(make_url(url).set(username=role)) for url in urls]))
+        try:
+            place.fill(customers=20)
+            before = place.contents()
+            move_partition(place.router, 0, place.other(0))
+            Mover(place.config, 0, place.other(0), "move:fence:after").wait_killed()
+            recover_moves(place.router, frozen_after=0.0)
+            assert place.contents() == before
+            place.assert_clean()
+        finally:
+            place.close()
+    for url in server_urls[:2]:
+        connection = plain_connection(url)
+        connection.cursor().execute(f"DROP ROLE {role}")
+        connection.close()

@@ -255,19 +255,22 @@ def test_a_planted_bug_is_seen(oracle: Oracle, monkeypatch: pytest.MonkeyPatch, 
         assert oracle.check(f"{statement} -- after {name} {number}").kind == "same"
 
 
-@pytest.mark.parametrize("name", ["an_average_of_averages", "having_is_applied_per_partition", "a_pin_is_taken_from_under_not"])
+@pytest.mark.parametrize(
+    "name",
+    ["an_average_of_averages", "joins_of_other_columns_are_colocated", "the_merge_forgets_where_nulls_go"],
+)
 def test_random_statements_find_it_too_and_come_out_small(
     oracle: Oracle, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     with monkeypatch.context() as patch:
         PLANTS[name][0](patch)
-        for number in range(2000):
+        for number in range(400):
             generator = Generator(f"planted:{number}")
             statement = generator.statement()
             if oracle.check(statement.sql() + f" -- {name}", generator.params).kind == "mismatch":
                 break
         else:
-            pytest.fail("not found by 2,000 statements")
+            pytest.fail("not found by 400 statements")
         found = smallest(oracle, statement, generator.params)
     assert found.kind == "mismatch"
     assert len(found.sql) < 160, found.sql

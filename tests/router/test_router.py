@@ -116,7 +116,7 @@ def test_errors_are_sqlalchemys(shop: Router) -> None:
 def test_every_refusal_by_its_example(shop: Router, code: str) -> None:
     example = REFUSALS[code][2]
     with pytest.raises(UnsupportedStatement) as caught:
-        if code >= "SP110":
+        if "SP110" <= code <= "SP114":
             shop.execute(1, example)
         else:
             shop.query(example)

@@ -38,7 +38,7 @@ def schema_changes(facts: ClusterFacts) -> Iterator[Finding]:
     if facts.catalog.topology is None:
         return
     for statement in facts.catalog.running_ddl:
-        hint = "apply any script again, it finishes this first: shardpool schema apply FILE"
+        hint = "finish it, or undo it if it is nowhere: shardpool doctor --repair"
         yield wrong("schema changes", KEYSPACE, f"unfinished: {' '.join(statement.split())[:100]}", hint)
     if not facts.catalog.running_ddl:
         yield ok("schema changes", KEYSPACE, "all finished")

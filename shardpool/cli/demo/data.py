@@ -38,9 +38,8 @@ def query_text(number: int) -> str:
     return schema_path(f"tpch/queries/q{number:02}.sql").read_text(encoding="utf-8")
 
 
-def generate(directory: Path, scale: float) -> dict[str, Path]:
-    """Write one file per table and return them by table. Raise `GeneratorMissing`."""
-    program = find_generator()
+def generate(program: str, directory: Path, scale: float) -> dict[str, Path]:
+    """Write one file per table by the generator *program* and return them by table. Raise `GeneratorMissing`."""
     command = [program, "--scale-factor", str(scale), "--output-dir", str(directory), "--quiet"]
     run = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if run.returncode != 0:
@@ -57,7 +56,7 @@ def _keep_pairs_unique(partsupp: Path) -> None:
 
 
 def find_generator() -> str:
-    """Return the path of ``tpchgen-cli``: on the PATH, or beside this Python."""
+    """Return the path of ``tpchgen-cli``: on the PATH, or beside this Python. Raise `GeneratorMissing`."""
     beside = str(Path(sys.executable).parent)
     found = shutil.which("tpchgen-cli") or shutil.which("tpchgen-cli", path=beside)
     if found is None:

@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from shardpool.cli.maps import shard_map_picture
+from shardpool.cli.maps import colour_of, shard_map_picture
 from shardpool.cli.plans import statement
 from shardpool.cli.query import result_table
 from shardpool.cli.rebalance import plan_picture as rebalance_picture
@@ -35,7 +35,8 @@ def welcome(scale: float) -> RenderableType:
 
 
 def start(facts: Facts, _: Facts) -> RenderableType:
-    servers = ", ".join(f"[cyan]{name}[/cyan]" for name in facts["shards"])
+    names = list(facts["shards"])
+    servers = ", ".join(f"[{colour_of(name, names)}]{name}[/]" for name in names)
     return Text.from_markup(
         f"{servers} were started in {duration(facts['start_seconds'])}, {facts['partitions']} partitions are dealt to "
         f"them. tpchgen-cli has written {size(facts['bytes'])} of TPC-H data."
@@ -58,15 +59,20 @@ def load(facts: Facts, _: Facts) -> RenderableType:
         table.add_row(it["table"], f"{it['rows']:,}", duration(it["seconds"]), f"{rate:,.0f}")
     rows, seconds, plain = facts["rows"], facts["load_seconds"], facts["plain_seconds"]
     told = f"{rows:,} rows in {duration(seconds)}; into the one plain PostgreSQL in {duration(plain)}"
-    return Group(table, Text(told, style="dim"), Text("\nThe shard map: one cell per partition\n"), _map(facts["map"]))
+    return Group(
+        table,
+        Text(told, style="dim"),
+        Text("\nThe shard map: one cell per partition\n"),
+        shard_map_picture(facts["map"]),
+    )
 
 
-def route(facts: Facts, _: Facts) -> RenderableType:
+def route(facts: Facts, steps: Facts) -> RenderableType:
     table = new_table("statement", "partition>", "shard", "routed>", "bare cursor>")
     for it in facts["routed"]:
         times = _ms(it["ms"]), _ms(it["plain_ms"])
         sql = it["sql"].replace(":key", str(it["key"]))
-        table.add_row(Text(sql), f"{it['partition']:02}", Text(it["shard"], "cyan"), *times)
+        table.add_row(Text(sql), f"{it['partition']:02}", _shard(it["shard"], steps), *times)
     told = (
         "The partition is found in this process: one round trip. Beside it a bare psycopg2 cursor on the plain server."
     )
@@ -93,7 +99,7 @@ def answers(facts: Facts, _: Facts) -> RenderableType:
 
 
 def grow(facts: Facts, _: Facts) -> RenderableType:
-    told = Text.assemble("Shard ", (facts["shard"], "cyan"), " is empty. The plan that moves the fewest bytes:")
+    told = Text.assemble("Shard ", (facts["shard"], "bold"), " is empty. The plan that moves the fewest bytes:")
     return Group(told, Text(""), rebalance_picture(facts["plan"]))
 
 
@@ -107,9 +113,9 @@ def rebalance(facts: Facts, steps: Facts) -> RenderableType:
         Text("\nThe writers meanwhile\n", style="bold"),
         _writers(facts["writer"]),
         Text("\nBefore\n"),
-        _map(steps["load"]["map"]),
+        shard_map_picture(steps["load"]["map"]),
         Text("\nAfter (> moved here, in the colour of its old home)\n"),
-        _map(facts["map"], facts["homes"]),
+        shard_map_picture(facts["map"], facts["homes"], largest=max(it["bytes"] for it in steps["load"]["map"])),
     )
 
 
@@ -168,8 +174,8 @@ def _times(steps: Facts) -> str:
 # -- pieces ---------------------------------------------------------------------------------------------------------
 
 
-def _map(shards: list[dict[str, Any]], homes: Mapping[int, str] | None = None) -> RenderableType:
-    return shard_map_picture(shards, homes)
+def _shard(name: str, steps: Facts) -> Text:
+    return Text(name, colour_of(name, list(steps["start"]["shards"])))
 
 
 def _ms(milliseconds: float) -> str:

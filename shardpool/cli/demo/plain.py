@@ -14,7 +14,6 @@ from sqlalchemy import URL, make_url
 
 from shardpool.local import LocalCluster
 
-
 #: Bytes of one COPY.
 PIECE = 1 << 22
 

@@ -76,6 +76,7 @@ def _run_step(stage: Stage, number: int, step: Step) -> None:
     if console is not None:
         console.print()
         console.rule(f"[bold]{number}  {step.title}[/bold]", align="left", style="dim")
+        console.print()
     began = time.perf_counter()
     with nullcontext() if console is None or step.live else console.status("working"):
         facts = step.run(stage)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shardpool.cli.demo.answers import compare_answers, same_rows, timed
-from shardpool.cli.demo.data import TABLES, generate, schema
+from shardpool.cli.demo.data import TABLES, find_generator, generate, schema
 from shardpool.cli.demo.plain import PlainPostgres
 from shardpool.cli.demo.routes import REPORT, routed_statements
 from shardpool.cli.demo.writer import Writers, percentiles, timeline
@@ -55,9 +55,10 @@ class Stage:
 
 def start(stage: Stage) -> Facts:
     """Start the servers and make the TPC-H files, all at once."""
+    generator = find_generator()
     directory = Path(stage.resources.enter_context(tempfile.TemporaryDirectory(prefix="shardpool-demo-")))
     with ThreadPoolExecutor(2, "demo-start") as threads:
-        files = threads.submit(generate, directory, stage.scale)
+        files = threads.submit(generate, generator, directory, stage.scale)
         plain = threads.submit(stage.resources.enter_context, stage.plain)
         started = time.perf_counter()
         stage.resources.enter_context(stage.cluster)
