@@ -25,7 +25,7 @@ from shardpool import provision
 from shardpool.bulk import LoadResult, copy_into, resolve_loads
 from shardpool.catalog import Catalog, Listener
 from shardpool.config import Config, read_config
-from shardpool.ddl import SchemaManager, StatementReport
+from shardpool.ddl import SchemaManager, StatementReport, created_tables, parse_script
 from shardpool.engines import Engines, PoolStats
 from shardpool.engines.registry import PasswordSource
 from shardpool.errors import StalePlacement
@@ -249,7 +249,9 @@ class Router:
         *tables* says for each new table `Sharded(key)` or `Reference()`; tables of the configuration need no mention.
         Idempotent. Raises `SchemaError` with a code for what sharding would break.
         """
-        report = SchemaManager(self.catalog, self.engines).create_schema(ddl, {**self.config.tables, **(tables or {})})
+        created = created_tables(parse_script(ddl, self.config.keyspace))
+        configured = {name: kind for name, kind in self.config.tables.items() if name in created}
+        report = SchemaManager(self.catalog, self.engines).create_schema(ddl, {**configured, **(tables or {})})
         self.refresh()
         return report
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -248,7 +248,9 @@ class Catalog:
             try:
                 yield
             finally:
-                # A fresh session, not an unlock: the pool must not keep a lock whose unlock failed.
+                # The session is closed as well: the pool must not keep a lock whose unlock failed.
+                with suppress(DBAPIError):
+                    connection.execute(text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))"), key)
                 connection.invalidate()
 
 

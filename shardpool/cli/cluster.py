@@ -58,8 +58,9 @@ def up(
         Router.initialise(config)
         with Router(config, listen=False) as router:
             facts = {**read_status(router), "config": config.source, "directory": str(cluster.directory)}
+        ended = catch_the_end()
         show(facts, as_json, lambda it: _up_picture(status_picture(it), it, directory is not None))
-        wait_for_the_end()
+        ended.wait()
         if not as_json:
             stderr().print("stopping", style="dim")
     raise typer.Exit(INTERRUPTED)
@@ -85,9 +86,9 @@ def _up_picture(status: RenderableType, facts: dict[str, Any], kept: bool) -> Re
     return Group(status, Text(""), panel)
 
 
-def wait_for_the_end() -> None:
-    """Wait for Ctrl-C or SIGTERM, so that the servers are shut down in order in both cases."""
+def catch_the_end() -> threading.Event:
+    """From now on, Ctrl-C and SIGTERM only set the event: the servers are shut down in order in both cases."""
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    ended.wait()
+    return ended

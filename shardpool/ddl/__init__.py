@@ -9,7 +9,7 @@ from shardpool.ddl.apply import SchemaManager, StatementReport
 from shardpool.ddl.drift import Drift, find_drift
 from shardpool.ddl.refusals import REFUSALS, Refusal
 from shardpool.ddl.rules import plan_statements
-from shardpool.ddl.script import ParsedStatement, parse_script
+from shardpool.ddl.script import ParsedStatement, created_tables, parse_script
 from shardpool.ddl.statement import DdlStatement
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Refusal",
     "SchemaManager",
     "StatementReport",
+    "created_tables",
     "find_drift",
     "parse_script",
     "plan_statements",

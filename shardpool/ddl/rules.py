@@ -24,7 +24,7 @@ from shardpool.ddl.objects import (
 )
 from shardpool.ddl.planning import Planning, kind_of
 from shardpool.ddl.refusals import refuse
-from shardpool.ddl.script import ParsedStatement
+from shardpool.ddl.script import ParsedStatement, created_tables
 from shardpool.ddl.statement import DdlStatement, Owner
 from shardpool.ddl.tree import digest, strings
 from shardpool.topology.tables import Reference, Sharded, TableKind, Tables
@@ -86,7 +86,7 @@ def plan_statements(
             for effect in it.effects:
                 if effect.verb in ("create", "drop"):
                     planning.repeated.pop((effect.what, effect.name), None)
-    created = {it.tree.relation.relname for it in script if isinstance(it.tree, pb.CreateStmt)}
+    created = created_tables(script)
     for name in declared:
         if name not in history.tables and name not in created:
             raise refuse("SP211", table=name)

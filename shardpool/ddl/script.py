@@ -15,6 +15,7 @@ from typing import Any
 
 import postgast
 from google.protobuf.message import Message
+from postgast import pg_query_pb2 as pb
 
 from shardpool.ddl.qualification import ANYWHERE, remove_qualification
 from shardpool.ddl.refusals import refuse
@@ -54,6 +55,11 @@ def parse_script(ddl: str, keyspace: str) -> list[ParsedStatement]:
         line = _line(data, raw.stmt_location + next(_tokens(text)).start)
         found.append(parse_statement(text.strip(), keyspace, line))
     return found
+
+
+def created_tables(script: Iterable[ParsedStatement]) -> set[str]:
+    """Return the names of the tables that the statements create."""
+    return {it.tree.relation.relname for it in script if isinstance(it.tree, pb.CreateStmt)}
 
 
 def parse_statement(text: str, keyspace: str, line: int = 1) -> ParsedStatement:

@@ -13,7 +13,7 @@ from typing import Literal
 import psycopg2
 from sqlalchemy.exc import DBAPIError
 
-from shardpool.errors import MoveTakenOver, ShardpoolError
+from shardpool.errors import MoveInProgress, ShardpoolError
 from shardpool.moves.create import drop_schema
 from shardpool.moves.journal import Journal, Leftover
 from shardpool.moves.locks import break_move_lock, move_locked

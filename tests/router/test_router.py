@@ -11,7 +11,7 @@ import sqlalchemy.exc
 from sqlalchemy import BigInteger, Column, MetaData, Numeric, Table, Text, func, insert, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from shardpool import Config, Router
+from shardpool import Config, Router, Sharded
 from shardpool.errors import (
     CatalogMissing,
     ConfigError,
@@ -279,6 +279,13 @@ def test_close_leaves_no_thread_or_connection(config: Config, shop: Router) -> N
     router.close()
     assert set(threading.enumerate()) <= before
     assert all(pool.size == 0 for pool in router.stats().pools.values())
+
+
+def test_a_configured_table_may_come_later(config: Config, shop: Router) -> None:
+    later = replace(config, tables={**config.tables, "later": Sharded("id")})
+    with Router(later) as router:
+        router.create_schema("ALTER TABLE orders ALTER COLUMN note SET DEFAULT 'none'")
+        assert "later" not in router.topology.tables
 
 
 def test_an_uninitialised_catalog(config: Config) -> None:

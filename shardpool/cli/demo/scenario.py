@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rich.console import RenderableType
 
-from shardpool.cli.cluster import wait_for_the_end
+from shardpool.cli.cluster import catch_the_end
 from shardpool.cli.demo import pictures, steps
 from shardpool.cli.demo.plain import PlainPostgres
 from shardpool.cli.demo.steps import Facts, Stage
@@ -60,14 +60,16 @@ def run_demo(scale: float, *, keep: bool, as_json: bool) -> Facts:
         for number, step in enumerate(STEPS, 1):
             _run_step(stage, number, step)
         facts = _verdict(stage.facts, time.perf_counter() - began)
+        ended = None
         if keep:
             facts["config"] = str(cluster.write_config(cluster.directory / "cluster.toml"))
+            ended = catch_the_end()
         if console is None:
             print_json(facts)
         else:
             console.print(pictures.farewell(facts))
-        if keep:
-            wait_for_the_end()
+        if ended is not None:
+            ended.wait()
     return facts
 
 

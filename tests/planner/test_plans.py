@@ -1,0 +1,22 @@
+"""Golden plans: the rung, its reasons, the text for a shard and the merge, as they stand in ``cases/*.txt``."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.planner.golden import Golden, all_cases
+
+GOLDEN = all_cases()
+HOW = "\n\nIf the new plan is right, accept it and read the difference:\n    SHARDPOOL_ACCEPT=1 pytest tests/planner && git diff tests/planner/cases"
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=[case.title for case in GOLDEN])
+def test_the_plan_is_the_accepted_one(case: Golden) -> None:
+    actual = case.actual()
+    if actual != case.expected:
+        pytest.fail(f"{case.title}\n\nexpected:\n{case.expected}\n\ngot:\n{actual}{HOW}", pytrace=False)
+
+
+def test_the_cases_are_not_lost() -> None:
+    assert len(GOLDEN) > 90
+    assert len({case.statement for case in GOLDEN}) == len(GOLDEN)
