@@ -1,6 +1,6 @@
 """Route statements by key, and ask all shards one question.
 
-Starts two PostgreSQL servers from the wheel, creates a small shop in eight partitions, and shows where each statement ran.
+Starts two PostgreSQL servers from the wheel, creates a small shop in eight partitions, and shows where statements run.
 """
 
 from shardpool import Reference, Sharded

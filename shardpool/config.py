@@ -175,6 +175,9 @@ def _endpoint(text: str, password_env: str | None, source: str, key: str) -> End
         stored = clean.render_as_string(hide_password=False)
     except (ArgumentError, ValueError):
         raise ConfigError(source, f"{key}.url", _without_password(text), "a valid database URL") from None
+    secret = [name for name in url.query if "password" in name]
+    if secret:
+        raise ConfigError(source, f"{key}.url", f"a parameter {secret[0]}", "the password before the @, or password_env")
     if not url.database:
         raise ConfigError(source, f"{key}.url", stored, "a URL with a database name")
     if password_env is not None:

@@ -258,8 +258,8 @@ class Router:
     def copy_into(self, table: str, source: Any, **options: Any) -> LoadResult:
         """Load a CSV or COPY file, or an iterable of rows, into the partitions by key, all or nothing.
 
-        See `shardpool.bulk.copy_into` for the options. Raises `BadRow` with source, line and reason; if a partition moves
-        meanwhile, the load of a file is begun again, and that of rows raises `StalePlacement`.
+        See `shardpool.bulk.copy_into` for the options. Raises `BadRow` with source, line and reason; if a partition
+        moves meanwhile, the load of a file is begun again, and that of rows raises `StalePlacement`.
         """
         resolve_loads(self.catalog, self.engines, list(self.shard_map.shards))
         for _ in range(MAX_RETRIES):

@@ -22,7 +22,9 @@ def document(**changes: Any) -> dict[str, Any]:
 def test_passwords_are_held_apart() -> None:
     config = parse_config(document())
     endpoint = config.shards["s0"]
-    assert MARKER not in repr(config) + str(config) + endpoint.url + str(endpoint.full_url()) + repr(endpoint.full_url())
+    assert MARKER not in repr(config) + str(config) + endpoint.url + str(endpoint.full_url()) + repr(
+        endpoint.full_url()
+    )
     assert endpoint.full_url().password == MARKER
     assert config.catalog.full_url().password == MARKER
 
@@ -46,6 +48,7 @@ def test_password_from_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"partitions": 0}, "partitions", "an integer"),
         ({"catalog": f"mysql://app:{MARKER}@db0/app"}, "catalog", "postgresql"),
         ({"catalog": f"postgresql://app:{MARKER}@db0"}, "catalog.url", "database name"),
+        ({"shards": {"s0": {"url": f"postgresql://db0/app?password={MARKER}"}}}, "shards.s0.url", "password_env"),
         ({"shards": {}}, "shards", "table of shards"),
         ({"shards": {"s0": {"url": URL}, "s1": {"url": URL}}}, "shards.s1.url", "no other shard"),
         ({"shards": {"s0": {"ur": URL}}}, "shards.s0", "url"),

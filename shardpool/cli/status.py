@@ -41,6 +41,7 @@ def status(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -
 
 def read_status(router: Router) -> dict[str, Any]:
     """Ask the catalog and all shards."""
+    from shardpool.cli.failures import hide_passwords
     from shardpool.cli.maps import natural_order
     from shardpool.cli.move import read_moves
     from shardpool.cli.survey import ask_shards
@@ -64,7 +65,7 @@ def read_status(router: Router) -> dict[str, Any]:
         shards.append(
             {
                 "name": name,
-                "url": shard.url,
+                "url": hide_passwords(shard.url),
                 "state": shard.state,
                 "reachable": name in answers,
                 "error": failures.get(name),
@@ -80,7 +81,7 @@ def read_status(router: Router) -> dict[str, Any]:
     return {
         "keyspace": topology.keyspace,
         "epoch": topology.shard_map.epoch,
-        "catalog": router.config.catalog.url,
+        "catalog": hide_passwords(router.config.catalog.url),
         "shards": shards,
         "partitions": len(topology.shard_map.partitions),
         "tables": [

@@ -63,19 +63,20 @@ class CurrentTopology:
         try:
             if self.value is seen:
                 self.refresh()
-            return any(self._settled(placement) for placement in placements)
+            return any(self._settled(seen, placement) for placement in placements)
         except CatalogUnavailable:
             return False
 
-    def _settled(self, placement: Placement) -> bool:
+    def _settled(self, seen: Topology, placement: Placement) -> bool:
         deadline = time.monotonic() + CUTOVER_WAIT
         while True:
             current = self.value.shard_map.at(placement.partition.low)
             if (current.partition, current.shard) != (placement.partition, placement.shard):
                 return True
             if not current.moving:
-                # It may have moved away and back: the epoch tells.
-                return current.epoch != placement.epoch
+                # The map tells nothing new of this partition's place. But it may have moved away and back, or been
+                # switched on just now: after any change it is worth another try, and without one it is not.
+                return self.value.shard_map.epoch != seen.shard_map.epoch
             if time.monotonic() > deadline:
                 return False
             time.sleep(CUTOVER_POLL)

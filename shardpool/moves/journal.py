@@ -224,7 +224,7 @@ class Journal:
         and that no crash undoes once it is committed."""
         with self._catalog.begin() as connection:
             connection.execute(
-                text("SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL synchronous_commit = 'on'")
+                text("SET LOCAL idle_in_transaction_session_timeout = '3s'; SET LOCAL synchronous_commit = 'on'")
             )
             yield connection
 

@@ -16,7 +16,8 @@ from tests.support.backends import plain_connection
 
 ROWS = 400_000
 ROUNDS = 3
-DDL = "CREATE TABLE lines (line_id bigint, number int, price numeric(15,2), comment text, PRIMARY KEY (line_id, number))"
+COLUMNS = "line_id bigint, number int, price numeric(15,2), comment text, PRIMARY KEY (line_id, number)"
+DDL = f"CREATE TABLE lines ({COLUMNS})"
 
 
 def write_file(path: Path) -> None:

@@ -328,6 +328,29 @@ def test_triggers_see_the_partition(shop: Shop) -> None:
         shop.execute(placement.shard, "DROP FUNCTION shop.note CASCADE")
 
 
+def test_a_slow_source_does_not_end_the_transaction(shop: Shop) -> None:
+    """Whatever the server's limit for idle transactions is, it does not hold within a load."""
+    placement = shop.topology.shard_map.placements[0]
+    schema = placement.partition.schema
+    shop.execute(
+        placement.shard,
+        "ALTER ROLE CURRENT_USER SET idle_in_transaction_session_timeout = '10min'; "
+        "CREATE FUNCTION shop.note() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN NEW.name := current_setting(''idle_in_transaction_session_timeout''); RETURN NEW; END'; "
+        f"CREATE TRIGGER note BEFORE INSERT ON {schema}.item FOR EACH ROW EXECUTE FUNCTION shop.note()",
+    )
+    fresh = Shop(shop.urls)
+    try:
+        fresh.load("item", ROWS)
+        assert shop.rows_on(placement.shard, f"SELECT DISTINCT name FROM {schema}.item") == [("0",)]
+    finally:
+        fresh.close()
+        shop.execute(
+            placement.shard,
+            "DROP FUNCTION shop.note CASCADE; ALTER ROLE CURRENT_USER RESET idle_in_transaction_session_timeout",
+        )
+
+
 def test_servers_without_prepared_transactions() -> None:
     settings = {"max_prepared_transactions": 0}
     with LocalCluster(shards=2, partitions=4, keyspace="shop", settings=settings) as cluster:

@@ -212,9 +212,11 @@ def test_a_server_that_does_not_react_loses_its_connection(
     assert shop.rows("item") == []
 
 
-def test_the_queue_of_a_slow_shard_is_bounded(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_queue_of_a_slow_shard_is_bounded(shop: Shop) -> None:
     """While a shard blocks, the source is read only as far as the queue and the open batches hold."""
     read = 0
+    main = threading.main_thread().ident
+    assert main is not None
 
     def rows() -> Iterator[tuple[Any, ...]]:
         nonlocal read
@@ -222,8 +224,20 @@ def test_the_queue_of_a_slow_shard_is_bounded(shop: Shop, monkeypatch: pytest.Mo
             read += 1
             yield (number, "x" * 100, None, None, None)
 
+    def interrupt_when_it_reads_no_more() -> None:
+        blocker.wait(shop)
+        direct, seen, since = connect(shop.urls["s0"]), 0, 0
+        with direct.cursor() as cursor:
+            while since < 500:
+                cursor.execute("SELECT 1")
+                since = since + 1 if read == seen else 0
+                seen = read
+        direct.close()
+        signal.pthread_kill(main, signal.SIGINT)
+
     with Blocker(shop, "s1") as blocker:
-        thread = interrupt_when_blocked(shop, blocker)
+        thread = threading.Thread(target=interrupt_when_it_reads_no_more)
+        thread.start()
         with pytest.raises(KeyboardInterrupt):
             shop.load("item", rows(), batch_bytes=5000)
         thread.join()

@@ -393,6 +393,23 @@ select code, name_of(code) from country order by 1;
 
 select twice(4), name_of('de');
 
+-- refused: SP116
+select number_of_orders();
+
+-- refused: SP116
+select count(*), max(number_of_orders()) from items;
+
+-- A table's row type belongs to every partition.
+-- refused: SP108
+select (null::orders).total is null from orders where customer_id = 7 limit 1;
+
+-- refused: SP108
+select jsonb_populate_record(null::orders, '{"id": 5}')::text from orders where id = 1;
+
+select (null::point2).x is null, (row(1, 2)::point2).y, 'orders'::text from lone;
+
+select c.code, (c).name from country c where (null::country).code is null order by 1;
+
 -- TABLESAMPLE.
 select count(*) from orders tablesample bernoulli (100);
 

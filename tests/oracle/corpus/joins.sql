@@ -81,6 +81,12 @@ select customer_id, s.customer_id, t.customer_id from short s left join tiny t u
 
 select customer_id, s.customer_id, t.customer_id from short s right join tiny t using (customer_id) order by 1, s.id, t.v;
 
+select sum(customer_id), avg(customer_id), max(customer_id) from orders right join short using (customer_id);
+
+select customer_id, count(*), max(customer_id) from orders right join short using (customer_id) group by customer_id order by 1;
+
+select login, max(login) from logins right join people using (login) group by login order by 1;
+
 select * from short join tiny using (customer_id) order by id, v;
 
 select * from short s join tiny t using (customer_id) order by id, t.v;

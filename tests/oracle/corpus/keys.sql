@@ -223,6 +223,12 @@ select count(*) from orders where customer_id in (:a, :b);
 
 select count(*) from orders where customer_id = 7 and customer_id = 3;
 
+-- params: {"x": {"$tuple": [{"$tuple": [7, 1]}, {"$tuple": [7, 3]}]}}
+select count(*) from orders where (customer_id, id) in :x;
+
+-- params: {"x": {"$tuple": [7, 3]}}
+select count(*), max(id) from orders where (customer_id, id) = :x group by code;
+
 select count(*) from orders where customer_id between 7 and 7;
 
 select count(*) from orders where customer_id is not distinct from 7;

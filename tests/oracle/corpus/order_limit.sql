@@ -114,6 +114,14 @@ select cnote || note as x, id from orders order by id limit 3;
 
 select cnote || code collate "POSIX" as x from orders order by x, id limit 3;
 
+select total as c2, customer_id as c1, id as c3 from orders order by customer_id, id limit 5;
+
+select wait as big, moods as c3, quantity as c4 from orders order by 1 desc, 2 nulls first, 3 nulls first limit 10;
+
+select code as c2, count(*) as c1 from orders group by code order by 2, 1;
+
+select code as c2, max(total) as c1, min(id) as c3 from orders group by code having max(total) > 0 order by count(*), c1 desc;
+
 -- LIMIT and OFFSET.
 select id from orders order by id limit 0;
 
