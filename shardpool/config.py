@@ -108,7 +108,7 @@ def parse_config(document: Mapping[str, Any], source: str = "configuration") -> 
     """Validate a document in the shape of ``cluster.toml`` and freeze it. Raise `ConfigError`."""
     _validate(document, source)
     shards = {
-        name: _endpoint(entry["url"], entry.get("password_env"), source, f"shards.{name}")
+        name: parse_endpoint(entry["url"], source, f"shards.{name}", entry.get("password_env"))
         for name, entry in document["shards"].items()
     }
     config = Config(
@@ -167,7 +167,8 @@ def _check(config: Config) -> None:
         seen[place] = name
 
 
-def _endpoint(text: str, password_env: str | None, source: str, key: str) -> Endpoint:
+def parse_endpoint(text: str, source: str, key: str, password_env: str | None = None) -> Endpoint:
+    """Split a URL into what may be stored and shown, and its password. Raise `ConfigError`, which shows no password."""
     try:
         url = make_url(text)
         password = url.password
@@ -177,7 +178,8 @@ def _endpoint(text: str, password_env: str | None, source: str, key: str) -> End
         raise ConfigError(source, f"{key}.url", _without_password(text), "a valid database URL") from None
     secret = [name for name in url.query if "password" in name]
     if secret:
-        raise ConfigError(source, f"{key}.url", f"a parameter {secret[0]}", "the password before the @, or password_env")
+        expected = "the password before the @, or password_env"
+        raise ConfigError(source, f"{key}.url", f"a parameter {secret[0]}", expected)
     if not url.database:
         raise ConfigError(source, f"{key}.url", stored, "a URL with a database name")
     if password_env is not None:
@@ -193,7 +195,7 @@ def _drop_password(url: URL) -> URL:
 
 def _catalog_endpoint(text: str, shards: Mapping[str, Endpoint], source: str) -> Endpoint:
     """The catalog may be one of the shards: then that shard's password serves it too."""
-    endpoint = _endpoint(text, None, source, "catalog")
+    endpoint = parse_endpoint(text, source, "catalog")
     same = next((shard for shard in shards.values() if shard.url == endpoint.url), endpoint)
     return endpoint if endpoint.password else same
 

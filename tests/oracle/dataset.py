@@ -134,30 +134,22 @@ def rows() -> dict[str, list[tuple[Any, ...]]]:
     orders = [_order(rng, number, _owner(rng, number)) for number in range(1, 241)]
     found["orders"] = orders
     found["items"] = [
-        (customer, order, line, rng.choice(_WORDS), _maybe(rng, rng.randint(0, 5)), _maybe(rng, _money(rng, 3)))
-        + (_maybe(rng, rng.random() < 0.3), _maybe(rng, _money(rng, 2)))
+        _item(rng, customer, order, line)
         for order, customer, *_ in orders
         for line in range(1, rng.choice((0, 0, 1, 2, 3)) + 1)
     ]
-    found["Order Line"] = [
-        (number % 13 + 1, _maybe(rng, number), _maybe(rng, rng.choice(_WORDS)), _maybe(rng, "q" + str(number % 3)))
-        + (_maybe(rng, Decimal(number) / 8), "v:" + str(number), _maybe(rng, number % 2 == 0))
-        for number in range(30)
-    ]
+    found["Order Line"] = [_line(rng, number) for number in range(30)]
     found["short"] = [(number % 9 - 3, number, _maybe(rng, rng.choice(_WORDS))) for number in range(25)]
     found["tiny"] = [(number, _maybe(rng, number * number)) for number in (1, 1, 2, 3, 7, 7, -5)]
     found["nothing"] = []
     found["lone"] = [(3, 1), (3, 2), (3, None)]
-    found["visits"] = [
-        (uid(number), _maybe(rng, number % CUSTOMERS + 1), rng.choice(("/", "/a", "/b", None)))
-        + (_TIME.replace(tzinfo=None) + datetime.timedelta(minutes=37 * number), _maybe(rng, f"user{number % 9}"))
-        for number in range(1, 41)
-    ]
+    found["visits"] = [_visit(rng, number) for number in range(1, 41)]
     found["people"] = [
-        (f"user{number}", f"user{number // 3}" if number else None, _maybe(rng, 20 + number), number + 1)
-        + (_DAY + datetime.timedelta(days=number % 4),)
-        for number in range(14)
-    ] + [("Zoë", "user1", None, None, None), ("", None, 5, 7, _DAY), ("42", "42", 42, 42, _DAY)]
+        *(_person(rng, number) for number in range(14)),
+        ("Zoë", "user1", None, None, None),
+        ("", None, 5, 7, _DAY),
+        ("42", "42", 42, 42, _DAY),
+    ]
     found["logins"] = [
         (f"user{number % 6}", _maybe(rng, number), datetime.time(number % 24, 5)) for number in range(20)
     ] + [("Zoë", 1, None), ("nobody", 2, datetime.time(0, 0))]
@@ -190,6 +182,46 @@ def _maybe(rng: random.Random, value: Any) -> Any:
 
 def _money(rng: random.Random, scale: int) -> Decimal:
     return Decimal(rng.randint(-500, 9999)).scaleb(-scale)
+
+
+def _item(rng: random.Random, customer: int, order: int, line: int) -> tuple[Any, ...]:
+    return (
+        customer,
+        order,
+        line,
+        rng.choice(_WORDS),
+        _maybe(rng, rng.randint(0, 5)),
+        _maybe(rng, _money(rng, 3)),
+        _maybe(rng, rng.random() < 0.3),
+        _maybe(rng, _money(rng, 2)),
+    )
+
+
+def _line(rng: random.Random, number: int) -> tuple[Any, ...]:
+    return (
+        number % 13 + 1,
+        _maybe(rng, number),
+        _maybe(rng, rng.choice(_WORDS)),
+        _maybe(rng, "q" + str(number % 3)),
+        _maybe(rng, Decimal(number) / 8),
+        "v:" + str(number),
+        _maybe(rng, number % 2 == 0),
+    )
+
+
+def _visit(rng: random.Random, number: int) -> tuple[Any, ...]:
+    return (
+        uid(number),
+        _maybe(rng, number % CUSTOMERS + 1),
+        rng.choice(("/", "/a", "/b", None)),
+        _TIME.replace(tzinfo=None) + datetime.timedelta(minutes=37 * number),
+        _maybe(rng, f"user{number % 9}"),
+    )
+
+
+def _person(rng: random.Random, number: int) -> tuple[Any, ...]:
+    boss = f"user{number // 3}" if number else None
+    return f"user{number}", boss, _maybe(rng, 20 + number), number + 1, _DAY + datetime.timedelta(days=number % 4)
 
 
 def _customer(rng: random.Random, number: int) -> tuple[Any, ...]:

@@ -105,7 +105,9 @@ class Select(Node):
 
     def sql(self) -> str:
         ctes = self.ctes.sql() + " " if self.ctes.items else ""
-        distinct = f"distinct on ({self.targets.items[0].sql().split(' as ')[0]}) " if self.distinct_on else self.distinct
+        distinct = (
+            f"distinct on ({self.targets.items[0].sql().split(' as ')[0]}) " if self.distinct_on else self.distinct
+        )
         body = "".join(part.sql() for part in (self.source, self.where, self.group, self.having))
         return f"{ctes}select {distinct}{self.targets.sql()}{body}{self.tail()}"
 
@@ -333,7 +335,9 @@ class Generator:
         return Form(f"{name}({listed}) as {hint}({{0}})", (select,))
 
     def _set_operation(self) -> Node:
-        kinds = [self._weighted({"int": 4, "text": 3, "date": 1, "number": 1}) for _ in range(self.random.randint(1, 2))]
+        kinds = [
+            self._weighted({"int": 4, "text": 3, "date": 1, "number": 1}) for _ in range(self.random.randint(1, 2))
+        ]
         sides = [self._select_of(kinds) for _ in range(2)]
         operator = self._one(["union", "union all", "intersect", "except", "union all", "except all", "intersect all"])
         order, limit = self._order()
@@ -380,9 +384,7 @@ class Generator:
             select, columns = self._plain(scope, source, where, depth)
         return select, columns
 
-    def _plain(
-        self, scope: Scope, source: Node, where: Seq, depth: int
-    ) -> tuple[Select, list[tuple[str, str]]]:
+    def _plain(self, scope: Scope, source: Node, where: Seq, depth: int) -> tuple[Select, list[tuple[str, str]]]:
         targets, columns = [], []
         for _ in range(self.random.randint(1, 4)):
             if self._chance(0.03 if self._plainly else 0.1) and scope.rows < 3000:
@@ -411,9 +413,7 @@ class Generator:
         )
         return select, columns
 
-    def _grouped(
-        self, scope: Scope, source: Node, where: Seq, depth: int
-    ) -> tuple[Select, list[tuple[str, str]]]:
+    def _grouped(self, scope: Scope, source: Node, where: Seq, depth: int) -> tuple[Select, list[tuple[str, str]]]:
         groups: list[tuple[Node, str]] = []
         for _ in range(self._weighted({0: 2, 1: 5, 2: 2})):
             keys = [column for column in scope.columns if column.key]
@@ -503,7 +503,7 @@ class Generator:
         return node, columns
 
     def _table(self, alias: str, scope: Scope) -> tuple[Node, list[Col]]:
-        weights = {name: 1.0 for name in TABLES} | {"orders": 6.0, "items": 3.0, "customers": 3.0, "country": 2.0}
+        weights = dict.fromkeys(TABLES, 1.0) | {"orders": 6.0, "items": 3.0, "customers": 3.0, "country": 2.0}
         family = {column.kind for column in scope.columns + scope.outer if column.key} & {"int", "small", "text"}
         if family and self._chance(0.75):
             same = {"int": "int", "small": "int", "text": "text"}
@@ -602,7 +602,9 @@ class Generator:
             a, b = b, a
         conditions: list[Node] = [Text(f"{a.ref} = {b.ref}")]
         for name in ("order_id", "account", "line"):
-            more = [(x, y) for x in left for y in right if name in (x.name, y.name) and {x.name, y.name} <= {name, "id"}]
+            more = [
+                (x, y) for x in left for y in right if name in (x.name, y.name) and {x.name, y.name} <= {name, "id"}
+            ]
             if more and self._chance(0.8):
                 conditions.append(Text(f"{more[0][0].ref} = {more[0][1].ref}"))
         if self._chance(0.05):
@@ -644,7 +646,9 @@ class Generator:
     def _on_supplied(self, scope: Scope) -> Node:
         """A condition on the side that an outer join may have filled with NULLs, strict or not."""
         column = self._one(scope.supplied)
-        form = self._one(["{0} is null", "{0} is not null", "{1} is not true", "({0} is null or {1})", "{1}", "not {1}"])
+        form = self._one(
+            ["{0} is null", "{0} is not null", "{1} is not true", "({0} is null or {1})", "{1}", "not {1}"]
+        )
         return Text(form.format(column.ref, f"({self._comparison(column, scope).sql()})"), ("true",))
 
     def _pins(self, scope: Scope) -> list[Node]:
@@ -785,7 +789,10 @@ class Generator:
             case "text" | "char":
                 form = self._weighted({"like": 1, "in": 1, "<": 1, "=": 3, "length": 1})
                 if form == "like":
-                    return Text(f"{ref} {self._one(['like', 'not like', 'ilike'])} '{self._one(['a%', '%e', '_x', 'u%3'])}'", ("true",))
+                    return Text(
+                        f"{ref} {self._one(['like', 'not like', 'ilike'])} '{self._one(['a%', '%e', '_x', 'u%3'])}'",
+                        ("true",),
+                    )
                 if form == "in":
                     return Text(f"{ref} in ({', '.join(self._literal('text') for _ in range(3))})", ("true",))
                 if form == "length":

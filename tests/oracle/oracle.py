@@ -121,7 +121,7 @@ class Oracle:
         self.version: int = plain.server_version // 10000
 
     def check(self, sql: str, params: Mapping[str, Any] | None = None, *, ties: bool = False) -> Outcome:
-        """Run *sql* on both sides and judge. With *ties*, rows that its ORDER BY does not tell apart may change places."""
+        """Run *sql* on both sides and judge. With *ties*, rows that its ORDER BY does not tell apart may swap places."""
         given = dict(params or {})
         plain = self.ask_plain(sql, given)
         sharded = self.ask_sharded(sql, given)
@@ -176,9 +176,7 @@ class Oracle:
         why = _described_alike(plain, sharded) or self._rows_alike(sql, params, plain, sharded, ties)
         return ("mismatch", why) if why else ("same", "")
 
-    def _rows_alike(
-        self, sql: str, params: Mapping[str, Any], plain: Answer, sharded: Answer, ties: bool
-    ) -> str:
+    def _rows_alike(self, sql: str, params: Mapping[str, Any], plain: Answer, sharded: Answer, ties: bool) -> str:
         tolerances = [TOLERANCES.get(oid, 0.0) for oid in plain.types]
         if len(plain.rows) != len(sharded.rows):
             return f"{len(sharded.rows)} rows, expected {len(plain.rows)}"

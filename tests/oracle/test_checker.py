@@ -60,7 +60,9 @@ def offset_is_pushed_down(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pushdown, "_first_rows", first_rows)
 
 
-@plant("select id from orders order by id offset 3 limit 4", "select id from orders order by total, id offset 9 limit 1")
+@plant(
+    "select id from orders order by id offset 3 limit 4", "select id from orders order by total, id offset 9 limit 1"
+)
 def the_limit_of_a_partition_forgets_the_offset(patch: pytest.MonkeyPatch) -> None:
     original = pushdown._first_rows
 
@@ -104,7 +106,7 @@ def no_rows_have_no_count(patch: pytest.MonkeyPatch) -> None:
 
 @plant("select sum(small) from orders", "select sum(big) from orders")
 def sums_of_sums_change_their_type(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(aggregates, "_SUM_TYPE", {name: "double precision" for name in aggregates._SUM_TYPE})
+    patch.setattr(aggregates, "_SUM_TYPE", dict.fromkeys(aggregates._SUM_TYPE, "double precision"))
 
 
 @plant("select id from orders limit 5", "select customer_id from orders limit 3 offset 1")
@@ -154,7 +156,7 @@ def a_filter_sinks_below_the_null_supplying_side(patch: pytest.MonkeyPatch) -> N
     patch.setattr(gather, "_filters", filters)
 
 
-@plant("select c.customer_id, o.id from customers c left join orders o on o.customer_id = c.customer_id and c.customer_id = 7")
+@plant("select c.name, o.id from customers c left join orders o on o.customer_id = c.customer_id and c.customer_id = 7")
 def a_condition_of_on_pins_the_kept_side(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pins.Fact, "holds_for", lambda self, item: True)
 

@@ -8,7 +8,9 @@ from tests.oracle.corpus import Case, cases
 from tests.oracle.oracle import Oracle
 
 CASES = [
-    pytest.param(case, id=case.place, marks=[pytest.mark.xfail(reason=f"bug {case.bug}", strict=True)] if case.bug else [])
+    pytest.param(
+        case, id=case.place, marks=[pytest.mark.xfail(reason=f"bug {case.bug}", strict=True)] if case.bug else []
+    )
     for case in cases()
 ]
 

@@ -82,7 +82,11 @@ CONDITIONS: list[tuple[str, str, Any]] = [
     ("orders o(customer_id, key)", "o.customer_id = 42", ALL),
     ("orders o(a, b)", "b = 42", [42]),
     ("short", "customer_id = 42", [42]),
-    ("visits", "visit_id = 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11'", [uuid.UUID("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11")]),
+    (
+        "visits",
+        "visit_id = 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11'",
+        [uuid.UUID("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11")],
+    ),
     ("visits", "visit_id = '{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}'", ALL),
     ("visits", "visit_id::text = 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'", ALL),
     ("visits", "customer_id = 42", ALL),
@@ -162,7 +166,11 @@ FROM: list[tuple[str, list[Any]]] = [
     ("orders o join items i on i.order_id = o.id where o.customer_id = 42", [[42], ALL]),
     ("orders o join items i on i.customer_id = o.id where o.customer_id = 42", [[42], ALL]),
     ("orders o join items i on i.customer_id = o.id where o.id = 42", [ALL, [42]]),
-    ("orders o, items i, short s where o.customer_id = i.customer_id and s.customer_id = o.customer_id and i.customer_id = 42", [[42]] * 3),
+    (
+        "orders o, items i, short s "
+        "where o.customer_id = i.customer_id and s.customer_id = o.customer_id and i.customer_id = 42",
+        [[42]] * 3,
+    ),
     ("orders o left join items i on i.customer_id = o.customer_id where o.customer_id = 42", [[42], [42]]),
     ("orders o left join items i on i.customer_id = o.customer_id and o.customer_id = 42", [ALL, [42]]),
     ("orders o left join items i on i.customer_id = 42", [ALL, [42]]),
@@ -179,10 +187,22 @@ FROM: list[tuple[str, list[Any]]] = [
     ("people p join logins l on l.login = p.login where p.login = 'ann'", [["ann"], ["ann"]]),
     ("people p join cpeople c on c.login = p.login where p.login = 'ann'", [["ann"], ALL]),
     ("people p join orders o on p.customer_id = o.customer_id where p.customer_id = 42", [ALL, [42]]),
-    ("orders o where o.customer_id = 42 and exists (select from items i where i.customer_id = o.customer_id)", [[42], [42]]),
-    ("orders o where o.customer_id = 42 or exists (select from items i where i.customer_id = o.customer_id)", [ALL, ALL]),
-    ("orders o where exists (select from items i where i.customer_id = o.customer_id and o.customer_id = 42)", [ALL, ALL]),
-    ("orders o, lateral (select 1 from items i where i.customer_id = o.customer_id) x where o.customer_id = 42", [[42], [42]]),
+    (
+        "orders o where o.customer_id = 42 and exists (select from items i where i.customer_id = o.customer_id)",
+        [[42], [42]],
+    ),
+    (
+        "orders o where o.customer_id = 42 or exists (select from items i where i.customer_id = o.customer_id)",
+        [ALL, ALL],
+    ),
+    (
+        "orders o where exists (select from items i where i.customer_id = o.customer_id and o.customer_id = 42)",
+        [ALL, ALL],
+    ),
+    (
+        "orders o, lateral (select 1 from items i where i.customer_id = o.customer_id) x where o.customer_id = 42",
+        [[42], [42]],
+    ),
     ("(select * from orders where customer_id = 42) o join items i on i.customer_id = o.customer_id", [[42], ALL]),
 ]
 
@@ -196,7 +216,8 @@ def test_joins_carry_pins_where_the_equality_holds(clause: str, keys: list[Any])
 
 
 def test_a_composite_key_follows_through_a_join() -> None:
-    sql = "select 1 from ledger l join balances b on b.region = l.region and b.account = l.account where l.region = 'n' and b.account = 3"
+    clause = "ledger l join balances b on b.region = l.region and b.account = l.account"
+    sql = f"select 1 from {clause} where l.region = 'n' and b.account = 3"
     expected = partitions([("n", 3)], "ledger")
     assert pinned(sql) == [expected, expected]
 

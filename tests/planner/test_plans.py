@@ -7,7 +7,10 @@ import pytest
 from tests.planner.golden import Golden, all_cases
 
 GOLDEN = all_cases()
-HOW = "\n\nIf the new plan is right, accept it and read the difference:\n    SHARDPOOL_ACCEPT=1 pytest tests/planner && git diff tests/planner/cases"
+HOW = """
+
+If the new plan is right, accept it and read the difference:
+    SHARDPOOL_ACCEPT=1 pytest tests/planner && git diff tests/planner/cases"""
 
 
 @pytest.mark.parametrize("case", GOLDEN, ids=[case.title for case in GOLDEN])

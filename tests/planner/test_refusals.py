@@ -13,7 +13,6 @@ from shardpool.planner.statement import from_text
 from tests.oracle.corpus import cases
 from tests.planner.hand_made import TOPOLOGY, plan
 
-
 #: Raised when a server has answered; their examples run in tests/oracle/corpus.
 FROM_SERVERS = frozenset({"SP116"})
 

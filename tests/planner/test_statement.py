@@ -31,7 +31,11 @@ WITH_PARAMETERS = [
     ("select :x, :y, :x", ("x", "y"), "select %(x)s, %(y)s, %(x)s"),
     ("select ':x', :x, '%'", ("x",), "select ':x', %(x)s, '%%'"),
     ("select 'ü', :x, 'ß%' -- :y", ("x",), "select 'ü', %(x)s, 'ß%%' -- :y"),
-    ("select a from t where a in :x and b in (:x, :y)", ("x", "y"), "select a from t where a in %(x)s and b in (%(x)s, %(y)s)"),
+    (
+        "select a from t where a in :x and b in (:x, :y)",
+        ("x", "y"),
+        "select a from t where a in %(x)s and b in (%(x)s, %(y)s)",
+    ),
     ("select a from t where a IN  :x", ("x",), "select a from t where a IN  %(x)s"),
     ("select a from t where a not in :x limit :n", ("x", "n"), "select a from t where a not in %(x)s limit %(n)s"),
     ("select (:x)::int, cast(:x as text)", ("x",), "select (%(x)s)::int, cast(%(x)s as text)"),
@@ -98,7 +102,9 @@ def test_generated_text_has_its_parameters_in_parentheses(sql: str, generated: s
     assert to_pyformat(generated, from_text(sql)) == expected
 
 
-@pytest.mark.parametrize("sql", ["", ";", "select 1; select 2", "select from", "select $1", "select :a, $1", "select 'x"])
+@pytest.mark.parametrize(
+    "sql", ["", ";", "select 1; select 2", "select from", "select $1", "select :a, $1", "select 'x"]
+)
 def test_what_is_not_one_statement_is_invalid(sql: str) -> None:
     with pytest.raises(InvalidSQL):
         assert from_text(sql).tree is None
@@ -109,10 +115,13 @@ def test_what_is_not_one_statement_is_invalid(sql: str) -> None:
     [
         "select count(distinct (a, b)), string_agg(distinct x, ',' order by x) filter (where y > 0) from t",
         "select a.b[1].c, (x).y, -2 ^ 2, not a is null, (a, b) = (1, 2), 'x' collate \"C\" from t",
-        "select a from t tablesample bernoulli (10) repeatable (3) order by 1 using operator(pg_catalog.<) fetch first 3 rows with ties",
-        "select * from (a left join b using (x)) cross join lateral (select 1) c, generate_series(1, 2) with ordinality d(e, f)",
-        "select case a when 1 then 2 else 3 end, coalesce(a, 1), greatest(1, 2), interval '1' day, date '2024-01-01' from t",
-        "with recursive r(n) as materialized (select 1 union all select n + 1 from r) select n from r group by grouping sets ((n), ())",
+        "select a from t tablesample bernoulli (10) repeatable (3)",
+        "select a from t order by 1 using operator(pg_catalog.<) fetch first 3 rows with ties",
+        "select * from (a left join b using (x)) cross join lateral (select 1) c",
+        "select * from generate_series(1, 2) with ordinality d(e, f), rows from (f(1), g(2)) as h",
+        "select case a when 1 then 2 else 3 end, coalesce(a, 1), greatest(1, 2), interval '1' day, date '2024-01-01'",
+        "with recursive r(n) as materialized (select 1 union all select n + 1 from r) select n from r",
+        "select a, b from t group by grouping sets ((a), rollup (a, b), ())",
     ],
 )
 def test_text_from_a_tree_is_that_tree(sql: str) -> None:

@@ -400,10 +400,10 @@ select number_of_orders();
 select count(*), max(number_of_orders()) from items;
 
 -- A table's row type belongs to every partition.
--- refused: SP108
+-- refused: SP117
 select (null::orders).total is null from orders where customer_id = 7 limit 1;
 
--- refused: SP108
+-- refused: SP117
 select jsonb_populate_record(null::orders, '{"id": 5}')::text from orders where id = 1;
 
 select (null::point2).x is null, (row(1, 2)::point2).y, 'orders'::text from lone;
