@@ -113,7 +113,10 @@ def _column_writer(table: Table, name: str) -> Callable[[Any], str]:
         kind = type(value)
         if kind is int:
             return str(value)
-        text = _json(value) if isinstance(value, structured) else _plain(value)
+        if kind is str:
+            text = value
+        else:
+            text = _json(value) if isinstance(value, structured) else _plain(value)
         return _SPECIAL.sub(_escape, text) if _SPECIAL.search(text) else text
 
     return write

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg2
 
+from shardpool.ddl.introspect import find_behind
 from shardpool.ddl.log import read_log
 from shardpool.errors import PoolTimeout, PreflightFailed, ShardUnavailable
 from shardpool.moves.holders import read_holders
@@ -106,6 +107,16 @@ def source_has_the_recorded_tables(checked: Checked) -> Iterable[str]:
         yield f"{name} on shard {checked.source_name} was not created by a schema script"
 
 
+def nothing_stands_behind_the_tables(checked: Checked) -> Iterable[str]:
+    """A statement that is late must fail, rather than find another table of the same name further on its path."""
+    topology = checked.router.topology
+    names = [table.name for table in topology.tables.values() if table.sharded]
+    for shard, connection in ((checked.source_name, checked.source), (checked.target_name, checked.target)):
+        with connection.cursor() as cursor:
+            for schema, name in find_behind(cursor, topology.keyspace, names):
+                yield f"shard {shard} has a relation {schema}.{name}: rename or drop it"
+
+
 def nothing_reaches_the_tables_by_another_name(checked: Checked) -> Iterable[str]:
     """What is bound to the tables themselves would go on reading or writing them after they were renamed."""
     for (name,) in _ask(checked.source, _OTHER_NAMES, quote(checked.schema)):
@@ -134,6 +145,7 @@ CHECKS: tuple[Callable[[Checked], Iterable[str]], ...] = (
     no_schema_change_is_unfinished,
     schema_is_on_the_source_only,
     source_has_the_recorded_tables,
+    nothing_stands_behind_the_tables,
     nothing_reaches_the_tables_by_another_name,
     no_transaction_is_prepared,
     privileges_suffice,

@@ -11,7 +11,7 @@ from shardpool.moves.journal import Journal
 from shardpool.moves.locks import GRACE, keyspace_locked, move_locked
 from shardpool.moves.progress import Callback, Meter
 from shardpool.moves.record import MoveRecord
-from shardpool.moves.recovery import recover_moves
+from shardpool.moves.recovery import recover_moves, settle_partition
 from shardpool.moves.runner import MoveReport, run_move
 from shardpool.moves.steps import FIRST
 from shardpool.router import Router
@@ -35,6 +35,7 @@ def move_partition(router: Router, partition: int, to: str, *, progress: Callbac
     recover_moves(router)
     meter = Meter(partition, progress)
     with move_locked(router, partition, patience=GRACE):
+        settle_partition(router, partition)
         router.refresh()
         meter.enter("preflight")
         source = _source(router, partition, to)

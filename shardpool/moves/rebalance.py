@@ -8,8 +8,10 @@ from typing import Literal
 
 from shardpool.errors import CutoverTimeout, NoSuchShard, PreflightFailed
 from shardpool.moves.balance import Item, choose_moves, imbalance
+from shardpool.moves.locks import GRACE, move_locked
 from shardpool.moves.partition import move_partition
 from shardpool.moves.progress import Callback
+from shardpool.moves.recovery import recover_moves, settle_partition
 from shardpool.moves.runner import MoveReport
 from shardpool.moves.sizes import PartitionSize, read_sizes
 from shardpool.router import Router
@@ -117,6 +119,7 @@ def apply_rebalance(router: Router, plan: RebalancePlan, *, progress: Callback |
     Partitions that are in use are tried again after the others. Raise as `move_partition` does, and `PreflightFailed`
     for a partition that was moved elsewhere since the plan was made.
     """
+    recover_moves(router)
     reports: list[MoveReport] = []
     remaining = list(plan.moves)
     for last in (False,) * (ROUNDS - 1) + (True,):
@@ -135,6 +138,10 @@ def apply_rebalance(router: Router, plan: RebalancePlan, *, progress: Callback |
 
 
 def _is_done(router: Router, planned: PlannedMove) -> bool:
+    if router.topology.shard_map.placement(planned.partition).moving:
+        with move_locked(router, planned.partition, patience=GRACE):
+            settle_partition(router, planned.partition)
+        router.refresh()
     place = router.topology.shard_map.owner(planned.partition).name
     if place not in (planned.source, planned.target):
         planned_move = f"partition {planned.partition} was planned to move from {planned.source} to {planned.target}"

@@ -56,6 +56,15 @@ def recover_moves(router: Router, *, frozen_after: float = FROZEN_AFTER) -> list
     return found
 
 
+def settle_partition(router: Router, partition: int) -> None:
+    """Settle what a process that is gone has left of a partition's move, if anything. The caller holds the move's lock.
+
+    Raise as `settle` does.
+    """
+    for record in Journal(router.catalog).running(partition):
+        settle(router, record)
+
+
 def drop_leftovers(router: Router) -> list[Leftover]:
     """Drop the schemas that ended moves left behind; return those that are still there."""
     journal = Journal(router.catalog)

@@ -19,6 +19,7 @@ from postgast import pg_query_pb2 as pb
 
 from shardpool.errors import InvalidSQL
 from shardpool.planner.ast import Tree, parse
+from shardpool.planner.plan import SCHEMA_MARKER
 
 _NAMED = re.compile(rb"\\:|(?<![:\w\\]):([A-Za-z_]\w*)(?!:)")
 _PYFORMAT = re.compile(rb"%\(([^)]*)\)s|%%")
@@ -42,6 +43,8 @@ class Statement:
     @cached_property
     def tree(self) -> Tree:
         """The parse result. Raise `InvalidSQL`, also for anything but exactly one statement."""
+        if SCHEMA_MARKER in self.numbered:
+            raise InvalidSQL(f"{SCHEMA_MARKER} is a word of shardpool's own")
         result = parse(self.numbered)
         if len(result.stmts) != 1:
             raise InvalidSQL(f"expected one statement, got {len(result.stmts)}")

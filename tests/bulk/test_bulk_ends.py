@@ -17,6 +17,7 @@ import pytest
 from bulk_tools import Shop, connect, wait_for
 
 from shardpool.bulk import commit, lanes, resolve_loads
+from shardpool.bulk.lane import Lane
 from shardpool.errors import BadRow
 
 ROWS = 1000
@@ -73,6 +74,10 @@ def test_without_a_fault_the_process_loads(shop: Shop, file: Path) -> None:
     assert len(shop.rows("item")) == ROWS
 
 
+def forbidden(*arguments: object) -> None:
+    raise AssertionError("not needed here")
+
+
 class Blocker:
     """Holds a lock on a partition's table, so that a load must wait there."""
 
@@ -119,8 +124,11 @@ def interrupt_when_blocked(shop: Shop, blocker: Blocker) -> threading.Thread:
 
 
 @pytest.mark.parametrize("batch_bytes", [1 << 20, 1000])
-def test_interrupted_while_a_shard_blocks(shop: Shop, file: Path, batch_bytes: int) -> None:
-    """With large batches the load waits for the lanes to end, with small ones for room in a queue."""
+def test_interrupted_while_a_shard_blocks(
+    shop: Shop, file: Path, batch_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With large batches the load waits for the lanes to end, with small ones for room in a queue. Cancelling helps."""
+    monkeypatch.setattr(Lane, "sever", forbidden)
     with Blocker(shop, "s1") as blocker:
         thread = interrupt_when_blocked(shop, blocker)
         with pytest.raises(KeyboardInterrupt):
@@ -152,6 +160,7 @@ def test_interrupted_while_it_commits(shop: Shop, file: Path, when: str, monkeyp
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(commit, "fault_point", fault_point)
+    monkeypatch.setattr(commit, "decision", forbidden)  # what is known need not be asked
     with pytest.raises(KeyboardInterrupt):
         shop.load("item", file)
     assert len(shop.rows("item")) == (0 if when == "prepared" else ROWS)

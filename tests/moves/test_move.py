@@ -230,6 +230,8 @@ def test_preflight_of_the_places(place: Place) -> None:
             "ALTER TABLE {schema}.plain NO INHERIT public.parent; DROP TABLE public.parent",
             "table parent",
         ),
+        ("source", "CREATE TABLE public.orders ()", "DROP TABLE public.orders", "relation public.orders"),
+        ("target", "CREATE VIEW shop.plain AS SELECT 1", "DROP VIEW shop.plain", "relation shop.plain"),
         (
             "source",
             "BEGIN; UPDATE {schema}.customers SET name = 'p'; PREPARE TRANSACTION 'stuck'",

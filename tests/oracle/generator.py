@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import random
+import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -285,6 +286,7 @@ class Generator:
     """Makes statements from a seed. `params` are the parameters of the statement that was made last."""
 
     def __init__(self, seed: str) -> None:
+        self.seed = seed
         self.random = random.Random(seed)
         self.params: dict[str, Any] = {}
         self._names = 0
@@ -307,6 +309,11 @@ class Generator:
         ctes = [self._cte() for _ in range(self._weighted({0: 6, 1: 2, 2: 1}))]
         select, _ = self._select(Scope(), depth=0)
         return replace(self._sorted(select), ctes=Seq("with ", ", ", tuple(ctes)))
+
+    def spell(self, node: Node) -> str:
+        """Return the node's text, for some seeds with comments, line breaks and capitals strewn in."""
+        rng = random.Random(f"spelling of {self.seed}")
+        return node.sql() if rng.random() < 0.8 else _strewn(node.sql(), rng)
 
     # -- pieces of chance
 
@@ -944,6 +951,20 @@ class Generator:
         name = f"p{len(self.params) + 1}"
         self.params[name] = value
         return f":{name}"
+
+
+_QUOTED = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|:\w+)""")
+_SPACES = (" /* :c %s ' */ ", "\n-- it's :d %\n", "\t", "  \n ")
+
+
+def _strewn(sql: str, rng: random.Random) -> str:
+    parts = []
+    for part in _QUOTED.split(sql):
+        if not _QUOTED.fullmatch(part):
+            part = re.sub(r" ", lambda _: rng.choice(_SPACES) if rng.random() < 0.1 else " ", part)
+            part = re.sub(r"\b[a-z_]+\b(?![^/]*\*/)", lambda m: m[0].upper() if rng.random() < 0.2 else m[0], part)
+        parts.append(part)
+    return "".join(parts)
 
 
 def _literal(value: Any, rng: random.Random) -> str:

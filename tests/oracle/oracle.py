@@ -53,6 +53,8 @@ class Answer:
 
     names: tuple[str, ...] = ()
     types: tuple[int, ...] = ()
+    #: Per column what its type was declared with: size, precision, scale.
+    modifiers: tuple[tuple[Any, ...], ...] = ()
     rows: tuple[Row, ...] = ()
     error: BaseException | None = None
     code: str = ""
@@ -121,7 +123,7 @@ class Oracle:
         self.version: int = plain.server_version // 10000
 
     def check(self, sql: str, params: Mapping[str, Any] | None = None, *, ties: bool = False) -> Outcome:
-        """Run *sql* on both sides and judge. With *ties*, rows that its ORDER BY does not tell apart may swap places."""
+        """Run *sql* on both sides and judge. With *ties*, rows that ORDER BY does not tell apart may swap places."""
         given = dict(params or {})
         plain = self.ask_plain(sql, given)
         sharded = self.ask_sharded(sql, given)
@@ -141,15 +143,13 @@ class Oracle:
             rows = tuple(tuple(row) for row in result.fetchall())
         except Exception as error:
             return Answer(error=error, code=_code_of(error))
-        return Answer(tuple(c.name for c in description), tuple(c.type_code for c in description), rows)
+        return _answer(description, rows)
 
     def _ask_plain(self, text: str, params: Mapping[str, Any]) -> Answer:
         try:
             with self.plain.cursor() as cursor:
                 cursor.execute(text, params)
-                names = tuple(column.name for column in cursor.description)
-                types = tuple(column.type_code for column in cursor.description)
-                return Answer(names, types, tuple(cursor.fetchall()))
+                return _answer(cursor.description, tuple(cursor.fetchall()))
         except (psycopg2.Error, KeyError, ValueError, TypeError, IndexError) as error:
             return Answer(error=error, code=_code_of(error))
 
@@ -199,6 +199,12 @@ class Oracle:
         return f"rows that plain PostgreSQL does not have without LIMIT: {missing[:3]!r}" if missing else ""
 
 
+def _answer(description: Any, rows: tuple[Row, ...]) -> Answer:
+    names = tuple(column.name for column in description)
+    types = tuple(column.type_code for column in description)
+    return Answer(names, types, tuple((c.internal_size, c.precision, c.scale) for c in description), rows)
+
+
 def _code_of(error: BaseException) -> str:
     original = getattr(error, "orig", error)
     code = getattr(error, "code", None) if isinstance(error, ShardpoolError) else None
@@ -212,6 +218,8 @@ def _described_alike(plain: Answer, sharded: Answer) -> str:
         user_types = got >= FIRST_USER_OID and expected >= FIRST_USER_OID
         if got != expected and not user_types:
             return f"column {name} has type {got}, expected {expected}"
+    if plain.modifiers != sharded.modifiers:
+        return f"sizes and precisions {sharded.modifiers}, expected {plain.modifiers}"
     return ""
 
 
@@ -351,14 +359,18 @@ def connect(url: str, config: Config) -> Any:
 
 
 @contextlib.contextmanager
-def open_oracle(urls: list[str], partitions: int = 8) -> Iterator[Oracle]:
-    """Make databases on the servers *urls*, one per shard and a plain one on the first, filled with `dataset`."""
+def open_oracle(urls: list[str], partitions: int = 8, **settings: Any) -> Iterator[Oracle]:
+    """Make databases on the servers *urls*, one per shard and a plain one on the first, filled with `dataset`.
+
+    *settings* are more keys of the configuration.
+    """
     with databases(urls) as shards, databases(urls[:1]) as [plain_url]:
         document = {
             "keyspace": KEYSPACE,
             "partitions": partitions,
             "catalog": shards[0],
             "shards": {f"s{number}": {"url": url} for number, url in enumerate(shards)},
+            **settings,
         }
         config = parse_config(document, source="oracle")
         for number, url in enumerate(shards):

@@ -267,12 +267,12 @@ def test_random_statements_find_it_too_and_come_out_small(
     with monkeypatch.context() as patch:
         PLANTS[name][0](patch)
         for number in range(400):
-            generator = Generator(f"planted:{number}")
+            generator = Generator(f"{name}:{number}")
             statement = generator.statement()
-            if oracle.check(statement.sql() + f" -- {name}", generator.params).kind == "mismatch":
+            if oracle.check(generator.spell(statement), generator.params).kind == "mismatch":
                 break
         else:
             pytest.fail("not found by 400 statements")
-        found = smallest(oracle, statement, generator.params)
+        found = smallest(oracle, generator, statement)
     assert found.kind == "mismatch"
     assert len(found.sql) < 160, found.sql

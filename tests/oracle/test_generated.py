@@ -27,22 +27,22 @@ def test_random_statements_are_answered_as_by_one_postgresql(oracle: Oracle) -> 
     for seed in seeds:
         generator = Generator(seed)
         statement = generator.statement()
-        if oracle.check(statement.sql(), generator.params).kind != "same":
-            failures.append(f"SHARDPOOL_SEED={seed}\n{smallest(oracle, statement, generator.params)}")
+        if oracle.check(generator.spell(statement), generator.params).kind != "same":
+            failures.append(f"SHARDPOOL_SEED={seed}\n{smallest(oracle, generator, statement)}")
     print(oracle.tally)
     shown = "\n\n".join(failures[:SHOWN])
     assert not failures, f"{len(failures)} of {len(seeds)} statements of seed {SEED}\n\n{shown}"
 
 
-def smallest(oracle: Oracle, statement: Node, params: dict[str, object]) -> Outcome:
+def smallest(oracle: Oracle, generator: Generator, statement: Node) -> Outcome:
     """Return the outcome of a small statement that fails alike."""
-    found = oracle.check(statement.sql(), params)
+    found = oracle.check(generator.spell(statement), generator.params)
 
     def fails_alike(node: Node) -> bool:
-        outcome = oracle.check(node.sql(), params)
+        outcome = oracle.check(generator.spell(node), generator.params)
         return (outcome.kind, outcome.why[:20]) == (found.kind, found.why[:20])
 
-    return oracle.check(shrink(statement, fails_alike).sql(), params)
+    return oracle.check(generator.spell(shrink(statement, fails_alike)), generator.params)
 
 
 @pytest.mark.parametrize("number", range(3))

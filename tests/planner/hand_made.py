@@ -31,8 +31,8 @@ TABLES = {
         _table(
             "orders",
             "id bigint, customer_id bigint, total numeric(10,2), quantity integer, weight double precision, "
-            'ratio real, placed date, placed_at timestamp with time zone, note text, cnote text COLLATE pg_catalog."C", code text, '
-            "active boolean, status mood, small smallint",
+            "ratio real, placed date, placed_at timestamp with time zone, note text, "
+            'cnote text COLLATE pg_catalog."C", code text, active boolean, status mood, small smallint',
             "customer_id id",
             "customer_id",
             KeyType.INTEGER,

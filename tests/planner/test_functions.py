@@ -13,52 +13,13 @@ from tests.support.backends import plain_connection
 
 #: Stable, not immutable, and yet the same on every shard: they depend only on settings that every session pins (time
 #: zone, styles of dates and numbers), or on the database's encoding, or on the order in which an enum was created.
-STABLE = frozenset(
-    # fmt: off
-    [
-        "array_to_json",
-        "array_to_string",
-        "concat",
-        "concat_ws",
-        "convert",
-        "convert_from",
-        "convert_to",
-        "date",
-        "date_add",
-        "date_part",
-        "date_subtract",
-        "date_trunc",
-        "enum_first",
-        "enum_last",
-        "enum_range",
-        "extract",
-        "format",
-        "json_build_array",
-        "json_build_object",
-        "jsonb_build_array",
-        "jsonb_build_object",
-        "length",
-        "make_timestamptz",
-        "numeric",
-        "overlaps",
-        "quote_literal",
-        "quote_nullable",
-        "row_to_json",
-        "time",
-        "timestamp",
-        "timestamptz",
-        "timetz",
-        "timezone",
-        "to_char",
-        "to_date",
-        "to_json",
-        "to_jsonb",
-        "to_number",
-        "to_timestamp",
-        "generate_series",
-    ]
-    # fmt: on
-)
+_STABLE = """
+array_to_json array_to_string concat concat_ws convert convert_from convert_to date date_add date_part date_subtract
+date_trunc enum_first enum_last enum_range extract format json_build_array json_build_object jsonb_build_array
+jsonb_build_object length make_timestamptz numeric overlaps quote_literal quote_nullable row_to_json time timestamp
+timestamptz timetz timezone to_char to_date to_json to_jsonb to_number to_timestamp generate_series
+"""
+STABLE = frozenset(_STABLE.split())
 #: The version from whose catalog the file was made.
 MADE_FROM = 18
 
@@ -145,8 +106,8 @@ def test_functions_that_are_only_in_one_class() -> None:
 
 
 def test_every_function_that_can_be_called_is_listed(functions: Mapping[str, list[Function]], version: int) -> None:
-    if version > MADE_FROM:
-        pytest.skip("a newer server: what is not listed is treated as unknown")
+    if version != MADE_FROM:
+        pytest.skip("another version: what is not listed is treated as unknown")
     listed = frozenset().union(*_classes().values()) | SESSION_FUNCTIONS
     missing = [name for name, found in functions.items() if name not in listed and any(f.callable for f in found)]
     assert missing == []

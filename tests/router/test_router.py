@@ -108,6 +108,8 @@ def test_errors_are_sqlalchemys(shop: Router) -> None:
         shop.query("SELECT 1 / (total - total) FROM orders")
     with pytest.raises(InvalidSQL, match="syntax error"):
         shop.query("SELEC 1")
+    with pytest.raises(InvalidSQL, match="own"):
+        shop.query("SELECT 'shardpool_partition_schema' FROM orders")
     with pytest.raises(UnknownTable, match="orderz"):
         shop.query("SELECT * FROM orderz")
 

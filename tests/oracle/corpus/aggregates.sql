@@ -177,7 +177,7 @@ select code, code || '!' as c, upper(code), count(*) from orders group by code o
 
 select amount = 1, sum(amount) from orders group by 1 order by 1;
 
-select amount + 0 as a, count(*) from orders group by a order by 1;
+select trim_scale(amount + 0) as a, count(*) from orders group by a order by 1;
 
 select trim_scale(amount), count(*) from orders group by 1 order by 1;
 
