@@ -267,7 +267,7 @@ class Router:
                 return copy_into(self._current.value, self.engines, self.catalog, table, source, **options)
             except StalePlacement:
                 self.refresh()
-                if not isinstance(source, str | Path):
+                if not isinstance(source, str | Path) or not Path(source).is_file():
                     raise
         raise StalePlacement(f"the partitions of {table!r} moved again and again while it was loaded")
 

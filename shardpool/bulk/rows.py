@@ -113,10 +113,8 @@ def _column_writer(table: Table, name: str) -> Callable[[Any], str]:
         kind = type(value)
         if kind is int:
             return str(value)
-        if kind is str:
-            text = value
-        else:
-            text = _json(value) if isinstance(value, structured) else _plain(value)
+        plain = str.__str__ if kind is str else _plain
+        text = _json(value) if isinstance(value, structured) else plain(value)
         return _SPECIAL.sub(_escape, text) if _SPECIAL.search(text) else text
 
     return write

@@ -90,7 +90,7 @@ CREATE TABLE shardpool_catalog.cleanup (
     name text NOT NULL
 );
 
--- The decision of a load that commits on several shards: a row means commit, no row means roll back.
+-- The decision of a load that commits on several shards; a resolver that finds none enters committed = false.
 CREATE TABLE shardpool_catalog.load_decision (
     gid text PRIMARY KEY,
     keyspace text NOT NULL,

@@ -7,6 +7,7 @@ row elsewhere is refused with a code.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,14 @@ class WrittenKey:
     key_types: tuple[KeyType, ...]
     sources: tuple[Source, ...]
     code: str
+    #: The longest text that each column stores as it is; varchar(n) drops spaces beyond n.
+    lengths: tuple[int, ...]
+
+    def values(self, parameters: Mapping[str, Any]) -> tuple[object, ...]:
+        """The key as it will be stored, `UNKNOWN` for a part that is not certain."""
+        found = [_value(*both, parameters) for both in zip(self.sources, self.key_types, strict=True)]
+        pairs = zip(found, self.lengths, strict=True)
+        return tuple(UNKNOWN if isinstance(value, str) and len(value) > length else value for value, length in pairs)
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class KeyedStatement:
     def check_written(self, partition: Partition, parameters: Mapping[str, Any], topology: Topology) -> None:
         """Raise `CrossShardTransaction` if a row that is written belongs to another partition."""
         for row in self.written:
-            values = tuple(map(_value, row.sources, row.key_types, [parameters] * len(row.sources)))
+            values = row.values(parameters)
             if UNKNOWN in values:
                 raise refuse(row.code, row.table)
             key: KeyValue = values[0] if len(values) == 1 else values
@@ -178,7 +187,7 @@ def _updated(changes: Any, table: Table, statement: Statement) -> Iterator[Writt
     sources = [source_of(assigned[key], statement) if key in assigned else None for key in table.key]
     if any(source is None for source in sources):
         raise refuse("SP114", table.name)
-    yield WrittenKey(table.name, table.key_types, tuple(s for s in sources if s is not None), "SP114")
+    yield _written_key(table, sources, "SP114")
 
 
 def _inserted(insert: Tree, table: Table, statement: Statement, topology: Topology) -> Iterator[WrittenKey]:
@@ -193,7 +202,20 @@ def _inserted(insert: Tree, table: Table, statement: Statement, topology: Topolo
         sources = [source_of(row[place], statement) if place < len(row) else None for place in places]
         if any(source is None for source in sources):
             raise refuse("SP113", table.name)
-        yield WrittenKey(table.name, table.key_types, tuple(s for s in sources if s is not None), "SP113")
+        yield _written_key(table, sources, "SP113")
+
+
+def _written_key(table: Table, sources: list[Source | None], code: str) -> WrittenKey:
+    known = tuple(source for source in sources if source is not None)
+    columns = [table.column(name) for name in table.key]
+    lengths = tuple(sys.maxsize if column is None else _length(column.type) for column in columns)
+    return WrittenKey(table.name, table.key_types, known, code, lengths)
+
+
+def _length(sql_type: str) -> int:
+    """The n of ``character varying(n)``."""
+    bound = sql_type.partition("(")[2].partition(")")[0]
+    return int(bound) if sql_type.startswith("character varying(") else sys.maxsize
 
 
 def _rows(select: Tree) -> Iterator[list[Tree]]:

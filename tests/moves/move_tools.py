@@ -133,6 +133,7 @@ class Place:
                 connection.set_session(isolation_level=isolation, autocommit=False)
             yield cursor
         finally:
+            connection.cancel()  # if a thread waits with it, closing it would wait for the thread
             connection.close()
 
     def owner(self, partition: int) -> str:

@@ -139,7 +139,7 @@ def run_ledger(place: Place, rounds: int, seed: int) -> None:
 
 
 def test_a_ledger(place: Place) -> None:
-    run_ledger(place, rounds=10, seed=1)
+    run_ledger(place, rounds=6, seed=1)
 
 
 @pytest.mark.slow

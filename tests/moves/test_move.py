@@ -278,6 +278,7 @@ def test_an_index_that_was_never_recorded_is_not_lost(place: Place) -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "TRIES", 2)
+    monkeypatch.setattr(lock, "PATIENCE", (0.1, 0.1))
     monkeypatch.setattr(fence, "READER_PATIENCE", 0.5)
     monkeypatch.setattr(fence, "DRAIN_PATIENCE", 0.5)
 

@@ -380,9 +380,10 @@ class Generator:
             return self._param(number)
         return "null" if number is None else str(number)
 
-    def _select(self, enclosing: Scope, depth: int) -> tuple[Select, list[tuple[str, str]]]:
-        """Return a SELECT and its output columns as (name, kind)."""
-        scope = Scope(outer=enclosing.outer + enclosing.columns)
+    def _select(self, enclosing: Scope, depth: int, scope: Scope | None = None) -> tuple[Select, list[tuple[str, str]]]:
+        """Return a SELECT and its output columns as (name, kind). *scope* is filled if given."""
+        scope = scope or Scope()
+        scope.outer = enclosing.outer + enclosing.columns
         source = self._source(scope, depth)
         where = self._where(scope, depth)
         if self._chance(0.4):
@@ -492,10 +493,11 @@ class Generator:
             node: Node = Text(f"{name} {alias}")
             scope.rows *= 30
         elif kind == "subquery":
-            select, outputs = self._select(Scope(), depth + 1)
+            inner = Scope()
+            select, outputs = self._select(Scope(), depth + 1, inner)
             columns = [Col(f"{alias}.{column}", k, column) for column, k in outputs]
             node = Form(f"({{0}}) {alias}", (select,))
-            scope.rows *= 30
+            scope.rows *= max(inner.rows, 1)
         elif kind == "values":
             columns = [Col(f"{alias}.k", "int", "k"), Col(f"{alias}.word", "text", "word")]
             node = Text(f"(values (7, 'apple'), (3, 'de'), (99, null)) {alias}(k, word)")
@@ -961,7 +963,9 @@ def _strewn(sql: str, rng: random.Random) -> str:
     parts = []
     for part in _QUOTED.split(sql):
         if not _QUOTED.fullmatch(part):
-            part = re.sub(r" ", lambda _: rng.choice(_SPACES) if rng.random() < 0.1 else " ", part)
+            # libpg_query's look-ahead after these words does not see behind a comment.
+            spaces = r"(?<!nulls)(?<!not)(?<!with) "
+            part = re.sub(spaces, lambda _: rng.choice(_SPACES) if rng.random() < 0.1 else " ", part)
             part = re.sub(r"\b[a-z_]+\b(?![^/]*\*/)", lambda m: m[0].upper() if rng.random() < 0.2 else m[0], part)
         parts.append(part)
     return "".join(parts)

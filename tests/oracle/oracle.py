@@ -18,7 +18,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -116,9 +116,10 @@ class Tally:
 class Oracle:
     """Both sides, opened. Use `open_oracle`."""
 
-    def __init__(self, router: Router, plain: Any) -> None:
+    def __init__(self, router: Router, connect_plain: Callable[[], Any]) -> None:
         self.router = router
-        self.plain = plain
+        self.connect_plain = connect_plain
+        self.plain = plain = connect_plain()
         self.tally = Tally()
         self.version: int = plain.server_version // 10000
 
@@ -132,6 +133,10 @@ class Oracle:
         outcome = Outcome(kind, sql, given, rung, why, plain, sharded, plan if kind == "mismatch" else "")
         self.tally.add(outcome)
         return outcome
+
+    def forget_plans(self) -> None:
+        """Make the router compile every statement anew: the planner was changed."""
+        self.router._queries.clear()
 
     def ask_plain(self, sql: str, params: Mapping[str, Any]) -> Answer:
         return self._ask_plain(pyformat(sql), params)
@@ -263,14 +268,16 @@ def _missing(rows: Sequence[Row], stock: Sequence[Row], tolerances: Sequence[flo
     shelves: dict[Any, list[Row]] = {}
     for row in stock:
         shelves.setdefault(_exact_part(row), []).append(row)
+    wanted: dict[Any, list[Row]] = {}
+    for row in rows:
+        wanted.setdefault(_exact_part(row), []).append(row)
     missing = []
-    for row in sorted(rows, key=_by_floats):
-        shelf = shelves.get(_exact_part(row), [])
-        place = next((i for i, other in enumerate(shelf) if _same_row(row, other, tolerances)), None)
-        if place is None:
-            missing.append(row)
-        else:
-            del shelf[place]
+    for part, found in wanted.items():
+        # Both in the order of their floating numbers: a step through the shelf finds a partner for each.
+        shelf = iter(sorted(shelves.get(part, []), key=_floats))
+        for row in sorted(found, key=_floats):
+            if not any(_same_row(row, other, tolerances) for other in shelf):
+                missing.append(row)
     return missing
 
 
@@ -278,7 +285,7 @@ def _exact_part(row: Row) -> Row:
     return tuple("float" if isinstance(value, float) else fingerprint(value) for value in row)
 
 
-def _by_floats(row: Row) -> list[float]:
+def _floats(row: Row) -> list[float]:
     return [value for value in row if isinstance(value, float) and not math.isnan(value)]
 
 
@@ -376,13 +383,15 @@ def open_oracle(urls: list[str], partitions: int = 8, **settings: Any) -> Iterat
         for number, url in enumerate(shards):
             _spend_oids(url, config, 50 * number)
         Router.initialise(config)
-        with contextlib.closing(connect(plain_url, config)) as plain, Router(config) as router:
+        with Router(config) as router:
             router.create_schema(dataset.DDL, tables=dataset.TABLES)
-            _create_plain(plain)
-            for table, rows in dataset.rows().items():
-                router.copy_into(table, rows)
-                _insert(plain, table, rows)
-            yield Oracle(router, plain)
+            oracle = Oracle(router, lambda: connect(plain_url, config))
+            with contextlib.closing(oracle.plain):
+                _create_plain(oracle.plain)
+                for table, rows in dataset.rows().items():
+                    router.copy_into(table, rows)
+                    _insert(oracle.plain, table, rows)
+                yield oracle
 
 
 def _spend_oids(url: str, config: Config, count: int) -> None:

@@ -198,8 +198,9 @@ CONSTRUCTS: dict[str, tuple[Executable, dict[str, Any]]] = {
 @pytest.fixture(scope="module")
 def plain(opened_oracle: Oracle) -> Iterator[Engine]:
     """SQLAlchemy's own engine on the plain database."""
-    engine = create_engine("postgresql+psycopg2://", creator=lambda: opened_oracle.plain, poolclass=StaticPool)
-    yield engine.execution_options(isolation_level="AUTOCOMMIT")
+    engine = create_engine("postgresql+psycopg2://", creator=opened_oracle.connect_plain, poolclass=StaticPool)
+    yield engine
+    engine.dispose()
 
 
 @pytest.mark.parametrize("name", CONSTRUCTS)
