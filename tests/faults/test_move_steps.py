@@ -169,7 +169,7 @@ def crash(cluster: LocalCluster, name: str) -> None:
 
 CRASHES = [
     (point, who)
-    for point in ("copy:inside", "finish:before", "fence:before", "fence:after", "flip:before", "flip:after")
+    for point in ("copy:inside", "fence:before", "fence:after", "flip:after")
     for who in ("source", "target", "catalog")
 ]
 

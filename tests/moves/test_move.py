@@ -365,7 +365,9 @@ def test_a_copy_that_fails_says_why(place: Place, monkeypatch: pytest.MonkeyPatc
     place.assert_clean()
 
 
-@pytest.mark.parametrize("point", [f"move:{name}:{when}" for name in STEP_NAMES for when in ("before", "after")])
+@pytest.mark.parametrize(
+    "point", [*(f"move:{name}:before" for name in STEP_NAMES), "move:flip:after", "move:release:after"]
+)
 def test_ctrl_c(place: Place, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
     """Before the commit point it undoes, after it it completes."""
     source, target, before = place.owner(0), place.other(0), place.contents()
