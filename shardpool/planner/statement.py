@@ -45,7 +45,14 @@ class Statement:
         """The parse result. Raise `InvalidSQL`, also for anything but exactly one statement."""
         if SCHEMA_MARKER in self.numbered:
             raise InvalidSQL(f"{SCHEMA_MARKER} is a word of shardpool's own")
-        result = parse(self.numbered)
+        try:
+            result = parse(self.numbered)
+        except InvalidSQL:
+            # The parser's look-ahead stumbles over comments, as in NULLS /* x */ LAST: blank, they keep all positions.
+            blanked = _without_comments(self.numbered)
+            if blanked == self.numbered:
+                raise
+            result = parse(blanked)
         if len(result.stmts) != 1:
             raise InvalidSQL(f"expected one statement, got {len(result.stmts)}")
         if "$" in self.numbered and len(_parameters(self.numbered)) != len(self.places):
@@ -150,6 +157,19 @@ def to_pyformat(sql: str, statement: Statement) -> str:
             # In parentheses: psycopg2 writes -5, and -5::text is not (-5)::text.
             edits.append((start, end, f"(%({name})s)"))
     return Statement(sql, statement.names, ()).render(edits)
+
+
+def _without_comments(sql: str) -> str:
+    """Return *sql* with every byte of its comments replaced by a space."""
+    try:
+        tokens = postgast.scan(sql).tokens
+    except postgast.PgQueryError:
+        return sql
+    data = bytearray(sql.encode())
+    for token in tokens:
+        if token.token in (pb.SQL_COMMENT, pb.C_COMMENT):
+            data[token.start : token.end] = b" " * (token.end - token.start)
+    return data.decode()
 
 
 def _parameters(sql: str) -> list[tuple[int, int]]:

@@ -32,6 +32,7 @@ from sqlalchemy.engine import make_url
 from shardpool.config import Config, parse_config
 from shardpool.engines.registry import connect_arguments
 from shardpool.errors import PlanError, RoutingError, ShardpoolError
+from shardpool.executor.explain import Explanation
 from shardpool.planner.statement import from_text, to_pyformat
 from shardpool.router import Router
 from tests.oracle import dataset
@@ -128,9 +129,11 @@ class Oracle:
         given = dict(params or {})
         plain = self.ask_plain(sql, given)
         sharded = self.ask_sharded(sql, given)
-        rung, plan = self._explain(sql, given)
+        explanation = self._explain(sql, given)
         kind, why = self._judge(sql, given, plain, sharded, ties)
-        outcome = Outcome(kind, sql, given, rung, why, plain, sharded, plan if kind == "mismatch" else "")
+        plan = str(explanation) if explanation is not None and kind == "mismatch" else ""
+        rung = explanation.rung if explanation is not None else ""
+        outcome = Outcome(kind, sql, given, rung, why, plain, sharded, plan)
         self.tally.add(outcome)
         return outcome
 
@@ -158,12 +161,12 @@ class Oracle:
         except (psycopg2.Error, KeyError, ValueError, TypeError, IndexError) as error:
             return Answer(error=error, code=_code_of(error))
 
-    def _explain(self, sql: str, params: Mapping[str, Any]) -> tuple[str, str]:
+    def _explain(self, sql: str, params: Mapping[str, Any]) -> Explanation | None:
+        """The plan; None for what was refused, or is no statement: the answer says so."""
         try:
-            explanation = self.router.explain(sql, params)
+            return self.router.explain(sql, params)
         except Exception:
-            return "", ""
-        return explanation.rung, str(explanation)
+            return None
 
     # -- judging ----------------------------------------------------------------------------------------------------
 

@@ -61,14 +61,11 @@ select CustomerId from "Order Line";
 select ID, Total AS "Total" from Orders ORDER BY ID limit 2;
 
 -- Comments where the grammar looks ahead.
--- bug: 34
 select id from orders order by total nulls /* at the */ last, id limit 2;
 
--- bug: 34
 select id from orders where id not -- never
     in (1, 2) and note not /* % :x */ like 'a%' order by id limit 3;
 
--- bug: 34
 select placed_at::timestamp with /* a */ time zone, x.o from orders, unnest(nums) with /* the */ ordinality x(n, o) order by id, o limit 3;
 
 -- Schema-qualified names.
