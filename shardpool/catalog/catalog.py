@@ -57,7 +57,9 @@ class Catalog:
         """A transaction on the catalog, committed at the end of the block; every statement in it is bounded in time."""
         try:
             with self.engine.connect().execution_options(isolation_level=isolation) as connection, connection.begin():
+                # A decision that is acted upon must outlive a crash, whatever the server's default.
                 connection.execute(text("SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = '60s'"))
+                connection.execute(text("SET LOCAL synchronous_commit = on"))
                 yield connection
         except OperationalError as error:
             if error.connection_invalidated or connection_failed(error):

@@ -963,9 +963,7 @@ def _strewn(sql: str, rng: random.Random) -> str:
     parts = []
     for part in _QUOTED.split(sql):
         if not _QUOTED.fullmatch(part):
-            # libpg_query's look-ahead after these words does not see behind a comment.
-            spaces = r"(?<!nulls)(?<!not)(?<!with) "
-            part = re.sub(spaces, lambda _: rng.choice(_SPACES) if rng.random() < 0.1 else " ", part)
+            part = re.sub(r" ", lambda _: rng.choice(_SPACES) if rng.random() < 0.1 else " ", part)
             part = re.sub(r"\b[a-z_]+\b(?![^/]*\*/)", lambda m: m[0].upper() if rng.random() < 0.2 else m[0], part)
         parts.append(part)
     return "".join(parts)

@@ -30,3 +30,27 @@ def test_the_answer_is_that_of_one_postgresql(oracle: Oracle, case: Case) -> Non
 
 def test_the_corpus_is_not_lost() -> None:
     assert len(CASES) > 700
+
+
+@pytest.mark.parametrize(
+    ("sql", "params"),
+    [
+        (f"select count(*) from orders where id in ({', '.join(map(str, range(2000)))})", {}),
+        (f"select count(*) from orders where customer_id in ({', '.join(map(str, range(2000)))})", {}),
+        (
+            f"select count(*) from orders where id in ({', '.join(f':p{number}' for number in range(1500))})",
+            {f"p{number}": number for number in range(1500)},
+        ),
+        ("select count(*) from orders where customer_id = any (:x)", {"x": list(range(5000))}),
+        ("select count(*), max(id) from orders where customer_id in :x group by code", {"x": tuple(range(5000))}),
+        ("select id from orders where " + " or ".join(f"id = {number}" for number in range(500)) + " order by id", {}),
+        (
+            "select " + ", ".join(f"id + {number} as c{number}" for number in range(400)) + " from orders order by id",
+            {},
+        ),
+    ],
+    ids=["literals", "keys", "parameters", "array", "tuple", "alternatives", "columns"],
+)
+def test_long_lists_are_answered_too(oracle: Oracle, sql: str, params: dict[str, object]) -> None:
+    outcome = oracle.check(sql, params)
+    assert outcome.kind == "same", f"{outcome.why}: {outcome.sharded}"
