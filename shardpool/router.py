@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +20,17 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import CursorResult, Result
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import Executable
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
 
 from shardpool import provision
 from shardpool.bulk import LoadResult, copy_into, resolve_loads
 from shardpool.catalog import Catalog, Listener
 from shardpool.config import Config, read_config
 from shardpool.ddl import SchemaManager, StatementReport, created_tables, parse_script
+from shardpool.ddl.refusals import refuse
 from shardpool.engines import Engines, PoolStats
 from shardpool.engines.registry import PasswordSource
-from shardpool.errors import StalePlacement
+from shardpool.errors import SchemaBusy, StalePlacement
 from shardpool.executor.cache import PlanCache
 from shardpool.executor.constructs import construct_engine
 from shardpool.executor.current import CurrentTopology
@@ -47,6 +49,8 @@ from shardpool.topology.tables import TableKind
 Parameters = Mapping[str, Any]
 _NO_PARAMETERS: Parameters = {}
 
+#: How long a load of a reference table waits for a schema change or a new shard, in seconds.
+LOCK_WAIT = 30.0
 #: Threads for scatters; tasks beyond this queue.
 SCATTER_THREADS = 32
 
@@ -262,6 +266,9 @@ class Router:
         moves meanwhile, the load of a file is begun again, and that of rows raises `StalePlacement`.
         """
         resolve_loads(self.catalog, self.engines, list(self.shard_map.shards))
+        found = self._current.value.tables.get(table)
+        if found is not None and not found.sharded:
+            return self._load_reference(table, source, options)
         for _ in range(MAX_RETRIES):
             try:
                 return copy_into(self._current.value, self.engines, self.catalog, table, source, **options)
@@ -270,6 +277,20 @@ class Router:
                 if not isinstance(source, str | Path) or not Path(source).is_file():
                     raise
         raise StalePlacement(f"the partitions of {table!r} moved again and again while it was loaded")
+
+    def _load_reference(self, table: str, source: Any, options: Mapping[str, Any]) -> LoadResult:
+        """Load all shards' copies while no shard can be added, and no table changed."""
+        busy = refuse("SP260", keyspace=self.config.keyspace)
+        waiting = Retrying(
+            retry=retry_if_exception_type(SchemaBusy),
+            stop=stop_after_delay(LOCK_WAIT),
+            wait=wait_random(0.02, 0.2),
+            reraise=True,
+        )
+        with ExitStack() as stack:
+            waiting(lambda: stack.enter_context(self.catalog.lock("topology", lambda: busy)))
+            self.refresh()
+            return copy_into(self._current.value, self.engines, self.catalog, table, source, **options)
 
     # -- end --------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg2
 
 from shardpool.engines import Engines
-from shardpool.errors import GatherTooLarge
+from shardpool.errors import GatherTooLarge, SchemaDrift
 from shardpool.executor.relay import Producer, Relay, RelayStopped
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.scatter import Leases, Scatter, failure, leased
@@ -31,6 +31,8 @@ from shardpool.topology.names import quote
 Parameters = Mapping[str, Any]
 #: Tables with fewer rows are not analysed: any plan will do.
 ANALYSE_ROWS = 1000
+#: Object identifiers from here on are given by each server for itself (FirstNormalObjectId).
+FIRST_USER_OID = 16384
 
 
 class Merger:
@@ -64,7 +66,7 @@ class Merger:
             except BaseException:
                 scatter.stop()
                 raise
-        description = next(iter(found.values()))[0]
+        description = _common_description({shard: answer[0] for shard, answer in found.items()})
         rows = [row for shard in sorted(found) for row in found[shard][1]]
         first = _count(merge.offset, parameters) or 0
         limit = _count(merge.limit, parameters)
@@ -231,6 +233,21 @@ def _roll_back(connection: Any, node: str, leases: Leases) -> None:
         connection.autocommit = True
     except psycopg2.Error:
         leases.abandon(node)
+
+
+def _common_description(descriptions: Mapping[str, Any]) -> Any:
+    """Return the description of all shards' rows. Raise `SchemaDrift` if they differ: a schema change is half way.
+
+    Types of users have another number on every server.
+    """
+    shapes = {
+        shard: tuple((column[0], column[1] if column[1] < FIRST_USER_OID else None) for column in description)
+        for shard, description in descriptions.items()
+    }
+    if len(set(shapes.values())) > 1:
+        widths = ", ".join(f"{shard}: {len(shape)}" for shard, shape in sorted(shapes.items()))
+        raise SchemaDrift(f"the shards answered with different columns ({widths}): is a schema change under way?")
+    return next(iter(descriptions.values()))
 
 
 def _count(value: int | str | None, parameters: Parameters) -> int | None:
