@@ -11,6 +11,24 @@ from shardpool.topology.tables import Column
 
 _SERIAL = frozenset({"serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"})
 
+_OBJECT_IDENTIFIERS = frozenset(
+    f"reg{kind}"
+    for kind in [
+        "class",
+        "proc",
+        "procedure",
+        "oper",
+        "operator",
+        "type",
+        "role",
+        "namespace",
+        "config",
+        "dictionary",
+        "collation",
+        "database",
+    ]
+)
+
 #: The time when the transaction began: harmless as a default if each row is given all its values anyway.
 _NOW = frozenset({"now", "transaction_timestamp", "statement_timestamp"})
 _NOW_VALUES = frozenset(
@@ -43,6 +61,8 @@ def check_column(definition: pb.ColumnDef, table: str, reference: bool, added: b
     serial = definition.type_name.names and strings(definition.type_name.names)[-1] in _SERIAL
     if serial or any(node.constraint.contype == pb.CONSTR_IDENTITY for node in definition.constraints):
         raise refuse("SP223", line=line, place=place)
+    if definition.type_name.names and strings(definition.type_name.names)[-1] in _OBJECT_IDENTIFIERS:
+        raise refuse("SP229", line=line, place=place)
     for node in definition.constraints:
         if node.constraint.contype == pb.CONSTR_DEFAULT:
             check_no_sequence(node.constraint.raw_expr, place, line)

@@ -116,6 +116,11 @@ REFUSALS: Mapping[str, Refusal] = {
         "leave it out, or set default_tablespace on the servers",
         "create table orders (customer_id bigint primary key) tablespace fast",
     ),
+    "SP229": Refusal(
+        "line {line}: {place} holds object identifiers: they are other numbers on every server",
+        "keep the name as text",
+        _ORDERS.format("kind regtype"),
+    ),
     "SP223": Refusal(
         "line {line}: {place} takes its values from a sequence, which would count on every shard by itself and "
         "repeat the same values",
