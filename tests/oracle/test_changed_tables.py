@@ -46,7 +46,6 @@ CHANGES = {
 }
 
 
-@pytest.mark.xfail(reason="bug 38", strict=True)
 @pytest.mark.parametrize("name", CHANGES)
 def test_rows_of_two_shapes_are_not_one_answer(changing: Router, name: str) -> None:
     """As while another process's schema change is being committed on one shard after the other."""
