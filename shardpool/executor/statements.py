@@ -53,7 +53,7 @@ class Statements:
             cursor = connection.cursor()
             cursor.execute(sql, parameters)
             description = cursor.description
-            result = RoutedResult(description, cursor.fetchall() if description else [], cursor.rowcount)
+            result = RoutedResult(description, cursor.fetchall() if description is not None else [], cursor.rowcount)
         except psycopg2.Error as error:
             pool.give_back(entry)
             if is_stale(error):

@@ -367,3 +367,12 @@ select customer_id from customers where born > date '2000-01-01' - interval '1 y
 
 -- refused: SP105
 select x.cmin from (select 1 as cmin) x;
+
+-- Rows without columns are rows.
+select from lone where customer_id = 3;
+
+select from generate_series(1, 3);
+
+select from lone;
+
+select count(*) from (select from lone where customer_id = 3) x;
