@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
-import tempfile
 from pathlib import Path
 
 from shardpool.local.binaries import account_for, temporary_base
@@ -16,13 +16,20 @@ class ClusterDirectory:
     def __init__(self, wanted: Path | None) -> None:
         """Open `wanted`, or a new temporary directory. Raise `LocalClusterError` if another cluster has it open."""
         self.temporary = wanted is None
-        self.path = _new_temporary() if wanted is None else wanted
-        self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            self._watchdog = Watchdog(self.path, temporary=self.temporary)
-        except BaseException:
-            self._remove_if_temporary()
-            raise
+        if wanted is None:
+            base = temporary_base(account_for(Path("/nonexistent")))
+            self.path = base.resolve() / f"shardpool-cluster-{secrets.token_hex(8)}"
+        else:
+            self.path = wanted
+            self.path.mkdir(parents=True, exist_ok=True)
+        self._watchdog = Watchdog(self.path, temporary=self.temporary)
+        if self.temporary:  # made only now: what a killed process leaves is always watched
+            try:
+                self.path.mkdir(mode=0o700)
+                self.path.chmod(0o711)  # for the server's user to pass through
+            except BaseException:
+                self.close()
+                raise
 
     def shards(self) -> list[str]:
         """Return the names of the shards that have data, ``s2`` before ``s10``."""
@@ -31,17 +38,7 @@ class ClusterDirectory:
 
     def close(self) -> None:
         """Let go of a directory in which nothing runs any more; a temporary one is removed."""
-        self._remove_if_temporary()
-        self._watchdog.dismiss()
-
-    def _remove_if_temporary(self) -> None:
         if self.temporary:
             shutil.rmtree(self.path, ignore_errors=True)
+        self._watchdog.dismiss()
 
-
-def _new_temporary() -> Path:
-    account = account_for(Path("/nonexistent"))
-    path = Path(tempfile.mkdtemp(prefix="shardpool-", dir=temporary_base(account))).resolve()
-    if account is not None:
-        path.chmod(0o711)  # for the server's user to pass through
-    return path

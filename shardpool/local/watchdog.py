@@ -29,12 +29,16 @@ class Watchdog:
     """A process that ends the servers of `directory` when this process has died without `dismiss`."""
 
     def __init__(self, directory: Path, *, temporary: bool) -> None:
-        """Lock the directory and start the process. Raise `LocalClusterError` if another cluster keeps the lock."""
+        """Lock the directory and start the process. Raise `LocalClusterError` if another cluster keeps the lock.
+
+        A temporary directory need not be there yet: its name is nobody else's, so there is nothing to lock, and whoever
+        makes it after this leaves nothing behind when killed in between.
+        """
         self.directory = directory
         if any(watchdog.directory == directory for watchdog in _armed):
             raise LocalClusterError(f"this process has a LocalCluster on {directory} already: close it first")
         self._descriptors: list[int] = []
-        read_end = self._arm(directory / "cluster.lock")
+        read_end = self._arm(None if temporary else directory / "cluster.lock")
         script = [sys.executable, "-I", "-S", reaper.__file__, str(directory), "temporary" if temporary else "kept"]
         try:
             self._process = subprocess.Popen(
@@ -42,7 +46,7 @@ class Watchdog:
                 stdin=read_end,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=self._descriptors[1:],  # the lock
+                pass_fds=self._descriptors[1:],  # the lock, if there is one
                 start_new_session=True,  # Ctrl-C in a terminal is for the owner
                 cwd="/",
             )
@@ -52,17 +56,18 @@ class Watchdog:
         finally:
             os.close(read_end)
 
-    def _arm(self, lockfile: Path) -> int:
+    def _arm(self, lockfile: Path | None) -> int:
         deadline = time.monotonic() + LOCK_TIMEOUT
         while True:
             with _forking:  # a child that is forked here would keep what is not in `_armed` yet
-                lock = os.open(lockfile, os.O_RDWR | os.O_CREAT, 0o600)
-                if _locked(lock):
+                locks = [] if lockfile is None else [os.open(lockfile, os.O_RDWR | os.O_CREAT, 0o600)]
+                if all(_locked(lock) for lock in locks):
                     read_end, write_end = os.pipe()
-                    self._descriptors = [write_end, lock]
+                    self._descriptors = [write_end, *locks]
                     _armed.add(self)
                     return read_end
-                os.close(lock)
+                for lock in locks:
+                    os.close(lock)
             if time.monotonic() > deadline:
                 raise LocalClusterError(f"{self.directory} is in use by a LocalCluster of another process")
             time.sleep(0.05)
