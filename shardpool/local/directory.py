@@ -41,4 +41,3 @@ class ClusterDirectory:
         if self.temporary:
             shutil.rmtree(self.path, ignore_errors=True)
         self._watchdog.dismiss()
-
