@@ -20,7 +20,8 @@ from shardpool.local import LocalCluster, binaries, reaper
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 OWNER = """
-import os, sys, json
+import os, sys, json, signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and that is inherited
 from shardpool.local import LocalCluster
 cluster = LocalCluster(shards=1, directory={directory!r}).start()
 server = cluster.server("s0")
