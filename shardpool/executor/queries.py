@@ -20,8 +20,9 @@ from shardpool.planner.refusals import refuse
 from shardpool.topology.shard_map import Placement, Topology
 
 #: What CREATE TABLE AS answers for columns that a SELECT may have and a table may not: pseudo-types (invalid table
-#: definition), no derived collation (indeterminate collation), and more than 1,600 of them (too many columns).
-_NO_PARTIAL_COLUMN = ("42P16", "42P22", "54011")
+#: definition), no derived collation (indeterminate collation), and more than 1,600 of them (too many columns); and a
+#: merge query that knows no primary key to group by (grouping error).
+_NO_PARTIAL_COLUMN = ("42P16", "42P22", "54011", "42803")
 
 
 class Queries:

@@ -17,8 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shardpool.planner.ast import Tree, names
-from shardpool.planner.rewrite import copied, expression, partial_column, replaced
+from shardpool.planner.rewrite import copied, expression, rewritten
 from shardpool.planner.scopes import Scope
+from shardpool.planner.shape import Level
 from shardpool.planner.types import type_of
 
 _SAME = frozenset({"min", "max", "bool_and", "bool_or", "every", "bit_and", "bit_or", "bit_xor"})
@@ -40,27 +41,38 @@ class NotPartial(Exception):
     """The aggregate cannot be combined from partial ones; the message says why."""
 
 
-def merged_aggregate(call: Tree, scope: Scope, add: AddColumn) -> Tree:
+#: Aggregates that give the same with and without duplicate rows.
+_BLIND = frozenset({"min", "max", "bool_and", "bool_or", "every", "bit_and", "bit_or"})
+
+
+def is_blind_to_duplicates(function: Tree) -> bool:
+    """Whether an aggregate call gives the same over the distinct rows of its arguments."""
+    if function.HasField("agg_filter") or function.agg_within_group or function.func_variadic:
+        return False
+    return bool(function.agg_distinct) or (names(function.funcname)[-1] in _BLIND and not function.agg_order)
+
+
+def merged_aggregate(call: Tree, level: Level, add: AddColumn) -> Tree:
     """Return the merge query's Node for an aggregate call (a Node), after adding its partial columns."""
     function = call.func_call
     name = names(function.funcname)[-1]
     if function.agg_distinct or function.agg_order or function.agg_within_group or function.func_variadic:
         raise NotPartial(f"{name} with DISTINCT, ORDER BY or WITHIN GROUP")
     if name == "count":
-        return _merge("CAST(coalesce(sum(a), 0) AS bigint)", a=add(call))
+        return _merge("CAST(coalesce(sum(a), 0) AS bigint)", level, a=add(call))
     if name in _SAME:
-        return _merge(f"{name}(a)", a=add(call))
+        return _merge(f"{name}(a)", level, a=add(call))
     if name == "sum":
-        kind = _SUM_TYPE[_argument_type(function, scope)]
-        return _merge(f"CAST(sum(a) AS {kind})", a=add(call))
+        kind = _SUM_TYPE[_argument_type(function, level.scope)]
+        return _merge(f"CAST(sum(a) AS {kind})", level, a=add(call))
     if name == "avg":
-        return _average(call, scope, add)
+        return _average(call, level, add)
     raise NotPartial(f"{name}() has no partial form")
 
 
-def _average(call: Tree, scope: Scope, add: AddColumn) -> Tree:
+def _average(call: Tree, level: Level, add: AddColumn) -> Tree:
     """As PostgreSQL: exact types divide numeric by numeric, floating ones are summed in double precision."""
-    if _argument_type(call.func_call, scope) in ("real", "double precision"):
+    if _argument_type(call.func_call, level.scope) in ("real", "double precision"):
         total = _renamed(call, "sum")
         argument = total.func_call.args[0]
         argument.CopyFrom(_with_argument("CAST(a AS double precision)", argument))
@@ -68,7 +80,7 @@ def _average(call: Tree, scope: Scope, add: AddColumn) -> Tree:
     else:
         total = _renamed(call, "sum")
         text = "CAST(sum(a) AS numeric) / nullif(CAST(sum(b) AS numeric), 0)"
-    return _merge(text, a=add(total), b=add(_renamed(call, "count")))
+    return _merge(text, level, a=add(total), b=add(_renamed(call, "count")))
 
 
 def _argument_type(function: Tree, scope: Scope) -> str:
@@ -85,18 +97,17 @@ def _renamed(call: Tree, name: str) -> Tree:
     return copy
 
 
-def _merge(template: str, **columns: str) -> Tree:
-    return replaced(expression(template), lambda node: _substitute(node, columns))
+def _merge(template: str, level: Level, **columns: str) -> Tree:
+    def replace(node: Tree) -> Tree | None:
+        if node.WhichOneof("node") != "column_ref":
+            return None
+        return level.column(columns[node.column_ref.fields[0].string.sval])
+
+    return rewritten(expression(template), replace)
 
 
 def _with_argument(template: str, argument: Tree) -> Tree:
     def replace(node: Tree) -> Tree | None:
         return copied(argument) if node.WhichOneof("node") == "column_ref" else None
 
-    return replaced(expression(template), replace)
-
-
-def _substitute(node: Tree, columns: dict[str, str]) -> Tree | None:
-    if node.WhichOneof("node") != "column_ref":
-        return None
-    return partial_column(columns[node.column_ref.fields[0].string.sval])
+    return rewritten(expression(template), replace)

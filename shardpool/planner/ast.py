@@ -83,6 +83,15 @@ def walk(message: Tree) -> Iterator[Tree]:
         stack.extend(reversed(list(children(current))))
 
 
+def walk_flat(message: Tree) -> Iterator[Tree]:
+    """Yield *message* and all below it as `walk` does, but not what is inside of subqueries."""
+    stack = [unwrap(message)]
+    while stack:
+        current = stack.pop()
+        yield current
+        stack.extend(child for child in reversed(list(children(current))) if not isinstance(child, pb.SelectStmt))
+
+
 def names(nodes: Tree) -> tuple[str, ...]:
     """Return the strings of a list of String nodes: a function's, type's or operator's qualified name."""
     return tuple(node.string.sval for node in nodes if node.WhichOneof("node") == "string")

@@ -60,6 +60,15 @@ def is_repeatable(name: str) -> bool:
     return name in _classes()["repeatable"]
 
 
+def is_of_groups(name: str) -> bool:
+    """Whether the function is an aggregate or a window function."""
+    return name in _classes()["aggregate"] or name in _classes()["window"]
+
+
+def is_set(name: str) -> bool:
+    return name in _classes()["set"]
+
+
 def is_known(name: str) -> bool:
     """Whether the function is PostgreSQL's own and reads no tables."""
     return any(name in names for kind, names in _classes().items() if kind != "server")

@@ -13,7 +13,7 @@ from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.ast import Tree, UnfaithfulText, column_fields, names, to_sql, walk
 from shardpool.planner.plan import SCHEMA_MARKER
-from shardpool.planner.rewrite import column, replaced, target
+from shardpool.planner.rewrite import column, rewritten, target
 from shardpool.planner.safety import not_repeatable
 from shardpool.planner.scopes import Analysis, Fact, Item
 from shardpool.planner.statement import Statement, to_pyformat
@@ -115,7 +115,7 @@ def _bare(condition: Tree) -> Tree:
     def replace(node: Tree) -> Tree | None:
         return column(column_fields(node.column_ref)[-1]) if node.WhichOneof("node") == "column_ref" else None
 
-    return replaced(condition, replace)
+    return rewritten(condition, replace)
 
 
 def _joined(operator: int, parts: list[Tree]) -> Tree:

@@ -54,7 +54,7 @@ def _pushdown(analysis: Analysis, statement: Statement, topology: Topology, unkn
         return "row locks"
     if unknown is not None:
         return f"function {unknown}() may read anything"
-    return plan_pushdown(analysis, statement, topology)
+    return plan_pushdown(statement.node.select_stmt, analysis, statement, topology)
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,8 @@ class CompiledQuery:
         elif moving_parameters(parameters):
             reasons.append(Reason("pushdown", "a parameter may mean the current time"))
         else:
-            carrier = pinned[self.analysis.occurrences.index(self.pushdown.carrier)]
-            by_shard = topology.shard_map.by_shard(carrier)
-            pruned = carrier is not None
+            found = _union(pinned[self.analysis.occurrences.index(root)] for root in self.pushdown.roots)
+            by_shard, pruned = topology.shard_map.by_shard(found), found is not None
             return PushdownPlan(self.pushdown.partial, by_shard, self.pushdown.merge, pruned, tuple(reasons))
         return self._gather(pinned, parameters, topology, tuple(reasons))
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, parse, unlocated
-from shardpool.planner.plan import PARTIAL_TABLE, SCHEMA_MARKER
-from shardpool.planner.scopes import Item, Scope
+from shardpool.planner.ast import Tree, parse, unlocated, walk
+from shardpool.planner.scopes import Scope
 
 #: Given a Node, returns its replacement, or None to look inside of it.
 Replace = Callable[[Tree], Tree | None]
@@ -36,38 +35,40 @@ def column(name: str) -> Tree:
     return pb.Node(column_ref=pb.ColumnRef(fields=[pb.Node(string=pb.String(sval=name))]))
 
 
-def partial_column(name: str) -> Tree:
-    """Return a Node that refers to a partial column. Qualified: in ORDER BY a bare name may mean an output column."""
-    fields = [pb.Node(string=pb.String(sval=part)) for part in (PARTIAL_TABLE, name)]
-    return pb.Node(column_ref=pb.ColumnRef(fields=fields))
-
-
 def target(node: Tree, name: str = "") -> Tree:
     """Return a Node of the target list: *node* AS *name*."""
     return pb.Node(res_target=pb.ResTarget(name=name, val=node))
 
 
-def replaced(node: Tree, replace: Replace) -> Tree:
-    """Return a copy of a Node in which every outermost Node that *replace* answers for is replaced."""
-    found = replace(node)
+def rewritten(node: Tree, replace: Replace) -> Tree:
+    """Return a copy of a Node in which every outermost Node that *replace* answers for is replaced.
+
+    *replace* is given the nodes of the original, so that it can recognise them.
+    """
+    found = replace(node) if isinstance(node, pb.Node) else None
     if found is not None:
         return found
     copy = copied(node)
-    _replace_below(copy, replace)
+    _rewrite_below(node, copy, replace)
     return copy
 
 
-def _replace_below(message: Tree, replace: Replace) -> None:
-    for child in _below(message):
-        found = replace(child) if isinstance(child, pb.Node) else None
+def _rewrite_below(original: Tree, copy: Tree, replace: Replace) -> None:
+    for before, after in zip(_below(original), _below(copy), strict=True):
+        found = replace(before) if isinstance(before, pb.Node) else None
         if found is not None:
-            child.CopyFrom(found)
+            after.CopyFrom(found)
         else:
-            _replace_below(child, replace)
+            _rewrite_below(before, after, replace)
 
 
 def canonical(node: Tree, scope: Scope) -> bytes:
-    """Return bytes that are equal for expressions that mean the same: positions gone, columns by item and name."""
+    """Return bytes that are equal for expressions that mean the same: positions gone, columns by item and name.
+
+    In a subquery names may mean something else: expressions with one must be written alike.
+    """
+    if any(isinstance(inner, pb.SubLink) for inner in walk(node)):
+        return bytes(unlocated(node).SerializeToString(deterministic=True))
 
     def by_item(inner: Tree) -> Tree | None:
         if inner.WhichOneof("node") != "column_ref":
@@ -78,28 +79,38 @@ def canonical(node: Tree, scope: Scope) -> bytes:
         name = f"{scope.items.index(member[0])}.{member[1]}"
         return column(name)
 
-    return bytes(unlocated(replaced(node, by_item)).SerializeToString(deterministic=True))
+    return bytes(unlocated(rewritten(node, by_item)).SerializeToString(deterministic=True))
 
 
-def per_partition(select: Tree, items: list[Item], keyspace: str) -> Tree:
-    """Return a copy of a SelectStmt in which sharded tables are named in the partition's schema.
+#: Where tables are read: the position of an occurrence in the user's text -> schema and name.
+Places = Mapping[int, tuple[str, str]]
 
-    References like ``orders.id`` go on working: a table in a schema is still called by its bare name.
+
+def placed(select: Tree, places: Places, keyspace: str) -> Tree:
+    """Return a copy of a SelectStmt in which the occurrences of tables are named as *places* says.
+
+    References like ``orders.id`` go on working: a table in a schema is still called by its bare name, one of another
+    name gets its own as alias.
     """
-    sharded = {item.node.relname for item in items if item.table is not None and item.table.sharded}
     copy = copied(select)
-    _qualify(copy, sharded, keyspace)
+    _place(copy, places, keyspace)
     return copy
 
 
-def _qualify(message: Tree, sharded: set[str], keyspace: str) -> None:
+def _place(message: Tree, places: Places, keyspace: str) -> None:
     for child in _below(message):
         if isinstance(child, pb.RangeVar):
-            child.schemaname = SCHEMA_MARKER if child.relname in sharded else ""
+            if child.location in places and child.schemaname in ("", keyspace):
+                schema, name = places[child.location]
+                if name != child.relname and not child.HasField("alias"):
+                    child.alias.aliasname = child.relname
+                child.schemaname, child.relname = schema, name
+            elif child.schemaname == keyspace:
+                child.schemaname = ""
         elif isinstance(child, pb.ColumnRef) and len(child.fields) == 3 and child.fields[0].string.sval == keyspace:
             del child.fields[0]
         else:
-            _qualify(child, sharded, keyspace)
+            _place(child, places, keyspace)
 
 
 def _below(message: Tree) -> list[Tree]:

@@ -12,8 +12,15 @@ from typing import Any
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, column_fields, names, unwrap, walk
-from shardpool.planner.functions import SESSION_FUNCTIONS, is_aggregate, is_known, is_of_server, is_repeatable
+from shardpool.planner.ast import Tree, column_fields, names, unwrap, walk, walk_flat
+from shardpool.planner.functions import (
+    SESSION_FUNCTIONS,
+    is_known,
+    is_of_groups,
+    is_of_server,
+    is_repeatable,
+    is_set,
+)
 from shardpool.planner.refusals import refuse
 from shardpool.planner.scopes import SYSTEM_COLUMNS
 from shardpool.topology.shard_map import Topology
@@ -36,6 +43,7 @@ _TRANSPARENT = (
     pb.A_Indirection,
     pb.A_Indices,
     pb.CollateClause,
+    pb.RowExpr,
     pb.ColumnRef,
     pb.ParamRef,
     pb.String,
@@ -112,17 +120,24 @@ def _is_builtin(call: Tree, topology: Topology) -> bool:
     return is_known(path[-1]) and path[:-1] in ((), ("pg_catalog",)) and path[-1] not in topology.user_functions
 
 
-def not_repeatable(expression: Tree, topology: Topology, aggregates: bool = False) -> str | None:
-    """Return what in *expression* is not proven repeatable, or None. Aggregate calls pass if *aggregates* is true."""
-    for node in walk(expression):
+def not_repeatable(expression: Tree, topology: Topology, *, whole: bool = False, sets: bool = False) -> str | None:
+    """Return what in *expression* is not proven repeatable, or None.
+
+    *whole*: aggregates, window functions and subqueries pass, as their rows are looked at elsewhere. *sets*: functions
+    that return sets pass. What is inside of subqueries is not looked at.
+    """
+    for node in walk_flat(expression):
         match node:
             case pb.FuncCall():
                 name = names(node.funcname)[-1]
                 if name in _TEMPORAL_TYPES and not all(_is_temporal(argument, topology) for argument in node.args):
                     return "a text that is read as a date or time may mean the current one"
-                allowed = is_repeatable(name) or (aggregates and is_aggregate(name))
-                if not allowed or not _is_builtin(node, topology) or node.HasField("over"):
+                allowed = is_repeatable(name) or (whole and is_of_groups(name)) or (sets and is_set(name))
+                if not allowed or not _is_builtin(node, topology) or (node.HasField("over") and not whole):
                     return f"{name}() is evaluated once"
+            case pb.SubLink() | pb.WindowDef() | pb.GroupingFunc():
+                if not whole:
+                    return f"{type(node).__name__} is not evaluated per partition"
             case pb.A_Const():
                 if node.WhichOneof("val") == "sval" and _MOVING_DATE.search(node.sval.sval):
                     return f"the literal {node.sval.sval!r} may mean the current time"

@@ -10,7 +10,7 @@ Where the analysis is not sure of a name it says None, and nothing is proven fro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from postgast import pg_query_pb2 as pb
@@ -25,13 +25,19 @@ from shardpool.topology.tables import Column, Table
 SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
 SYSTEM_SCHEMAS = frozenset({"pg_catalog", "information_schema", "pg_toast"})
 
+#: The schema of temporary tables.
+STAGE_SCHEMA = "pg_temp"
+
 #: Column names of a FROM item or CTE; None: not known.
 Columns = tuple[str, ...] | None
 
 
 @dataclass(eq=False)
 class Item:
-    """A FROM item. `table` and `node` (its RangeVar) are set for the tables of the keyspace."""
+    """A FROM item. `table` is set for the tables of the keyspace, `query` for subqueries and uses of CTEs.
+
+    `node` is what stands in FROM: a RangeVar, RangeSubselect, ...
+    """
 
     alias: str
     columns: Columns
@@ -40,12 +46,19 @@ class Item:
     table: Table | None = None
     node: Tree = None
     sampled: bool = False
+    query: Tree = None
+    #: For a query: the column of the query's own items that each output column is; None for any other expression.
+    origins: tuple[Member | None, ...] = ()
 
     def column(self, name: str) -> Column | None:
-        """The definition of the column that is called *name* here, under a column alias perhaps."""
-        if self.table is None or self.columns is None or name not in self.columns:
+        """The definition of the table's column that is called *name* here, under a column alias perhaps."""
+        if self.columns is None or name not in self.columns:
             return None
-        return self.table.columns[self.columns.index(name)]
+        place = self.columns.index(name)
+        if self.table is not None:
+            return self.table.columns[place]
+        origin = self.origins[place] if place < len(self.origins) else None
+        return None if origin is None else origin[0].column(origin[1])
 
     def alias_of(self, column: str) -> str | None:
         """What the table's column *column* is called here."""
@@ -87,6 +100,9 @@ class Scope:
     merged: dict[str, Item | None] = field(default_factory=dict)
     #: Names cannot be resolved here (NATURAL JOIN, aliased joins).
     opaque: bool = False
+    #: The output columns, and for each the column of an item that it is; None for any other expression.
+    columns: Columns = None
+    origins: tuple[Member | None, ...] = ()
 
     def resolve(self, column_ref: Tree, visible: frozenset[Item] | None = None) -> Member | None:
         """Return the item and column name that a ColumnRef means, here or in an enclosing scope; None if not sure."""
@@ -133,6 +149,10 @@ class Analysis:
     #: An item of another kind than a table: subquery, function, CTE, VALUES.
     composed: bool = False
 
+    def scope_of(self, select: Tree) -> Scope:
+        """Return the scope of a SelectStmt that is no set operation."""
+        return next(scope for scope in self.scopes if scope.select is select)
+
 
 _LOCKS = {
     pb.LCS_FORKEYSHARE: "KEY SHARE",
@@ -142,20 +162,36 @@ _LOCKS = {
 }
 
 
-def analyse(select: Tree, topology: Topology) -> Analysis:
-    """Find the scopes of a SelectStmt. Raise `UnknownTable` or `UnsupportedStatement`."""
-    analyser = _Analyser(topology)
+def analyse(select: Tree, topology: Topology, stages: Mapping[str, Columns] | None = None) -> Analysis:
+    """Find the scopes of a SelectStmt. Raise `UnknownTable` or `UnsupportedStatement`.
+
+    *stages* are the columns of temporary tables that stand in place of subqueries, in the schema `STAGE_SCHEMA`.
+    """
+    analyser = _Analyser(topology, stages or {})
     analyser.select(select, None, {})
     return analyser.analysis
 
 
+@dataclass(frozen=True, eq=False)
+class _Query:
+    """A subquery or CTE: its output columns, and what they are."""
+
+    columns: Columns
+    select: Tree = None
+    origins: tuple[Member | None, ...] = ()
+
+
+_Ctes = dict[str, _Query]
+
+
 class _Analyser:
-    def __init__(self, topology: Topology) -> None:
+    def __init__(self, topology: Topology, stages: Mapping[str, Columns]) -> None:
         self.topology = topology
+        self._stages = stages
         self.analysis = Analysis()
         self._joins = 0
 
-    def select(self, select: Tree, parent: Scope | None, ctes: dict[str, Columns]) -> Columns:
+    def select(self, select: Tree, parent: Scope | None, ctes: _Ctes) -> _Query:
         """Analyse a SelectStmt of any kind; return its output columns."""
         if select.HasField("into_clause"):
             raise refuse("SP103")
@@ -164,10 +200,10 @@ class _Analyser:
         if select.HasField("with_clause"):
             ctes = self._with(select.with_clause, parent, dict(ctes))
         if select.op != pb.SETOP_NONE:
-            columns = self.select(select.larg, parent, ctes)
+            columns = self.select(select.larg, parent, ctes).columns
             self.select(select.rarg, parent, ctes)
             self._sublinks(Scope(select, parent), ctes, ("larg", "rarg", "with_clause"))
-            return columns
+            return _Query(columns, select)
         scope = Scope(select, parent)
         self.analysis.scopes.append(scope)
         for node in select.from_clause:
@@ -176,38 +212,40 @@ class _Analyser:
             self._conjuncts(select.where_clause, scope, Fact(None, frozenset()))
         self._sublinks(scope, ctes, ("from_clause", "with_clause"))
         if select.values_lists:
-            return tuple(f"column{number + 1}" for number in range(len(select.values_lists[0].list.items)))
-        return self._outputs(scope)
+            width = len(select.values_lists[0].list.items)
+            return _Query(tuple(f"column{number + 1}" for number in range(width)), select)
+        scope.columns, scope.origins = self._outputs(scope)
+        return _Query(scope.columns, select, scope.origins)
 
-    def _with(self, clause: Tree, parent: Scope | None, ctes: dict[str, Columns]) -> dict[str, Columns]:
+    def _with(self, clause: Tree, parent: Scope | None, ctes: _Ctes) -> _Ctes:
         for node in clause.ctes:
             cte = node.common_table_expr
             if not is_a(cte.ctequery, "select_stmt"):
                 raise refuse("SP102")
             if clause.recursive:
-                ctes[cte.ctename] = None
+                ctes[cte.ctename] = _Query(None)
         for node in clause.ctes:
             cte = node.common_table_expr
-            columns = self.select(cte.ctequery.select_stmt, parent, ctes)
-            ctes = {**ctes, cte.ctename: names(cte.aliascolnames) or columns}
+            query = self.select(cte.ctequery.select_stmt, parent, ctes)
+            given = names(cte.aliascolnames)
+            columns = given + query.columns[len(given) :] if query.columns is not None else None
+            ctes = {**ctes, cte.ctename: replace(query, columns=columns)}
         return ctes
 
-    def _sublinks(self, scope: Scope, ctes: dict[str, Columns], skipped: tuple[str, ...]) -> None:
+    def _sublinks(self, scope: Scope, ctes: _Ctes, skipped: tuple[str, ...]) -> None:
         for descriptor, value in scope.select.ListFields():
             if descriptor.message_type is None or descriptor.name in skipped:
                 continue
             for message in value if descriptor.is_repeated else (value,):
                 self._selects_below(message, scope, ctes)
 
-    def _selects_below(self, message: Tree, scope: Scope, ctes: dict[str, Columns]) -> None:
+    def _selects_below(self, message: Tree, scope: Scope, ctes: _Ctes) -> None:
         for found in selects_below(message):
             self.select(found, scope, ctes)
 
     # -- FROM -------------------------------------------------------------------------------------------------------
 
-    def _from(
-        self, node: Tree, scope: Scope, ctes: dict[str, Columns], outer: frozenset[int], sampled: bool = False
-    ) -> list[Item]:
+    def _from(self, node: Tree, scope: Scope, ctes: _Ctes, outer: frozenset[int], sampled: bool = False) -> list[Item]:
         """Add a FROM node to *scope*; return the items below it."""
         match node.WhichOneof("node"):
             case "range_var":
@@ -221,28 +259,30 @@ class _Analyser:
             case "range_subselect":
                 inner = node.range_subselect
                 enclosing = scope.so_far() if inner.lateral else scope.parent
-                columns = self.select(inner.subquery.select_stmt, enclosing, ctes)
-                item = Item(inner.alias.aliasname, _renamed(columns, inner.alias), scope, outer)
+                query = self.select(inner.subquery.select_stmt, enclosing, ctes)
+                item = _item_of(query, inner, inner.alias.aliasname, scope, outer)
                 self.analysis.composed = True
             case _:
                 self._selects_below(node, scope, ctes)
-                item = Item(unwrap(node).alias.aliasname, None, scope, outer)
+                item = Item(unwrap(node).alias.aliasname, _columns_of(unwrap(node)), scope, outer, node=unwrap(node))
                 self.analysis.composed = True
         scope.items.append(item)
         return [item]
 
-    def _table(self, node: Tree, scope: Scope, ctes: dict[str, Columns], outer: frozenset[int]) -> Item:
+    def _table(self, node: Tree, scope: Scope, ctes: _Ctes, outer: frozenset[int]) -> Item:
         alias = node.alias.aliasname or node.relname
         if not node.schemaname and node.relname in ctes:
             self.analysis.composed = True
-            return Item(alias, _renamed(ctes[node.relname], node.alias), scope, outer)
+            return _item_of(ctes[node.relname], node, alias, scope, outer)
+        if node.schemaname == STAGE_SCHEMA and node.relname in self._stages:
+            return Item(alias, _renamed(self._stages[node.relname], node.alias), scope, outer, node=node)
         table = find_table(node, self.topology)
         columns = _renamed(tuple(column.name for column in table.columns), node.alias)
         item = Item(alias, columns, scope, outer, table, node)
         self.analysis.occurrences.append(item)
         return item
 
-    def _join(self, join: Tree, scope: Scope, ctes: dict[str, Columns], outer: frozenset[int]) -> list[Item]:
+    def _join(self, join: Tree, scope: Scope, ctes: _Ctes, outer: frozenset[int]) -> list[Item]:
         self._joins += 1
         supplied = outer | {self._joins}
         left_outer = supplied if join.jointype in (pb.JOIN_RIGHT, pb.JOIN_FULL) else outer
@@ -290,21 +330,27 @@ class _Analyser:
         else:
             scope.facts.append(replace(fact, condition=node))
 
-    def _outputs(self, scope: Scope) -> Columns:
+    def _outputs(self, scope: Scope) -> tuple[Columns, tuple[Member | None, ...]]:
         columns: list[str] = []
+        origins: list[Member | None] = []
         for node in scope.select.target_list:
             target = node.res_target
-            if is_a(target.val, "column_ref") and column_fields(target.val.column_ref)[-1] == "*":
+            is_column = is_a(target.val, "column_ref")
+            if is_column and column_fields(target.val.column_ref)[-1] == "*":
                 expanded = expand_star(target.val.column_ref, scope)
                 if expanded is None:
-                    return None
+                    return None, ()
                 columns += [name for _, name in expanded]
+                origins += expanded
                 continue
             name = output_name(target)
             if name is None:
-                return None
+                return None, ()
             columns.append(name)
-        return tuple(columns)
+            origins.append(scope.resolve(target.val.column_ref) if is_column else None)
+        if any(is_a(node, "grouping_set") for node in scope.select.group_clause):
+            origins = []  # a grouped column is NULL where its set leaves it out
+        return tuple(columns), tuple(origins)
 
 
 def expand_star(column_ref: Tree, scope: Scope) -> list[Member] | None:
@@ -330,6 +376,43 @@ def find_table(node: Tree, topology: Topology) -> Table:
     return table
 
 
+def references(message: Tree, scope: Scope | None, analysis: Analysis) -> Iterator[tuple[Tree, Scope | None]]:
+    """Yield all ColumnRefs in *message*, each with the scope that it stands in.
+
+    Names in ORDER BY that mean an output column are left out.
+    """
+    current = unwrap(message)
+    outputs: frozenset[str] = frozenset()
+    if isinstance(current, pb.ColumnRef):
+        yield current, scope
+    elif isinstance(current, pb.SelectStmt):
+        if current.op == pb.SETOP_NONE:
+            scope = analysis.scope_of(current)
+            outputs = frozenset(output_name(node.res_target) or "" for node in current.target_list)
+        for descriptor, value in current.ListFields():
+            if descriptor.message_type is None:
+                continue
+            for child in value if descriptor.is_repeated else (value,):
+                if not _names_output(child, descriptor.name, current, outputs, scope):
+                    yield from references(child, scope, analysis)
+    else:
+        for child in children(current):
+            yield from references(child, scope, analysis)
+
+
+def _names_output(node: Tree, clause: str, select: Tree, outputs: frozenset[str], scope: Scope | None) -> bool:
+    """ORDER BY takes a bare name for an output column first, GROUP BY for an input column first."""
+    inner = node.sort_by.node if clause == "sort_clause" else node
+    if clause not in ("sort_clause", "group_clause", "distinct_clause") or not is_a(inner, "column_ref"):
+        return False
+    if len(inner.column_ref.fields) != 1:
+        return False
+    if select.op != pb.SETOP_NONE:
+        return True
+    found = column_fields(inner.column_ref)[0] in outputs
+    return found and (clause != "group_clause" or scope is None or scope.resolve(inner.column_ref) is None)
+
+
 def selects_below(message: Tree) -> Iterator[Tree]:
     """Yield the SelectStmts in an expression, not those inside of them."""
     if isinstance(message, pb.SelectStmt):
@@ -342,6 +425,36 @@ def selects_below(message: Tree) -> Iterator[Tree]:
 
 def _type_of(column: Column | None) -> tuple[str, str] | None:
     return None if column is None else (column.type, column.collation)
+
+
+#: Functions in FROM whose only column is called as the item is.
+_ONE_COLUMN = frozenset(
+    {"generate_series", "generate_subscripts", "regexp_split_to_table", "string_to_table", "unnest"}
+)
+
+
+def _columns_of(node: Tree) -> Columns:
+    """The columns of a function in FROM, where they are certain."""
+    if (
+        not isinstance(node, pb.RangeFunction)
+        or len(node.functions) != 1
+        or node.coldeflist
+        or not node.alias.aliasname
+    ):
+        return None
+    call = node.functions[0].list.items[0]
+    if (
+        not is_a(call, "func_call")
+        or len(call.func_call.args) > 3
+        or names(call.func_call.funcname)[-1] not in _ONE_COLUMN
+    ):
+        return None
+    return _renamed((str(node.alias.aliasname), *(("ordinality",) if node.ordinality else ())), node.alias)
+
+
+def _item_of(query: _Query, node: Tree, alias: str, scope: Scope, outer: frozenset[int]) -> Item:
+    columns = _renamed(query.columns, node.alias)
+    return Item(alias, columns, scope, outer, node=node, query=query.select, origins=query.origins)
 
 
 def _renamed(columns: Columns, alias: Tree) -> Columns:

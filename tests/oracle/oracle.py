@@ -321,13 +321,14 @@ class _Top:
         return places
 
     def without_limit(self) -> str:
-        tree = pb.ParseResult()
-        tree.CopyFrom(self._statement.tree)
-        select = tree.stmts[0].stmt.select_stmt
-        select.ClearField("limit_count")
-        select.ClearField("limit_offset")
-        select.limit_option = pb.LIMIT_OPTION_DEFAULT
-        return to_pyformat(postgast.deparse(tree), self._statement)
+        """The statement's own words up to LIMIT, OFFSET or FETCH outside of parentheses."""
+        depth = 0
+        for token in postgast.scan(self._statement.numbered).tokens:
+            depth += (token.token == pb.ASCII_40) - (token.token == pb.ASCII_41)
+            if depth == 0 and token.token in (pb.LIMIT, pb.OFFSET, pb.FETCH):
+                words = self._statement.numbered.encode()[: token.start].decode()
+                return to_pyformat(words, self._statement)
+        raise AssertionError("no LIMIT")
 
 
 # -- plain PostgreSQL -------------------------------------------------------------------------------------------------

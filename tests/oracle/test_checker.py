@@ -12,8 +12,9 @@ import pytest
 from postgast import pg_query_pb2 as pb
 
 from shardpool.executor import merge
-from shardpool.planner import aggregates, colocation, gather, pins, pushdown, safety
+from shardpool.planner import aggregates, gather, groups, pins, pushdown, rows, safety
 from shardpool.planner.ast import Tree, is_a
+from shardpool.planner.partitionwise import PartitionWise
 from shardpool.planner.plan import Concatenation, MergeQuery
 from shardpool.planner.rewrite import copied
 from tests.oracle.generator import Generator
@@ -36,20 +37,20 @@ def plant(*statements: str) -> Callable[[Plant], Plant]:
 
 @plant("select code, count(*) from orders group by code having count(*) > 5")
 def having_is_applied_per_partition(patch: pytest.MonkeyPatch) -> None:
-    original = pushdown._Groups._partial
+    original = groups.partial_of
 
-    def partial(self: Any, groups: list[str]) -> Tree:
-        found = original(self, groups)
-        if self._select.HasField("having_clause"):
-            found.having_clause.CopyFrom(self._select.having_clause)
+    def partial_of(select: Tree, columns: Any) -> Tree:
+        found = original(select, columns)
+        if select.HasField("having_clause"):
+            found.having_clause.CopyFrom(select.having_clause)
         return found
 
-    patch.setattr(pushdown._Groups, "_partial", partial)
+    patch.setattr(groups, "partial_of", partial_of)
 
 
 @plant("select id from orders order by id offset 3 limit 4")
 def offset_is_pushed_down(patch: pytest.MonkeyPatch) -> None:
-    original = pushdown._first_rows
+    original = rows.first_rows
 
     def first_rows(select: Tree) -> Tree:
         found = original(select)
@@ -57,27 +58,27 @@ def offset_is_pushed_down(patch: pytest.MonkeyPatch) -> None:
             found.limit_offset.CopyFrom(select.limit_offset)
         return found
 
-    patch.setattr(pushdown, "_first_rows", first_rows)
+    patch.setattr(rows, "first_rows", first_rows)
 
 
 @plant(
     "select id from orders order by id offset 3 limit 4", "select id from orders order by total, id offset 9 limit 1"
 )
 def the_limit_of_a_partition_forgets_the_offset(patch: pytest.MonkeyPatch) -> None:
-    original = pushdown._first_rows
+    original = rows.first_rows
 
     def first_rows(select: Tree) -> Tree:
         less = copied(select)
         less.ClearField("limit_offset")
         return original(less)
 
-    patch.setattr(pushdown, "_first_rows", first_rows)
+    patch.setattr(rows, "first_rows", first_rows)
 
 
 @plant("select avg(total) from orders", "select code, avg(quantity) from orders group by code")
 def an_average_of_averages(patch: pytest.MonkeyPatch) -> None:
-    def average(call: Tree, scope: object, add: Callable[[Tree], str]) -> Tree:
-        return aggregates._merge("avg(a)", a=add(call))
+    def average(call: Tree, level: Any, add: Callable[[Tree], str]) -> Tree:
+        return aggregates._merge("avg(a)", level, a=add(call))
 
     patch.setattr(aggregates, "_average", average)
 
@@ -86,20 +87,20 @@ def an_average_of_averages(patch: pytest.MonkeyPatch) -> None:
 def a_count_of_counts(patch: pytest.MonkeyPatch) -> None:
     original = aggregates.merged_aggregate
 
-    def merged(call: Tree, scope: Any, add: Callable[[Tree], str]) -> Tree:
+    def merged(call: Tree, level: Any, add: Callable[[Tree], str]) -> Tree:
         if call.func_call.funcname[-1].string.sval == "count":
-            return aggregates._merge("count(a)", a=add(call))
-        return original(call, scope, add)
+            return aggregates._merge("count(a)", level, a=add(call))
+        return original(call, level, add)
 
-    patch.setattr(pushdown, "merged_aggregate", merged)
+    patch.setattr(groups, "merged_aggregate", merged)
 
 
 @plant("select count(*) from nothing", "select count(v) from lone where v > 100")
 def no_rows_have_no_count(patch: pytest.MonkeyPatch) -> None:
     original = aggregates._merge
 
-    def merge_without_zero(template: str, **columns: str) -> Tree:
-        return original(template.replace("coalesce(sum(a), 0)", "nullif(sum(a), 0)"), **columns)
+    def merge_without_zero(template: str, level: Any, **columns: str) -> Tree:
+        return original(template.replace("coalesce(sum(a), 0)", "nullif(sum(a), 0)"), level, **columns)
 
     patch.setattr(aggregates, "_merge", merge_without_zero)
 
@@ -116,32 +117,32 @@ def every_partition_has_its_limit_and_nobody_cuts(patch: pytest.MonkeyPatch) -> 
 
 @plant("select id from orders order by total desc nulls last, id limit 5")
 def the_merge_forgets_the_order(patch: pytest.MonkeyPatch) -> None:
-    original = pushdown._merge_text
+    original = pushdown.whole_rows
 
-    def merge_text(select: Tree, statement: Any) -> str:
-        less = copied(select)
-        del less.sort_clause[:]
-        return original(less, statement)
+    def whole_rows(level: Any) -> tuple[Tree, Tree]:
+        partial, merge = original(level)
+        del merge.sort_clause[:]
+        return partial, merge
 
-    patch.setattr(pushdown, "_merge_text", merge_text)
+    patch.setattr(pushdown, "whole_rows", whole_rows)
 
 
 @plant("select id, total from orders order by total desc, id limit 5")
 def the_merge_forgets_where_nulls_go(patch: pytest.MonkeyPatch) -> None:
-    original = pushdown._merge_text
+    original = pushdown.whole_rows
 
-    def merge_text(select: Tree, statement: Any) -> str:
-        less = copied(select)
-        for sort in less.sort_clause:
+    def whole_rows(level: Any) -> tuple[Tree, Tree]:
+        partial, merge = original(level)
+        for sort in merge.sort_clause:
             sort.sort_by.sortby_nulls = pb.SORTBY_NULLS_LAST
-        return original(less, statement)
+        return partial, merge
 
-    patch.setattr(pushdown, "_merge_text", merge_text)
+    patch.setattr(pushdown, "whole_rows", whole_rows)
 
 
 @plant(
-    "select c.customer_id, o.id, count(*) over () from customers c left join orders o on o.customer_id = c.customer_id "
-    "where o.total is null"
+    "select c.customer_id, o.id, random() < 2 from customers c left join orders o on o.customer_id = c.customer_id and "
+    "o.id in (select id from items) where o.total is null"
 )
 def a_filter_sinks_below_the_null_supplying_side(patch: pytest.MonkeyPatch) -> None:
     original = gather._filters
@@ -204,20 +205,69 @@ def another_table_s_column_of_the_same_name_pins(patch: pytest.MonkeyPatch) -> N
 
 @plant("select count(*) from orders a join orders b on a.id = b.id + 1")
 def joins_of_other_columns_are_colocated(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(colocation._Walker, "_check", lambda self, item, other: None)
+    patch.setattr(PartitionWise, "_check_colocated", lambda self, carrier, other: None)
 
 
 @plant("select c.code, o.id from country c left join orders o on c.code = o.code")
 def a_reference_table_is_kept_in_every_partition(patch: pytest.MonkeyPatch) -> None:
-    original = colocation._Walker._join
+    original = PartitionWise._join
     kept_on_the_left = pb.JOIN_LEFT
 
-    def join(self: Any, node: Tree) -> Any:
-        if node.jointype == kept_on_the_left and self.carrier(node.larg) is None:
-            return self.carrier(node.rarg)
-        return original(self, node)
+    def join(self: Any, node: Tree, *where: Any) -> Any:
+        if node.jointype == kept_on_the_left and is_a(node.larg, "range_var") and is_a(node.rarg, "range_var"):
+            left, right = (self._from(side, *where) for side in (node.larg, node.rarg))
+            if left is None:
+                return right
+        return original(self, node, *where)
 
-    patch.setattr(colocation._Walker, "_join", join)
+    patch.setattr(PartitionWise, "_join", join)
+
+
+@plant("select code, max(quantity) - min(quantity) from orders group by code", "select distinct code from orders")
+def groups_are_taken_for_whole(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(PartitionWise, "check_whole", lambda self, scope, carrier: None)
+
+
+@plant("select count(*) from orders o where exists (select from orders p where p.id = o.id + 1)")
+def subqueries_are_taken_for_tied(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(PartitionWise, "_same_keys", lambda self, carrier, other: True)
+
+
+@plant("select count(*) from orders where id in (select customer_id from orders where total > 10)")
+def any_in_ties(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(PartitionWise, "_is_tied_by_in", lambda self, link, scope, carriers: True)
+
+
+@plant("select count(*) from (select code from orders union select code from orders where active) x")
+def union_is_taken_for_union_all(patch: pytest.MonkeyPatch) -> None:
+    original = PartitionWise.union
+
+    def union(self: Any, select: Tree, outer: Any = ()) -> Any:
+        select.all = True
+        try:
+            return original(self, select, outer)
+        finally:
+            select.all = False
+
+    patch.setattr(PartitionWise, "union", union)
+
+
+@plant("select count(distinct code), count(*) from orders")
+def counts_are_taken_over_distinct_rows(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(groups, "is_blind_to_duplicates", lambda call: True)
+
+
+@plant("select code, active, sum(quantity) from orders group by rollup (code, active)")
+def a_rollup_becomes_a_cube(patch: pytest.MonkeyPatch) -> None:
+    original = groups._Groups._group
+
+    def group(self: Any, node: Tree, *others: Any) -> Tree:
+        found = original(self, node, *others)
+        if is_a(found, "grouping_set"):
+            found.grouping_set.kind = pb.GROUPING_SET_CUBE
+        return found
+
+    patch.setattr(groups._Groups, "_group", group)
 
 
 @plant("select count(*) from orders group by now()")

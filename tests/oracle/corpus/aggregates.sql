@@ -100,7 +100,7 @@ select count(*) filter (where total > 50), sum(total) filter (where active), avg
 
 select code, avg(total) filter (where active) from orders group by 1 order by 1;
 
--- rung: gather
+-- rung: pushdown
 select count(distinct customer_id), count(distinct code), sum(distinct quantity), avg(distinct small) from orders;
 
 select customer_id, count(distinct code) from orders group by 1 order by 1;

@@ -1,0 +1,407 @@
+"""Partition-wise proofs: when the rows of a query are the union, over the partitions, of each partition's rows.
+
+A FROM clause has a *carrier*: a sharded occurrence of which every row of the clause has exactly one row, so that it
+belongs to that row's partition. Reference tables have none. A join keeps the property when
+
+- both sides have carriers whose keys are equal by facts that hold for the joined rows (colocated), or
+- only one side has one, and no row of the other side can appear without it.
+
+A whole query keeps it when its groups, DISTINCT rows and window partitions lie within a partition: their expressions
+contain the carrier's key. A subquery in an expression may be evaluated beside a row if all sharded rows that it looks
+at lie in the partition of that row (it is *tied*), or if it looks at none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from postgast import pg_query_pb2 as pb
+
+from shardpool.planner.ast import Tree, column_fields, is_a, names, unwrap, walk, walk_flat
+from shardpool.planner.functions import is_aggregate
+from shardpool.planner.pins import Equalities
+from shardpool.planner.safety import not_repeatable
+from shardpool.planner.scopes import Analysis, Item, Member, Scope
+from shardpool.planner.statement import Statement
+from shardpool.topology.key import KeyType
+from shardpool.topology.shard_map import Topology
+
+
+class NotPartitionWise(Exception):
+    """The query cannot be computed per partition; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Carrier:
+    """The item of a scope whose rows carry its partition. `roots` are the tables behind it, several for a UNION ALL.
+
+    `keys` are the item's columns that are the roots' partition key; () if they do not come through.
+    """
+
+    roots: tuple[Item, ...]
+    item: Item
+    keys: tuple[str, ...]
+
+    @property
+    def key_types(self) -> tuple[KeyType, ...]:
+        return _key_types(self.roots)
+
+
+#: A query's roots, and the places of its partition key among the output columns.
+Rows = tuple[tuple[Item, ...], tuple[int, ...]]
+
+
+class PartitionWise:
+    """Proofs about the queries of one statement. The occurrences in *spread* count as reference tables."""
+
+    def __init__(
+        self, analysis: Analysis, statement: Statement, topology: Topology, spread: frozenset[Item] = frozenset()
+    ) -> None:
+        self._analysis = analysis
+        self._statement = statement
+        self._topology = topology
+        self._spread = spread
+
+    # -- a scope's rows ---------------------------------------------------------------------------------------------
+
+    def rows(self, scope: Scope, outer: Sequence[Carrier] = ()) -> list[Carrier]:
+        """Prove FROM and WHERE; return the carrier and after it whatever else lies in its partition.
+
+        The list is empty if no sharded table is in FROM.
+        """
+        all_found: list[Carrier] = []
+        carrier: Carrier | None = None
+        for node in scope.select.from_clause:
+            carrier = self._inner(carrier, self._from(node, scope, [*outer, *all_found], all_found))
+        for node in conditions(scope.select):
+            self.expression(node, scope, [*outer, *all_found])
+        return [] if carrier is None else [carrier, *(other for other in all_found if other is not carrier)]
+
+    def _from(self, node: Tree, scope: Scope, outer: Sequence[Carrier], all_found: list[Carrier]) -> Carrier | None:
+        """Return the carrier of a FROM node, after adding all that are below it to *all_found*."""
+        if is_a(node, "join_expr"):
+            return self._join(node.join_expr, scope, outer, all_found)
+        carrier = self._leaf(node, scope, outer)
+        if carrier is not None:
+            all_found.append(carrier)
+        return carrier
+
+    def _leaf(self, node: Tree, scope: Scope, outer: Sequence[Carrier]) -> Carrier | None:
+        found = unwrap(node)
+        item = next((item for item in scope.items if item.node is found), None)
+        if item is None or isinstance(found, pb.RangeTableSample):
+            raise NotPartitionWise("FROM has something other than tables and subqueries")
+        if item.table is not None:
+            if not item.table.sharded or item in self._spread:
+                return None
+            return Carrier((item,), item, tuple(item.alias_of(key) or "" for key in item.table.key))
+        if isinstance(found, pb.RangeSubselect) and found.lateral:
+            self._beside(item.query, outer)
+            return None
+        if item.query is not None:
+            rows = self.query(item.query, outer)
+            if rows is None:
+                return None
+            keys = () if item.columns is None else tuple(item.columns[place] for place in rows[1])
+            return Carrier(rows[0], item, keys)
+        if isinstance(found, pb.RangeFunction) and not found.coldeflist:
+            for function in found.functions:
+                for part in function.list.items:
+                    self._check(part, scope, outer, sets=True)
+        elif not isinstance(found, pb.RangeVar) or not found.schemaname:
+            raise NotPartitionWise("FROM has something other than tables and subqueries")
+        return None
+
+    def _join(self, join: Tree, scope: Scope, outer: Sequence[Carrier], all_found: list[Carrier]) -> Carrier | None:
+        below: list[Carrier] = []
+        left = self._from(join.larg, scope, outer, below)
+        right = self._from(join.rarg, scope, [*outer, *below], below)
+        all_found += below
+        if join.jointype == pb.JOIN_INNER:
+            return self._inner(left, right)
+        if join.jointype == pb.JOIN_FULL:
+            if left is None and right is None:
+                return None
+            raise NotPartitionWise("FULL JOIN of a sharded table")
+        kept, supplied = (left, right) if join.jointype == pb.JOIN_LEFT else (right, left)
+        if supplied is None:
+            return kept
+        if kept is None:
+            raise NotPartitionWise("an outer join keeps the rows of a reference table and supplies a sharded one")
+        self._check_colocated(supplied, kept)
+        return kept
+
+    def _inner(self, left: Carrier | None, right: Carrier | None) -> Carrier | None:
+        if left is not None and right is not None:
+            self._check_colocated(right, left)
+        return left or right
+
+    def _check_colocated(self, carrier: Carrier, other: Carrier) -> None:
+        if not self._same_keys(carrier, other):
+            raise NotPartitionWise(
+                f"{other.item.alias} and {carrier.item.alias} are not joined on their partition keys"
+            )
+
+    def _same_keys(self, carrier: Carrier, other: Carrier) -> bool:
+        """Whether the keys are equal by facts that hold for *carrier*'s rows."""
+        if not carrier.keys or not other.keys or carrier.key_types != other.key_types:
+            return False
+        equal = Equalities(carrier.item, self._statement)
+        return all(
+            equal.same((carrier.item, mine), (other.item, theirs))
+            for mine, theirs in zip(carrier.keys, other.keys, strict=True)
+        )
+
+    # -- whole queries ----------------------------------------------------------------------------------------------
+
+    def query(self, select: Tree, outer: Sequence[Carrier] = ()) -> Rows | None:
+        """Prove a whole query, e.g. one in FROM; None if it reads no sharded table, and is the same everywhere."""
+        if select.op != pb.SETOP_NONE:
+            if select.sort_clause or select.HasField("limit_count") or select.HasField("limit_offset"):
+                raise NotPartitionWise("a subquery's order ranges over all partitions")
+            return self.union(select, outer)
+        scope = self._analysis.scope_of(select)
+        carriers = self.rows(scope, outer)
+        for node in outputs(select):
+            self.expression(node, scope, [*outer, *carriers])
+        if not carriers:
+            self._check_same_everywhere(select)
+            return None
+        if select.HasField("limit_count") or select.HasField("limit_offset"):
+            raise NotPartitionWise("LIMIT in a subquery ranges over all partitions")
+        if select.sort_clause:
+            raise NotPartitionWise("a subquery's order ranges over all partitions")
+        self.check_whole(scope, carriers[0])
+        return carriers[0].roots, self._exported(scope, carriers[0])
+
+    def union(self, select: Tree, outer: Sequence[Carrier] = ()) -> Rows | None:
+        """Prove a set operation, its order and limit aside."""
+        if select.op != pb.SETOP_UNION or not select.all:
+            raise NotPartitionWise("UNION, INTERSECT and EXCEPT compare the rows of all partitions")
+        left, right = (self.query(branch, outer) for branch in (select.larg, select.rarg))
+        if left is None and right is None:
+            return None
+        if left is None or right is None:
+            raise NotPartitionWise("a branch of UNION ALL reads no sharded table")
+        alike = left[1] == right[1] and _key_types(left[0]) == _key_types(right[0])
+        return (*left[0], *right[0]), left[1] if alike else ()
+
+    def _exported(self, scope: Scope, carrier: Carrier) -> tuple[int, ...]:
+        """The places of the carrier's key among the output columns; () if it is not whole."""
+        equal = Equalities(carrier.item, self._statement)
+        places = []
+        for key in carrier.keys:
+            own = (carrier.item, key)
+            place = next((i for i, member in enumerate(scope.origins) if _same(equal, member, own)), None)
+            if place is None:
+                return ()
+            places.append(place)
+        return tuple(places)
+
+    def check_whole(self, scope: Scope, carrier: Carrier) -> None:
+        """Groups, DISTINCT rows and window partitions must lie within a partition."""
+        select = scope.select
+        targets = list(select.target_list)
+        if is_grouped(select):
+            if any(is_a(node, "grouping_set") for node in select.group_clause):
+                raise NotPartitionWise("GROUPING SETS range over all partitions")
+            groups = [_meant(node, targets, scope) for node in select.group_clause]
+            self._check_contains_key("GROUP BY", groups, scope, carrier)
+        if select.distinct_clause:
+            distinct = [node for node in select.distinct_clause if node.WhichOneof("node")]
+            if distinct:
+                raise NotPartitionWise("DISTINCT ON ranges over all partitions")
+            self._check_contains_key("DISTINCT", [target.res_target.val for target in targets], scope, carrier)
+        for window in windows(select):
+            self._check_contains_key("a window", window, scope, carrier)
+
+    def _check_contains_key(self, what: str, nodes: Iterable[Tree], scope: Scope, carrier: Carrier) -> None:
+        equal = Equalities(carrier.item, self._statement)
+        members = [_member(node, scope) for node in nodes]
+        if not carrier.keys or not all(
+            any(_same(equal, member, (carrier.item, key)) for member in members) for key in carrier.keys
+        ):
+            raise NotPartitionWise(f"{what} without the partition key ranges over all partitions")
+
+    def _check_same_everywhere(self, select: Tree) -> None:
+        """Without sharded tables a query is evaluated in each partition: its rows must not depend on their order."""
+        if select.HasField("limit_count") or select.HasField("limit_offset") or select.sort_clause:
+            raise NotPartitionWise("a subquery without sharded tables may take other rows on each shard")
+        if any(node.WhichOneof("node") for node in select.distinct_clause) or any(True for _ in windows(select)):
+            raise NotPartitionWise("a subquery without sharded tables may take other rows on each shard")
+        for node in outputs(select):
+            for call in walk_flat(node):
+                if isinstance(call, pb.FuncCall):
+                    name = names(call.funcname)[-1]
+                    if is_aggregate(name) and name not in _ORDERLESS:
+                        raise NotPartitionWise(f"{name}() may depend on the order of rows on each shard")
+
+    # -- expressions ------------------------------------------------------------------------------------------------
+
+    def expression(self, node: Tree, scope: Scope, carriers: Sequence[Carrier]) -> None:
+        """Prove that an expression can be evaluated beside the rows of *carriers*: in their partition alone."""
+        self._check(node, scope, carriers)
+
+    def _check(self, node: Tree, scope: Scope, carriers: Sequence[Carrier], *, sets: bool = False) -> None:
+        for part in _parts(node):
+            reason = None if is_a(part, "column_ref") else not_repeatable(part, self._topology, whole=True, sets=sets)
+            if reason is not None:
+                raise NotPartitionWise(reason)
+            for inner in walk_flat(part):
+                if isinstance(inner, pb.SubLink):
+                    self._sublink(inner, scope, carriers)
+
+    def _sublink(self, link: Tree, scope: Scope, carriers: Sequence[Carrier]) -> None:
+        select = link.subselect.select_stmt
+        try:
+            self._beside(select, carriers)
+        except NotPartitionWise:
+            if not self._is_tied_by_in(link, scope, carriers):
+                raise
+
+    def _beside(self, select: Tree, carriers: Sequence[Carrier]) -> None:
+        """All sharded rows that *select* looks at must lie in the partition of a row of *carriers*."""
+        if select.op != pb.SETOP_NONE:
+            for branch in (select.larg, select.rarg):
+                self._beside(branch, carriers)
+            if not self.reads_sharded(select):
+                self._check_same_everywhere(select)
+            return
+        scope = self._analysis.scope_of(select)
+        found = self.rows(scope, carriers)
+        for node in outputs(select):
+            self.expression(node, scope, [*carriers, *found])
+        if not found:
+            self._check_same_everywhere(select)
+        elif not any(self._same_keys(found[0], carrier) for carrier in carriers):
+            raise NotPartitionWise("a subquery is not tied to the partition of the row that it stands beside")
+
+    def _is_tied_by_in(self, link: Tree, scope: Scope, carriers: Sequence[Carrier]) -> bool:
+        """``key IN (SELECT key ...)``: rows of other partitions have other keys."""
+        if link.sub_link_type != pb.ANY_SUBLINK or names(link.oper_name) not in ((), ("=",)):
+            return False
+        try:
+            rows = self.query(link.subselect.select_stmt)
+        except NotPartitionWise:
+            return False
+        tested = _member(link.testexpr, scope)
+        if rows is None or rows[1] != (0,) or tested is None:
+            return False
+        for carrier in carriers:
+            if carrier.key_types != _key_types(rows[0]) or len(carrier.keys) != 1:
+                continue
+            column = carrier.item.column(carrier.keys[0])
+            collations = {_collation(root) for root in rows[0]}
+            equal = Equalities(carrier.item, self._statement)
+            alike = column is not None and collations == {column.collation}
+            if alike and equal.same(tested, (carrier.item, carrier.keys[0])):
+                return True
+        return False
+
+    def reads_sharded(self, select: Tree) -> bool:
+        """Whether a query reads sharded tables that are not spread, at any depth, by way of CTEs too."""
+        inside = [node for node in walk(select) if isinstance(node, pb.SelectStmt)]
+        for scope in self._analysis.scopes:
+            if any(node is scope.select for node in inside):
+                for item in scope.items:
+                    if item.table is not None and item.table.sharded and item not in self._spread:
+                        return True
+                    is_cte = isinstance(item.node, pb.RangeVar) and item.query is not None
+                    if is_cte and self.reads_sharded(item.query):
+                        return True
+        return False
+
+
+#: Aggregates that are the same for any order of their rows.
+_ORDERLESS = frozenset(
+    ["count", "sum", "min", "max", "avg", "bool_and", "bool_or", "every", "bit_and", "bit_or", "bit_xor"]
+)
+
+
+def _key_types(roots: tuple[Item, ...]) -> tuple[KeyType, ...]:
+    assert roots[0].table is not None
+    return roots[0].table.key_types
+
+
+def _collation(root: Item) -> str | None:
+    column = root.table.column(root.table.key[0]) if root.table is not None else None
+    return None if column is None else column.collation
+
+
+def conditions(select: Tree) -> list[Tree]:
+    """WHERE, and the ON of all joins."""
+    found = [select.where_clause] if select.HasField("where_clause") else []
+    return found + [
+        join.quals
+        for node in select.from_clause
+        for join in walk_flat(node)
+        if isinstance(join, pb.JoinExpr) and join.HasField("quals")
+    ]
+
+
+def outputs(select: Tree) -> list[Tree]:
+    """All that is evaluated over the rows of FROM and WHERE."""
+    found = [node.res_target.val for node in select.target_list]
+    found += [*select.group_clause, *select.sort_clause, *select.window_clause]
+    found += [node for node in select.distinct_clause if node.WhichOneof("node")]
+    found += [values.list for values in select.values_lists]
+    return found + ([select.having_clause] if select.HasField("having_clause") else [])
+
+
+def is_grouped(select: Tree) -> bool:
+    """Whether the query itself has GROUP BY, HAVING or aggregate calls (other than as window functions)."""
+    if select.group_clause or select.HasField("having_clause"):
+        return True
+    parts = [*select.target_list, *select.sort_clause]
+    return any(is_aggregate_call(node) for part in parts for node in walk_flat(part))
+
+
+def is_aggregate_call(node: Tree) -> bool:
+    return isinstance(node, pb.FuncCall) and is_aggregate(names(node.funcname)[-1]) and not node.HasField("over")
+
+
+def windows(select: Tree) -> Iterable[list[Tree]]:
+    """Yield the PARTITION BY of each window function's window."""
+    named = {node.window_def.name: node.window_def for node in select.window_clause}
+    for part in [*select.target_list, *select.sort_clause]:
+        for node in walk_flat(part):
+            if isinstance(node, pb.FuncCall) and node.HasField("over"):
+                yield _partition_by(node.over, named.get)
+
+
+def _partition_by(window: Tree, named: Callable[[str], Tree | None]) -> list[Tree]:
+    base = named(window.refname or window.name)
+    if base is not None and base is not window:
+        return _partition_by(base, named) if not base.partition_clause else list(base.partition_clause)
+    return list(window.partition_clause)
+
+
+def _parts(node: Tree) -> list[Tree]:
+    """A star is no expression."""
+    return [] if is_a(node, "column_ref") and _ends_in_star(node) else [node]
+
+
+def _ends_in_star(node: Tree) -> bool:
+    return bool(is_a(node, "column_ref") and node.column_ref.fields[-1].WhichOneof("node") == "a_star")
+
+
+def _meant(node: Tree, targets: list[Tree], scope: Scope) -> Tree:
+    """What GROUP BY groups by: an output column by place or (where there is no input column) by name."""
+    if is_a(node, "a_const") and node.a_const.WhichOneof("val") == "ival":
+        place = node.a_const.ival.ival
+        return targets[place - 1].res_target.val if 1 <= place <= len(targets) else node
+    if is_a(node, "column_ref") and scope.resolve(node.column_ref) is None and len(node.column_ref.fields) == 1:
+        found = [
+            target.res_target.val for target in targets if target.res_target.name == column_fields(node.column_ref)[0]
+        ]
+        return found[0] if len(found) == 1 else node
+    return node
+
+
+def _member(node: Tree, scope: Scope) -> Member | None:
+    return scope.resolve(node.column_ref) if is_a(node, "column_ref") else None
+
+
+def _same(equal: Equalities, member: Member | None, other: Member) -> bool:
+    return member is not None and equal.same(member, other)
