@@ -39,6 +39,7 @@ from shardpool.executor.merge import Merger
 from shardpool.executor.partition import OPTION, PartitionContext, watch
 from shardpool.executor.queries import Queries
 from shardpool.executor.results import RoutedResult
+from shardpool.executor.sizes import TableSizes
 from shardpool.executor.statements import MAX_RETRIES, Statements
 from shardpool.planner.keyed import compile_keyed, types_of_key
 from shardpool.planner.ladder import compile_query
@@ -99,7 +100,8 @@ class Router:
         self._threads = ThreadPoolExecutor(SCATTER_THREADS, thread_name_prefix="shardpool-scatter")
         self._statements = Statements(self.engines, self._current)
         merger = Merger(self.engines, self._threads, config.query.max_gather_bytes, config.query.merge_node)
-        self._answers = Queries(self.engines, self._current, self._statements, merger)
+        self._sizes = TableSizes(self.engines, self._current, self._threads)
+        self._answers = Queries(self.engines, self._current, self._statements, merger, self._sizes)
         self._query_constructs = construct_engine(self._run_query)
         self._keyed_constructs = construct_engine(self._run_keyed)
         self._borrowed: dict[int, tuple[str, Any]] = {}
@@ -242,7 +244,7 @@ class Router:
     def explain(self, sql: str, params: Parameters | None = None) -> Explanation:
         """Return the plan of a SELECT: `str()` is readable, `to_json()` is for programs."""
         topology = self._current.value
-        plan = self._queries.text(sql, topology).bind(params or _NO_PARAMETERS, topology)
+        plan = self._queries.text(sql, topology).bind(params or _NO_PARAMETERS, topology, self._sizes)
         return Explanation(sql, plan)
 
     # -- bulk and schema --------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from rich.text import Text
 from shardpool.planner.plan import (
     SCHEMA_MARKER,
     ByShard,
+    Computed,
     GatherPlan,
     MergeQuery,
     Plan,
@@ -23,6 +24,8 @@ from shardpool.planner.plan import (
     ReferencePlan,
     Relation,
     SinglePlan,
+    Stage,
+    StagesPlan,
     rung_of,
 )
 
@@ -51,6 +54,8 @@ def _headline(plan: Plan) -> str:
         case PushdownPlan():
             merged = "one server combines them" if isinstance(plan.merge, MergeQuery) else "their rows are the result"
             return f"{rung_of(plan)}: every partition computes its part, {merged}"
+        case StagesPlan():
+            return "stages: temporary tables first, then what reads them"
         case GatherPlan():
             return f"{rung_of(plan)}: the needed rows are collected on one server, the statement runs there"
 
@@ -79,18 +84,32 @@ def _steps(plan: Plan, topology: Topology) -> Iterator[RenderableType]:
             if isinstance(plan.merge, MergeQuery):
                 yield Text("\ncombined by", style="bold")
                 yield _sql(plan.merge.sql)
+        case StagesPlan():
+            for stage in plan.stages:
+                yield from _stage(stage, topology)
+            yield Text("then, over these", style="bold")
+            yield from [_sql(plan.then.sql)] if isinstance(plan.then, MergeQuery) else _steps(plan.then, topology)
         case GatherPlan():
             for relation in plan.relations:
-                yield from _relation(relation, topology)
+                yield from _stage(relation, topology)
             yield Text("then, over these", style="bold")
             yield _sql(plan.sql)
 
 
-def _relation(relation: Relation, topology: Topology) -> Iterator[RenderableType]:
-    columns = ", ".join(column.name for column in relation.columns) or "rows only"
-    yield Text.assemble(("gather ", "bold"), (relation.name, "bold cyan"), f" ({columns})")
-    yield _sql(_in_any(relation.select, topology))
-    yield _shards(relation.by_shard)
+def _stage(stage: Stage, topology: Topology) -> Iterator[RenderableType]:
+    where = ", copied to all shards" if stage.spread else ""
+    match stage:
+        case Relation():
+            columns = ", ".join(column.name for column in stage.columns) or "rows only"
+            yield Text.assemble(("gather ", "bold"), (stage.table, "bold cyan"), f" ({columns}){where}")
+        case _:
+            what = "compute " if isinstance(stage, Computed) else "collect "
+            yield Text.assemble((what, "bold"), (stage.name, "bold cyan"), where)
+    if isinstance(stage, Computed):
+        yield _sql(stage.sql)
+    else:
+        yield _sql(_in_any(stage.select, topology))
+        yield _shards(stage.by_shard)
     yield Text("")
 
 

@@ -8,13 +8,18 @@ from typing import Any
 
 from shardpool.planner.plan import (
     ByShard,
+    Computed,
     Concatenation,
     GatherPlan,
+    PartialRows,
     Plan,
     PushdownPlan,
     Reason,
     ReferencePlan,
+    Relation,
     SinglePlan,
+    Stage,
+    StagesPlan,
     rung_of,
     union_all,
 )
@@ -29,7 +34,7 @@ class Explanation:
 
     @property
     def rung(self) -> str:
-        """single, reference, pushdown or gather; "some: " before it if keys prune the partitions."""
+        """single, reference, pushdown, stages or gather; "some: " before it if keys prune the partitions."""
         return rung_of(self.plan)
 
     @property
@@ -53,14 +58,15 @@ class Explanation:
                 found["shards"] = _shards(partial, by_shard)
                 found["merge"] = "concatenate" if isinstance(merge, Concatenation) else merge.sql
             case GatherPlan(relations, sql):
-                found["gather"] = {
-                    relation.name: {
-                        "columns": [column.name for column in relation.columns],
-                        "shards": _shards(relation.select, relation.by_shard),
-                    }
-                    for relation in relations
-                }
+                found["stages"] = [_stage(relation) for relation in relations]
                 found["merge"] = sql
+            case StagesPlan(stages, then):
+                found["stages"] = [_stage(stage) for stage in stages]
+                if isinstance(then, PushdownPlan):
+                    found["shards"] = _shards(then.partial, then.by_shard)
+                    found["merge"] = "concatenate" if isinstance(then.merge, Concatenation) else then.merge.sql
+                else:
+                    found["merge"] = then.sql
         return found
 
     def __str__(self) -> str:
@@ -71,14 +77,30 @@ class Explanation:
         for reason in self.reasons:
             yield f"  not {reason.rung}: {reason.text}"
         facts = self.to_json()
+        for stage in facts.get("stages", []):
+            columns = f" ({', '.join(stage['columns'])})" if "columns" in stage else ""
+            yield f"{stage['kind']} {stage['table']}{columns}{', copied to all shards' if stage['spread'] else ''}"
+            if "sql" in stage:
+                yield f"  {stage['sql']}"
+            for shard, entry in stage.get("shards", {}).items():
+                yield from _shard_lines(shard, entry, "  ")
         for shard, entry in facts.get("shards", {}).items():
             yield from _shard_lines(shard, entry, "")
-        for name, relation in facts.get("gather", {}).items():
-            yield f"gather {name} ({', '.join(relation['columns'])})"
-            for shard, entry in relation["shards"].items():
-                yield from _shard_lines(shard, entry, "  ")
         if "merge" in facts:
             yield f"merge: {facts['merge']}"
+
+
+def _stage(stage: Stage) -> dict[str, Any]:
+    match stage:
+        case Relation():
+            found: dict[str, Any] = {"kind": "gather", "table": stage.table}
+            found["columns"] = [column.name for column in stage.columns]
+            found["shards"] = _shards(stage.select, stage.by_shard)
+        case PartialRows():
+            found = {"kind": "collect", "table": stage.name, "shards": _shards(stage.select, stage.by_shard)}
+        case Computed():
+            found = {"kind": "compute", "table": stage.name, "sql": stage.sql}
+    return {**found, "name": stage.name, "spread": stage.spread}
 
 
 def _shards(partial: str, by_shard: ByShard) -> dict[str, Any]:

@@ -1,38 +1,40 @@
-"""Running pushdown and gather plans: partial rows travel to the merge node, where PostgreSQL makes the result.
+"""Running plans that read several partitions: stages, partial rows, and the merge query that makes the result.
 
-Everything on the merge node happens in one transaction that is rolled back: no temporary table outlives its query.
+Everything on the merge node happens in one transaction that is rolled back, and where stages are spread, on all shards:
+no temporary table outlives its query.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg2
 
 from shardpool.engines import Engines
-from shardpool.errors import GatherTooLarge, SchemaDrift
-from shardpool.executor.relay import Producer, Relay, RelayStopped
+from shardpool.errors import SchemaDrift
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.scatter import Leases, Scatter, failure, leased
+from shardpool.executor.stages import Job, Parameters
 from shardpool.planner.plan import (
-    PARTIAL_TABLE,
     ByShard,
+    Computed,
     Concatenation,
     GatherPlan,
     MergeQuery,
+    PartialRows,
     PushdownPlan,
-    Relation,
+    Stage,
+    StagesPlan,
     union_all,
 )
-from shardpool.topology.names import quote
+from shardpool.topology.shard_map import Topology
 
-Parameters = Mapping[str, Any]
-#: Tables with fewer rows are not analysed: any plan will do.
-ANALYSE_ROWS = 1000
 #: Object identifiers from here on are given by each server for itself (FirstNormalObjectId).
 FIRST_USER_OID = 16384
+
+ScatterPlan = PushdownPlan | StagesPlan | GatherPlan
 
 
 class Merger:
@@ -44,195 +46,102 @@ class Merger:
         self._max_bytes = max_bytes
         self._merge_node = merge_node
 
-    def pushdown(self, plan: PushdownPlan, parameters: Parameters) -> RoutedResult:
-        match plan.merge:
-            case Concatenation():
-                return self._concatenate(plan, plan.merge, parameters)
-            case MergeQuery():
-                return self._merge(plan, plan.merge, parameters)
+    def run(self, plan: ScatterPlan, parameters: Parameters, topology: Topology) -> RoutedResult:
+        stages, then = _parts(plan)
+        if not stages and isinstance(then, PushdownPlan):
+            with leased(self._engines, list(then.by_shard)) as leases:
+                return _concatenated(then, Scatter(self._threads, leases), parameters)
+        shards = {shard for by_shard in _placed(stages, then) for shard in by_shard}
+        everywhere = topology.shard_map.by_shard()
+        node = self._node(stages, then, everywhere)
+        schema = everywhere[node][0].schema if node in everywhere else ""
+        with leased(self._engines, list(shards | {node})) as leases:
+            in_transaction = leases.shards if any(stage.spread for stage in stages) else [node]
 
-    def _concatenate(self, plan: PushdownPlan, merge: Concatenation, parameters: Parameters) -> RoutedResult:
-        def fetch(shard: str, connection: Any) -> tuple[Any, list[Any]]:
-            with connection.cursor() as cursor:
-                cursor.execute(union_all(plan.partial, plan.by_shard[shard]), parameters)
-                return cursor.description, cursor.fetchall()
+            def work() -> RoutedResult:
+                job = Job(node, schema, leases, self._threads, parameters, self._max_bytes)
+                for stage in stages:
+                    job.make(stage)
+                if isinstance(then, MergeQuery):
+                    return job.fetch(then.sql)
+                return _concatenated(then, Scatter(self._threads, leases), parameters)
 
-        with leased(self._engines, list(plan.by_shard)) as leases:
-            scatter = Scatter(self._threads, leases)
-            try:
-                for shard in plan.by_shard:
-                    scatter.start(shard, fetch)
-                found = scatter.collect()
-            except BaseException:
-                scatter.stop()
-                raise
-        description = _common_description({shard: answer[0] for shard, answer in found.items()})
-        rows = [row for shard in sorted(found) for row in found[shard][1]]
-        first = _count(merge.offset, parameters) or 0
-        limit = _count(merge.limit, parameters)
-        rows = rows[first:] if limit is None else rows[first : first + limit]
-        return RoutedResult(description, rows, len(rows))
+            return _rolled_back(work, node, in_transaction, leases)
 
-    def _merge(self, plan: PushdownPlan, merge: MergeQuery, parameters: Parameters) -> RoutedResult:
-        node = self._node(plan.by_shard)
-
-        def work(job: _Job) -> RoutedResult:
-            local = union_all(plan.partial, plan.by_shard[node])
-            job.execute(f"CREATE TEMPORARY TABLE {PARTIAL_TABLE} ON COMMIT DROP AS {local}")
-            job.load(PARTIAL_TABLE, plan.partial, plan.by_shard)
-            return job.fetch(merge.sql)
-
-        return self._on_node(node, set(plan.by_shard), parameters, work)
-
-    def gather(self, plan: GatherPlan, parameters: Parameters) -> RoutedResult:
-        shards = {shard for relation in plan.relations for shard in relation.by_shard}
-        node = self._merge_node or min(shards)
-
-        def work(job: _Job) -> RoutedResult:
-            for relation in plan.relations:
-                _gather_relation(job, relation)
-            return job.fetch(plan.sql)
-
-        return self._on_node(node, shards | {node}, parameters, work)
-
-    def _node(self, by_shard: ByShard) -> str:
-        """The configured merge node if it has some of the rows: partial columns take their types there."""
-        return self._merge_node if self._merge_node is not None and self._merge_node in by_shard else min(by_shard)
-
-    def _on_node(
-        self, node: str, shards: set[str], parameters: Parameters, work: Callable[[_Job], RoutedResult]
-    ) -> RoutedResult:
-        with leased(self._engines, list(shards)) as leases:
-            connection = leases.connection(node)
-            connection.autocommit = False
-            try:
-                return work(_Job(node, leases, self._threads, parameters, self._max_bytes))
-            except BaseException as error:
-                if not isinstance(error, Exception):
-                    leases.abandon(node)
-                    raise
-                found = failure({node: error}, leases)
-                raise found from (error if found is not error else error.__cause__)
-            finally:
-                _roll_back(connection, node, leases)
+    def _node(self, stages: tuple[Stage, ...], then: PushdownPlan | MergeQuery, everywhere: ByShard) -> str:
+        """The merge node. Partial columns take their types there: it must have partitions, best of those asked."""
+        partial = any(isinstance(stage, PartialRows) for stage in stages)
+        if self._merge_node is not None and (self._merge_node in everywhere or not partial):
+            return self._merge_node
+        asked = [set(by_shard) for by_shard in _placed(stages, then) if by_shard]
+        return min(set.intersection(*asked) or asked[0]) if asked else min(everywhere)
 
 
-def _gather_relation(job: _Job, relation: Relation) -> None:
-    columns = _text(
-        ", ".join(
-            f"{quote(column.name)} {column.type}" + (f" COLLATE {column.collation}" if column.collation else "")
-            for column in relation.columns
-        )
-    )
-    name = f"pg_temp.{quote(relation.name)}"
-    table = _text(name)
-    job.execute(f"CREATE TEMPORARY TABLE {_text(quote(relation.name))} ({columns}) ON COMMIT DROP")
-    rows = 0
-    if job.node in relation.by_shard:
-        rows += job.execute(f"INSERT INTO {table} {union_all(relation.select, relation.by_shard[job.node])}")
-        job.count_local(name)
-    rows += job.load(name, relation.select, relation.by_shard)
-    if relation.primary_key:
-        key = _text(", ".join(map(quote, relation.primary_key)))
-        job.execute(f"ALTER TABLE {table} ADD PRIMARY KEY ({key})")
-    if rows >= ANALYSE_ROWS:
-        job.execute(f"ANALYZE {table}")
+def _parts(plan: ScatterPlan) -> tuple[tuple[Stage, ...], PushdownPlan | MergeQuery]:
+    """Return the temporary tables that a plan needs, and what comes after them: a query, or a plain concatenation."""
+    if isinstance(plan, GatherPlan):
+        return plan.relations, MergeQuery(plan.sql)
+    stages, then = (plan.stages, plan.then) if isinstance(plan, StagesPlan) else ((), plan)
+    if isinstance(then, PushdownPlan) and isinstance(then.merge, MergeQuery):
+        return (*stages, PartialRows(then.table, 0, then.partial, then.by_shard)), then.merge
+    return stages, then
 
 
-def _text(sql: str) -> str:
-    """Return *sql* for a statement with parameters, where psycopg2 wants percent signs doubled."""
-    return sql.replace("%", "%%")
+def _placed(stages: Iterable[Stage], then: PushdownPlan | MergeQuery) -> list[ByShard]:
+    found = [stage.by_shard for stage in stages if not isinstance(stage, Computed)]
+    return found if isinstance(then, MergeQuery) else [*found, then.by_shard]
 
 
-class _Job:
-    """One query's work on its merge node."""
+def _concatenated(plan: PushdownPlan, scatter: Scatter, parameters: Parameters) -> RoutedResult:
+    assert isinstance(plan.merge, Concatenation)
 
-    def __init__(
-        self, node: str, leases: Leases, threads: ThreadPoolExecutor, parameters: Parameters, max_bytes: int
-    ) -> None:
-        self.node = node
-        self._leases = leases
-        self._threads = threads
-        self._parameters = parameters
-        self._max_bytes = max_bytes
-        self._bytes = 0
+    def fetch(shard: str, connection: Any) -> tuple[Any, list[Any]]:
+        with connection.cursor() as cursor:
+            cursor.execute(union_all(plan.partial, plan.by_shard[shard]), parameters)
+            return cursor.description, cursor.fetchall()
 
-    def execute(self, sql: str) -> int:
-        """Run a statement on the merge node; return the number of rows."""
-        with self._leases.connection(self.node).cursor() as cursor:
-            cursor.execute(sql, self._parameters)
-            return int(cursor.rowcount)
+    try:
+        for shard in plan.by_shard:
+            scatter.start(shard, fetch)
+        found = scatter.collect()
+    except BaseException:
+        scatter.stop()
+        raise
+    description = _common_description({shard: answer[0] for shard, answer in found.items()})
+    rows = [row for shard in sorted(found) for row in found[shard][1]]
+    first = _count(plan.merge.offset, parameters) or 0
+    limit = _count(plan.merge.limit, parameters)
+    rows = rows[first:] if limit is None else rows[first : first + limit]
+    return RoutedResult(description, rows, len(rows))
 
-    def fetch(self, sql: str) -> RoutedResult:
-        with self._leases.connection(self.node).cursor() as cursor:
-            cursor.execute(sql, self._parameters)
-            rows = cursor.fetchall()
-            return RoutedResult(cursor.description, rows, len(rows))
 
-    def count_local(self, table: str) -> None:
-        with self._leases.connection(self.node).cursor() as cursor:
-            cursor.execute("SELECT pg_table_size(%s)", (table,))
-            self._count(cursor.fetchone()[0])
-
-    def load(self, table: str, select: str, by_shard: ByShard) -> int:
-        """Copy the rows of *select* from the other shards' partitions into a table; return their number."""
-        remote = [shard for shard in by_shard if shard != self.node]
-        if not remote:
-            return 0
-        relay = Relay(len(remote), self._count)
-
-        def produce(shard: str, connection: Any) -> None:
-            producer = Producer(relay)
-            with connection.cursor() as cursor:
-                query = cursor.mogrify(union_all(select, by_shard[shard]), self._parameters).decode()
-                cursor.copy_expert(f"COPY ({query}) TO STDOUT (FORMAT binary)", producer)
-            producer.close()
-
-        def produce_or_stop(shard: str, connection: Any) -> None:
-            try:
-                produce(shard, connection)
-            except BaseException:
-                relay.stop()
-                raise
-
-        scatter = Scatter(self._threads, self._leases)
-        try:
-            for shard in remote:
-                scatter.start(shard, produce_or_stop)
-            with self._leases.connection(self.node).cursor() as cursor:
-                cursor.copy_expert(f"COPY {table} FROM STDIN (FORMAT binary)", relay)
-                rows = int(cursor.rowcount)
-            scatter.collect()
-            return rows
-        except BaseException as error:
-            relay.stop()
-            scatter.stop()
-            # A connection that left COPY half way is not used again.
-            for shard in scatter.errors():
-                self._leases.abandon(shard)
-            if self._too_large():
-                raise GatherTooLarge(self._bytes, self._max_bytes) from error
-            causes = {shard: e for shard, e in scatter.errors().items() if not isinstance(e, RelayStopped)}
-            if causes:
-                raise failure(causes, self._leases) from next(iter(causes.values()))
+def _rolled_back(
+    work: Callable[[], RoutedResult], node: str, in_transaction: Iterable[str], leases: Leases
+) -> RoutedResult:
+    """Do *work* in transactions that are rolled back; turn its error into that of a scatter."""
+    for shard in in_transaction:
+        leases.connection(shard).autocommit = False
+    try:
+        return work()
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            for shard in in_transaction:
+                leases.abandon(shard)
             raise
-
-    def _count(self, size: int) -> None:
-        self._bytes += size
-        if self._too_large():
-            raise GatherTooLarge(self._bytes, self._max_bytes)
-
-    def _too_large(self) -> bool:
-        return self._bytes > self._max_bytes
+        found = failure({node: error}, leases)
+        raise found from (error if found is not error else error.__cause__)
+    finally:
+        for shard in in_transaction:
+            _roll_back(leases.connection(shard), shard, leases)
 
 
-def _roll_back(connection: Any, node: str, leases: Leases) -> None:
-    """End the merge transaction; a connection that cannot is not used again."""
+def _roll_back(connection: Any, shard: str, leases: Leases) -> None:
+    """End a transaction; a connection that cannot is not used again."""
     try:
         connection.rollback()
         connection.autocommit = True
     except psycopg2.Error:
-        leases.abandon(node)
+        leases.abandon(shard)
 
 
 def _common_description(descriptions: Mapping[str, Any]) -> Any:

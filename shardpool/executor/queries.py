@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import psycopg2
@@ -15,38 +15,58 @@ from shardpool.executor.merge import Merger
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.statements import MAX_RETRIES, Statements
 from shardpool.planner.ladder import CompiledQuery
-from shardpool.planner.plan import ByShard, GatherPlan, Plan, PushdownPlan, ReferencePlan, SinglePlan
+from shardpool.planner.plan import (
+    ByShard,
+    GatherPlan,
+    Plan,
+    PushdownPlan,
+    ReferencePlan,
+    SinglePlan,
+    StagesPlan,
+)
 from shardpool.planner.refusals import refuse
+from shardpool.planner.sizes import Sizes
 from shardpool.topology.shard_map import Placement, Topology
 
 #: What CREATE TABLE AS answers for columns that a SELECT may have and a table may not: pseudo-types (invalid table
 #: definition), no derived collation (indeterminate collation), and more than 1,600 of them (too many columns); and a
 #: merge query that knows no primary key to group by (grouping error).
-_NO_PARTIAL_COLUMN = ("42P16", "42P22", "54011", "42803")
+_NO_PUSHDOWN = ("42P16", "42P22", "54011", "42803")
+#: Classes of errors for which stages give way to gathering. What runs first may fail where one PostgreSQL would not
+#: have run it at all (data exceptions, limits), or be no table (syntax and access rules).
+_NO_STAGES = ("21", "22", "42", "54", "0A")
 
 
 class Queries:
     """Answers compiled queries."""
 
-    def __init__(self, engines: Engines, current: CurrentTopology, statements: Statements, merger: Merger) -> None:
+    def __init__(
+        self,
+        engines: Engines,
+        current: CurrentTopology,
+        statements: Statements,
+        merger: Merger,
+        sizes: Callable[[], Sizes],
+    ) -> None:
         self._engines = engines
         self._current = current
         self._statements = statements
         self._merger = merger
+        self._sizes = sizes
 
     def answer(self, compiled: CompiledQuery, parameters: Mapping[str, Any]) -> RoutedResult:
         retries = 0
-        no_pushdown = ""
+        failed: dict[str, str] = {}
         while True:
             topology = self._current.value
-            plan = compiled.bind(parameters, topology, no_pushdown)
+            plan = compiled.bind(parameters, topology, self._sizes, failed)
             try:
-                return self._run(plan, parameters)
+                return self._run(plan, parameters, topology)
             except DBAPIError as error:
-                code = getattr(error.orig, "pgcode", None)
-                if not isinstance(plan, PushdownPlan) or code not in _NO_PARTIAL_COLUMN:
+                rung = _gives_way(plan, str(getattr(error.orig, "pgcode", None)))
+                if rung is None:
                     raise
-                no_pushdown = f"PostgreSQL has no such partial column: {error.orig}".strip()
+                failed[rung] = f"PostgreSQL refused it: {error.orig}".strip()
             except psycopg2.Error as error:
                 retries += 1
                 if retries > MAX_RETRIES or not self._current.moved(topology, _placements(plan, topology)):
@@ -54,16 +74,14 @@ class Queries:
                         raise refuse("SP116", compiled.unknown_function) from error
                     raise translate(error, None, "", compiled.words, writes=False) from error
 
-    def _run(self, plan: Plan, parameters: Mapping[str, Any]) -> RoutedResult:
+    def _run(self, plan: Plan, parameters: Mapping[str, Any], topology: Topology) -> RoutedResult:
         match plan:
             case SinglePlan():
                 return self._statements.on_shard(plan.placement.shard, plan.sql, parameters)
             case ReferencePlan():
                 return self._statements.on_shard(self._any_shard(), plan.sql, parameters)
-            case PushdownPlan():
-                return self._merger.pushdown(plan, parameters)
-            case GatherPlan():
-                return self._merger.gather(plan, parameters)
+            case PushdownPlan() | StagesPlan() | GatherPlan():
+                return self._merger.run(plan, parameters, topology)
 
     def _any_shard(self) -> str:
         """The shard for statements that any can answer: the one with the fewest connections in use."""
@@ -83,6 +101,15 @@ def _placements(plan: Plan, topology: Topology) -> list[Placement]:
             return _of(plan.by_shard, topology)
         case GatherPlan():
             return [placement for relation in plan.relations for placement in _of(relation.by_shard, topology)]
+        case StagesPlan():
+            return list(topology.shard_map.placements)
+
+
+def _gives_way(plan: Plan, code: str) -> str | None:
+    """The rung that gives way to the next one after an error of the statement."""
+    if isinstance(plan, PushdownPlan) and code in _NO_PUSHDOWN:
+        return "pushdown"
+    return "stages" if isinstance(plan, StagesPlan) and code[:2] in _NO_STAGES else None
 
 
 def _of(by_shard: ByShard, topology: Topology) -> list[Placement]:

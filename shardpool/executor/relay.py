@@ -70,10 +70,21 @@ class Relay:
         return b""
 
 
+class FanOut:
+    """Several relays as one: each gets every chunk."""
+
+    def __init__(self, relays: list[Relay]) -> None:
+        self._relays = relays
+
+    def put(self, chunk: bytes | None) -> None:
+        for relay in self._relays:
+            relay.put(chunk)
+
+
 class Producer:
     """One shard's stream: the file of its COPY TO."""
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay | FanOut) -> None:
         self._relay = relay
         self._held: list[bytes] = []
         self._size = 0

@@ -31,6 +31,10 @@ class Leases:
         for shard in sorted(shards):
             self._entries[shard] = self._engines.pool(shard).lease()
 
+    @property
+    def shards(self) -> list[str]:
+        return list(self._entries)
+
     def connection(self, shard: str) -> Any:
         return self._entries[shard].dbapi_connection
 

@@ -6,18 +6,30 @@ the rung and the partitions for the parameters of one call and the shard map of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from shardpool.planner.ast import is_a, kind
 from shardpool.planner.gather import Source, plan_sources
 from shardpool.planner.pins import Pin, find_pins, partitions_of
-from shardpool.planner.plan import GatherPlan, Plan, PushdownPlan, Reason, ReferencePlan, Relation, SinglePlan
+from shardpool.planner.plan import (
+    GatherPlan,
+    Plan,
+    PushdownPlan,
+    Reason,
+    ReferencePlan,
+    SinglePlan,
+    StagesPlan,
+)
 from shardpool.planner.pushdown import Pushdown, plan_pushdown
 from shardpool.planner.refusals import refuse
 from shardpool.planner.safety import check_query, check_session, moving_parameters
 from shardpool.planner.scopes import Analysis, analyse
+from shardpool.planner.sizes import UNKNOWN_SIZE, Sizes
+from shardpool.planner.stages import Stages, plan_stages, relation_of
 from shardpool.planner.statement import Statement
 from shardpool.planner.words import Template, in_partition, over_gathered
 from shardpool.topology.shard_map import Topology
@@ -69,11 +81,19 @@ class CompiledQuery:
     pushdown: Pushdown | str
     sources: tuple[Source, ...]
     unknown_function: str | None
+    #: Stages by what the sizes of tables were like.
+    _stages: dict[tuple[int, ...], Stages | str] = field(default_factory=dict, compare=False)
 
-    def bind(self, parameters: Mapping[str, Any], topology: Topology, no_pushdown: str = "") -> Plan:
+    def bind(
+        self,
+        parameters: Mapping[str, Any],
+        topology: Topology,
+        sizes: Callable[[], Sizes] = dict,
+        failed: Mapping[str, str] = MappingProxyType({}),
+    ) -> Plan:
         """Choose a rung. Raise `UnsupportedStatement` for row locks over several partitions.
 
-        *no_pushdown* is the reason why the rung pushdown was tried and is not to be taken.
+        *failed* are the rungs that were tried and are not to be taken, with the reasons. *sizes* is called if needed.
         """
         if not self.sources:
             return ReferencePlan(self.words)
@@ -87,17 +107,45 @@ class CompiledQuery:
         if self.analysis.locking:
             raise refuse("SP104", self.analysis.locking)
         reasons = [single, Reason("reference", "the statement reads sharded tables")]
-        if no_pushdown or isinstance(self.pushdown, str):
-            reasons.append(Reason("pushdown", no_pushdown or str(self.pushdown)))
-        elif not all(_plain_limit(parameters.get(name)) for name in self.pushdown.limits):
-            reasons.append(Reason("pushdown", "LIMIT or OFFSET is not a plain number"))
-        elif moving_parameters(parameters):
-            reasons.append(Reason("pushdown", "a parameter may mean the current time"))
-        else:
-            found = _union(pinned[self.analysis.occurrences.index(root)] for root in self.pushdown.roots)
-            by_shard, pruned = topology.shard_map.by_shard(found), found is not None
-            return PushdownPlan(self.pushdown.partial, by_shard, self.pushdown.merge, pruned, tuple(reasons))
+        found = self._pushdown(pinned, parameters, topology, failed.get("pushdown", ""))
+        if isinstance(found, PushdownPlan):
+            return replace(found, reasons=tuple(reasons))
+        reasons.append(Reason("pushdown", found))
+        stages = failed.get("stages") or self._stages_for(parameters, topology, sizes)
+        if isinstance(stages, Stages):
+            before, then = stages.bind(parameters, topology)
+            return StagesPlan(before, then, tuple(reasons))
+        reasons.append(Reason("stages", stages))
         return self._gather(pinned, parameters, topology, tuple(reasons))
+
+    def _pushdown(
+        self, pinned: list[frozenset[int] | None], parameters: Mapping[str, Any], topology: Topology, failed: str
+    ) -> PushdownPlan | str:
+        if failed or isinstance(self.pushdown, str):
+            return failed or str(self.pushdown)
+        if not all(_plain_limit(parameters.get(name)) for name in self.pushdown.limits):
+            return "LIMIT or OFFSET is not a plain number"
+        if moving_parameters(parameters):
+            return "a parameter may mean the current time"
+        found = _union(pinned[self.analysis.occurrences.index(root)] for root in self.pushdown.roots)
+        by_shard = topology.shard_map.by_shard(found)
+        return PushdownPlan(self.pushdown.partial, by_shard, self.pushdown.merge, found is not None)
+
+    def _stages_for(
+        self, parameters: Mapping[str, Any], topology: Topology, sizes: Callable[[], Sizes]
+    ) -> Stages | str:
+        if self.unknown_function is not None:
+            return f"function {self.unknown_function}() may read anything"
+        if moving_parameters(parameters):
+            return "a parameter may mean the current time"
+        known = sizes()
+        likeness = tuple(int(math.log2(known.get(s.table.name, UNKNOWN_SIZE).bytes + 1)) // 2 for s in self.sources)
+        if likeness not in self._stages:
+            self._stages[likeness] = plan_stages(self.statement, topology, known)
+        found = self._stages[likeness]
+        limits = found.then.limits if isinstance(found, Stages) and isinstance(found.then, Pushdown) else ()
+        plain = all(_plain_limit(parameters.get(name)) for name in limits)
+        return found if plain else "LIMIT or OFFSET is not a plain number"
 
     def _single(self, pinned: list[frozenset[int] | None], topology: Topology) -> SinglePlan | Reason:
         if self.unknown_function is not None:
@@ -121,7 +169,6 @@ class CompiledQuery:
         reasons: tuple[Reason, ...],
     ) -> GatherPlan:
         filters = not moving_parameters(parameters)
-        # Selecting columns that depend on a grouped primary key needs that key.
         grouped = any(scope.select.group_clause for scope in self.analysis.scopes)
         relations = []
         pruned = False
@@ -129,17 +176,10 @@ class CompiledQuery:
             # What an unknown function reads is not restricted by the statement's own conditions.
             partitions = None if self.unknown_function else _union(pinned[index] for index in source.occurrences)
             pruned = pruned or partitions is not None
-            names = {column.name for column in source.columns}
-            key = source.table.primary_key
-            relations.append(
-                Relation(
-                    source.table.name,
-                    source.columns,
-                    key if grouped and names.issuperset(key) else (),
-                    source.filtered if filters else source.unfiltered,
-                    topology.shard_map.by_shard(partitions),
-                )
-            )
+            relation = relation_of(source, source.table.name, grouped)
+            select = source.filtered if filters else source.unfiltered
+            by_shard = topology.shard_map.by_shard(partitions)
+            relations.append(replace(relation, select=select, by_shard=by_shard))
         return GatherPlan(tuple(relations), self.words, pruned, reasons)
 
 

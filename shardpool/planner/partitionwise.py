@@ -250,9 +250,9 @@ class PartitionWise:
                 raise NotPartitionWise(reason)
             for inner in walk_flat(part):
                 if isinstance(inner, pb.SubLink):
-                    self._sublink(inner, scope, carriers)
+                    self.sublink(inner, scope, carriers)
 
-    def _sublink(self, link: Tree, scope: Scope, carriers: Sequence[Carrier]) -> None:
+    def sublink(self, link: Tree, scope: Scope, carriers: Sequence[Carrier]) -> None:
         select = link.subselect.select_stmt
         try:
             self._beside(select, carriers)

@@ -52,31 +52,66 @@ class Concatenation:
 
 @dataclass(frozen=True)
 class MergeQuery:
-    """`sql` reads `PARTIAL_TABLE`, whose columns are those of the partial query."""
+    """A query on the merge node, over the temporary tables that were made before."""
 
     sql: str
 
 
 @dataclass(frozen=True)
 class PushdownPlan:
-    """A partial query per partition, with `SCHEMA_MARKER` for the schema; one UNION ALL statement per shard."""
+    """A partial query per partition, with `SCHEMA_MARKER` for the schema; one UNION ALL statement per shard.
+
+    A merge query reads the partial rows as the temporary table `table`.
+    """
 
     partial: str
     by_shard: ByShard
     merge: Concatenation | MergeQuery
     pruned: bool
     reasons: tuple[Reason, ...] = ()
+    table: str = PARTIAL_TABLE
 
 
 @dataclass(frozen=True)
 class Relation:
-    """A sharded table whose needed rows are gathered under its own name. `select` has `SCHEMA_MARKER`."""
+    """The needed rows of a sharded table, as the temporary table `name` of the merge node.
+
+    `select` has `SCHEMA_MARKER`. By the lists of columns in `indexes` rows will be looked up. With `spread` all shards
+    get a copy.
+    """
 
     name: str
+    table: str
     columns: tuple[Column, ...]
     primary_key: tuple[str, ...]
+    indexes: tuple[tuple[str, ...], ...]
     select: str
     by_shard: ByShard
+    spread: bool = False
+
+
+@dataclass(frozen=True)
+class PartialRows:
+    """The rows of a partial query as the temporary table `name` of the merge node, with columns c1, c2, ..."""
+
+    name: str
+    columns: int
+    select: str
+    by_shard: ByShard
+    spread: bool = False
+
+
+@dataclass(frozen=True)
+class Computed:
+    """The rows of a query on the merge node as the temporary table `name` there, with columns c1, c2, ..."""
+
+    name: str
+    columns: int
+    sql: str
+    spread: bool = False
+
+
+Stage = Relation | PartialRows | Computed
 
 
 @dataclass(frozen=True)
@@ -89,13 +124,27 @@ class GatherPlan:
     reasons: tuple[Reason, ...] = ()
 
 
-Plan = SinglePlan | ReferencePlan | PushdownPlan | GatherPlan
+@dataclass(frozen=True)
+class StagesPlan:
+    """Temporary tables made one after the other, and what reads them: a pushdown, or a query on the merge node."""
+
+    stages: tuple[Stage, ...]
+    then: PushdownPlan | MergeQuery
+    reasons: tuple[Reason, ...] = ()
+
+
+Plan = SinglePlan | ReferencePlan | PushdownPlan | StagesPlan | GatherPlan
 
 
 def union_all(partial: str, partitions: tuple[Partition, ...]) -> str:
     """Return one statement that runs *partial* in each of a shard's partitions."""
-    selects = [partial.replace(SCHEMA_MARKER, quote(partition.schema)) for partition in partitions]
+    selects = [in_schema(partial, partition.schema) for partition in partitions]
     return selects[0] if len(selects) == 1 else " UNION ALL ".join(f"({select})" for select in selects)
+
+
+def in_schema(partial: str, schema: str) -> str:
+    """Return *partial* as a statement for the partition in a schema."""
+    return partial.replace(SCHEMA_MARKER, quote(schema))
 
 
 def rung_of(plan: Plan) -> str:
@@ -107,5 +156,7 @@ def rung_of(plan: Plan) -> str:
             return "reference"
         case PushdownPlan():
             return "some: pushdown" if plan.pruned else "pushdown"
+        case StagesPlan():
+            return "stages"
         case GatherPlan():
             return "some: gather" if plan.pruned else "gather"

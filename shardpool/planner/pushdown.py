@@ -7,7 +7,7 @@ shipped rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from postgast import pg_query_pb2 as pb
@@ -19,7 +19,7 @@ from shardpool.planner.partitionwise import NotPartitionWise, PartitionWise, is_
 from shardpool.planner.plan import PARTIAL_TABLE, SCHEMA_MARKER, Concatenation, MergeQuery
 from shardpool.planner.rewrite import Places, copied, placed, target
 from shardpool.planner.rows import first_rows, shipped_rows, whole_rows
-from shardpool.planner.scopes import Analysis, Item, references
+from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Item, references
 from shardpool.planner.shape import Level, Refused
 from shardpool.planner.statement import Statement, to_pyformat
 from shardpool.topology.shard_map import Topology
@@ -34,6 +34,8 @@ class Pushdown:
     roots: tuple[Item, ...]
     #: Names of the parameters in LIMIT and OFFSET.
     limits: tuple[str, ...] = ()
+    #: The table in which the merge query finds the partial rows.
+    table: str = PARTIAL_TABLE
 
 
 def plan_pushdown(
@@ -41,7 +43,7 @@ def plan_pushdown(
     analysis: Analysis,
     statement: Statement,
     topology: Topology,
-    spread: dict[Item, str] | None = None,
+    spread: Mapping[Item, str] | None = None,
     partial_table: str = PARTIAL_TABLE,
 ) -> Pushdown | str:
     """Return the partial and the merge query, or the reason why there is no such plan.
@@ -49,11 +51,10 @@ def plan_pushdown(
     The occurrences in *spread* are read from temporary tables of these names, which every shard has.
     """
     spread = spread or {}
-    places = _places(analysis, spread)
     proof = PartitionWise(analysis, statement, topology, frozenset(spread))
 
     def text(tree: Tree) -> str:
-        return to_pyformat(to_sql(placed(tree, places, topology.keyspace)), statement)
+        return placed_text(tree, analysis, statement, topology, spread)
 
     try:
         roots, partial, merge = _queries(select, analysis, proof, partial_table)
@@ -61,19 +62,37 @@ def plan_pushdown(
             combined: Concatenation | MergeQuery = _concatenation(select, statement)
         else:
             combined = MergeQuery(text(merge))
-        return Pushdown(text(partial), combined, roots, tuple(_limit_parameters(select, statement)))
+        return Pushdown(text(partial), combined, roots, tuple(_limit_parameters(select, statement)), partial_table)
     except (Refused, NotPartitionWise, NotPartial) as reason:
         return str(reason)
     except UnfaithfulText:
         return "the generated text could not be proven faithful"
 
 
-def _places(analysis: Analysis, spread: dict[Item, str]) -> Places:
+def why_not(
+    select: Tree, analysis: Analysis, statement: Statement, topology: Topology, spread: frozenset[Item]
+) -> str | None:
+    """Return why a query has no pushdown with *spread*, None if it has one (its text may still be unfaithful)."""
+    try:
+        _queries(select, analysis, PartitionWise(analysis, statement, topology, spread), PARTIAL_TABLE)
+    except (Refused, NotPartitionWise, NotPartial) as reason:
+        return str(reason)
+    return None
+
+
+def placed_text(
+    select: Tree, analysis: Analysis, statement: Statement, topology: Topology, spread: Mapping[Item, str]
+) -> str:
+    """Return a query's text with all its tables where they are read. Raise `UnfaithfulText`."""
+    return to_pyformat(to_sql(placed(select, _places(analysis, spread), topology.keyspace)), statement)
+
+
+def _places(analysis: Analysis, spread: Mapping[Item, str]) -> Places:
     places: dict[int, tuple[str, str]] = {}
     for item in analysis.occurrences:
         assert item.table is not None
         if item in spread:
-            places[item.node.location] = ("pg_temp", spread[item])
+            places[item.node.location] = (STAGE_SCHEMA, spread[item])
         elif item.table.sharded:
             places[item.node.location] = (SCHEMA_MARKER, item.table.name)
     return places

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from postgast import pg_query_pb2 as pb
 
-from shardpool.executor import merge
+from shardpool.executor import stages
 from shardpool.planner import aggregates, gather, groups, pins, pushdown, rows, safety
 from shardpool.planner.ast import Tree, is_a
 from shardpool.planner.partitionwise import PartitionWise
@@ -140,21 +140,18 @@ def the_merge_forgets_where_nulls_go(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pushdown, "whole_rows", whole_rows)
 
 
-@plant(
-    "select c.customer_id, o.id, random() < 2 from customers c left join orders o on o.customer_id = c.customer_id and "
-    "o.id in (select id from items) where o.total is null"
-)
+@plant("select count(*) from orders o left join customers c on c.level = o.small where c.level is null")
 def a_filter_sinks_below_the_null_supplying_side(patch: pytest.MonkeyPatch) -> None:
-    original = gather._filters
+    patch.setattr(gather, "_removes", lambda fact, item: fact.holds_for(item))
 
-    def filters(fact: Any, item: Any, topology: Any) -> bool:
-        outer, item.outer = item.outer, frozenset()
-        try:
-            return original(fact, item, topology)
-        finally:
-            item.outer = outer
 
-    patch.setattr(gather, "_filters", filters)
+@plant(
+    "select count(*) from customers c left join country k on k.code = c.code and k.name = 'nowhere' "
+    "join orders o on o.small = c.level"
+)
+def kept_rows_are_reduced(patch: pytest.MonkeyPatch) -> None:
+    """The rows of the kept side of an outer join are dropped where the other side has none for them."""
+    patch.setattr(gather, "_removes", lambda fact, item: True)
 
 
 @plant("select c.name, o.id from customers c left join orders o on o.customer_id = c.customer_id and c.customer_id = 7")
@@ -277,12 +274,12 @@ def now_is_asked_on_every_shard(patch: pytest.MonkeyPatch) -> None:
 
 @plant("select sum(total) from orders", "select id, total from orders order by id", "select distinct id from orders")
 def a_shard_s_rows_are_lost(patch: pytest.MonkeyPatch) -> None:
-    original = merge._Job.load
+    original = stages.Job._load
 
     def load(self: Any, table: str, select: str, by_shard: Any) -> int:
         return original(self, table, select, dict(list(by_shard.items())[:2]))
 
-    patch.setattr(merge._Job, "load", load)
+    patch.setattr(stages.Job, "_load", load)
 
 
 @plant("select code, sum(total) from orders group by code")

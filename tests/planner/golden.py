@@ -50,9 +50,10 @@ def _described(explanation: Explanation) -> str:
     facts = explanation.to_json()
     lines = [f"rung: {explanation.rung}"]
     lines += [f"not {reason.rung}: {reason.text}" for reason in explanation.reasons if reason.rung != "reference"]
+    for stage in facts.get("stages", []):
+        what = f"{stage['kind']} {stage['table']}{' (spread)' if stage['spread'] else ''}"
+        lines += [f"{what}: {stage['sql']}"] if "sql" in stage else list(_one_shard(f"{what} from ", stage["shards"]))
     lines += list(_one_shard("", facts.get("shards", {})))
-    for name, relation in facts.get("gather", {}).items():
-        lines += list(_one_shard(f"gather {name} from ", relation["shards"]))
     if "merge" in facts:
         lines.append(f"merge: {facts['merge']}")
     return "\n".join(lines)

@@ -22,22 +22,22 @@ select o.id, i.line from orders o left join items i on o.customer_id = i.custome
 select i.line, o.id from items i right join orders o on o.customer_id = i.customer_id and o.id = i.order_id order by 2, 1;
 
 -- Key equality under OR, or of other columns, does not colocate.
--- rung: gather
+-- rung: stages
 select count(*) from orders o join items i on o.customer_id = i.customer_id or o.id = i.order_id;
 
--- rung: gather
+-- rung: stages
 select count(*) from orders o join items i on o.id = i.order_id;
 
--- rung: gather
+-- rung: stages
 select count(*) from orders o join items i on o.customer_id = i.order_id;
 
--- rung: gather
+-- rung: stages
 select count(*) from orders a join orders b on a.id = b.id;
 
 -- rung: pushdown
 select count(*) from orders a join orders b on a.customer_id = b.customer_id and a.id < b.id;
 
--- rung: gather
+-- rung: stages
 select count(*) from orders a, orders b where a.id + 1 = b.id;
 
 select a.id, b.id from orders a join orders b on b.id = a.id + 1 where a.customer_id = 7 order by 1;
@@ -177,7 +177,7 @@ select l.region, l.account, l.entry, b.closed from ledger l join balances b on b
 
 select l.region, l.account, l.entry, b.closed from ledger l left join balances b on b.region = l.region and b.account = l.account order by 1, 2, 3;
 
--- rung: gather
+-- rung: stages
 select l.region, b.account, count(*) from ledger l join balances b on b.region = l.region group by 1, 2 order by 1, 2;
 
 select count(*) from ledger l join balances b using (region, account);

@@ -120,10 +120,10 @@ select p.customer_id, p.login from people p where p.customer_id = 7 order by 2;
 
 select v.customer_id, count(*) from visits v where v.customer_id = 7 group by 1;
 
--- rung: some: gather
+-- rung: stages
 select id from orders where id in (select order_id from items where customer_id = 7) order by id;
 
--- rung: some: gather
+-- rung: stages
 select id from orders o where exists (select from items i where i.customer_id = 7 and i.order_id = o.id) order by id;
 
 select count(*) from orders o where o.customer_id = (select 7);

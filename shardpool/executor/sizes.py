@@ -1,0 +1,69 @@
+"""Sizes of tables, as the shards' own statistics say: asked when a plan needs them, and not again for a while."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg2
+
+from shardpool.engines import Engines
+from shardpool.errors import ShardpoolError
+from shardpool.executor.current import CurrentTopology
+from shardpool.executor.scatter import Scatter, leased
+from shardpool.planner.sizes import Size, Sizes
+
+#: How long sizes are believed, in seconds.
+MAX_AGE = 60.0
+
+# A table that was never analysed has reltuples -1: its pages are counted, and 100 bytes taken for a row.
+_SIZES = """
+SELECT c.relname,
+       sum(CASE WHEN c.reltuples < 0 THEN pg_relation_size(c.oid) / 100 ELSE c.reltuples END)::float8,
+       sum(pg_relation_size(c.oid))::float8
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'r' AND n.nspname = ANY (%s)
+GROUP BY c.relname
+"""
+
+
+class TableSizes:
+    """Rows and bytes of the sharded tables over all partitions. Thread-safe; a callable."""
+
+    def __init__(self, engines: Engines, current: CurrentTopology, threads: ThreadPoolExecutor) -> None:
+        self._engines = engines
+        self._current = current
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._known: Sizes = {}
+        self._asked: float | None = None
+
+    def __call__(self) -> Sizes:
+        with self._lock:
+            if self._asked is None or time.monotonic() - self._asked > MAX_AGE:
+                with contextlib.suppress(ShardpoolError, psycopg2.Error):  # an estimate is not worth a failure
+                    self._known = self._ask()
+                self._asked = time.monotonic()
+            return self._known
+
+    def _ask(self) -> Sizes:
+        by_shard = self._current.value.shard_map.by_shard()
+
+        def ask(shard: str, connection: Any) -> list[tuple[str, float, float]]:
+            with connection.cursor() as cursor:
+                cursor.execute(_SIZES, ([partition.schema for partition in by_shard[shard]],))
+                return list(cursor.fetchall())
+
+        found: dict[str, Size] = {}
+        with leased(self._engines, list(by_shard)) as leases:
+            scatter = Scatter(self._threads, leases)
+            for shard in by_shard:
+                scatter.start(shard, ask)
+            for rows in scatter.collect().values():
+                for name, count, size in rows:
+                    before = found.get(name, Size(0.0, 0.0))
+                    found[name] = Size(before.rows + count, before.bytes + size)
+        return found

@@ -1,0 +1,254 @@
+"""Making the stages of a plan: temporary tables of the merge node, filled from all shards, and copied to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from shardpool.errors import GatherTooLarge
+from shardpool.executor.relay import FanOut, Producer, Relay, RelayStopped
+from shardpool.executor.results import RoutedResult
+from shardpool.executor.scatter import Leases, Scatter, failure
+from shardpool.planner.plan import ByShard, Computed, PartialRows, Relation, Stage, in_schema, union_all
+from shardpool.topology.names import quote
+
+Parameters = Mapping[str, Any]
+#: Tables with fewer rows are not analysed or indexed: any plan will do.
+ANALYSE_ROWS = 1000
+#: Rows that are sampled are 300 times this (PostgreSQL's default is 100): temporary tables live for one query.
+STATISTICS_TARGET = 10
+
+_COLUMNS = """
+SELECT a.attname, format_type(a.atttypid, a.atttypmod),
+       CASE WHEN a.attcollation <> t.typcollation THEN format('%%I.%%I', n.nspname, o.collname) END
+FROM pg_attribute a
+JOIN pg_type t ON t.oid = a.atttypid
+LEFT JOIN pg_collation o ON o.oid = a.attcollation
+LEFT JOIN pg_namespace n ON n.oid = o.collnamespace
+WHERE a.attrelid = %s::regclass AND a.attnum > 0 ORDER BY a.attnum
+"""
+
+
+class Job:
+    """One query's work on its merge node, in a transaction there (and on all shards, if stages are spread)."""
+
+    def __init__(
+        self,
+        node: str,
+        schema: str,
+        leases: Leases,
+        threads: ThreadPoolExecutor,
+        parameters: Parameters,
+        max_bytes: int,
+    ) -> None:
+        """*schema* is that of any partition on the merge node."""
+        self.node = node
+        self._schema = schema
+        self._leases = leases
+        self._threads = threads
+        self._parameters = parameters
+        self._max_bytes = max_bytes
+        self._bytes = 0
+
+    def make(self, stage: Stage) -> int:
+        """Make a stage's table; return its number of rows."""
+        match stage:
+            case Relation():
+                rows = self._relation(stage)
+            case PartialRows():
+                rows = self._partial(stage)
+            case Computed():
+                names = _column_names(stage.columns)
+                rows = self.execute(f"CREATE TEMPORARY TABLE {stage.name}{names} ON COMMIT DROP AS {stage.sql}")
+        if stage.spread:
+            self._spread(stage.name, self._definition(_temporary(stage.name)), _finishing(stage, rows))
+        for statement in _finishing(stage, rows):
+            self.execute(statement)
+        return rows
+
+    def fetch(self, sql: str) -> RoutedResult:
+        """Return the rows of the merge query."""
+        with self._leases.connection(self.node).cursor() as cursor:
+            cursor.execute(sql, self._parameters)
+            rows = cursor.fetchall()
+            return RoutedResult(cursor.description, rows, len(rows))
+
+    def execute(self, sql: str) -> int:
+        """Run a statement on the merge node; return the number of rows."""
+        with self._leases.connection(self.node).cursor() as cursor:
+            cursor.execute(sql, self._parameters)
+            return int(cursor.rowcount)
+
+    # -- filling ----------------------------------------------------------------------------------------------------
+
+    def _relation(self, stage: Relation) -> int:
+        definition = _text(
+            ", ".join(
+                f"{quote(column.name)} {column.type}" + (f" COLLATE {column.collation}" if column.collation else "")
+                for column in stage.columns
+            )
+        )
+        table = _temporary(stage.name)
+        self.execute(f"CREATE TEMPORARY TABLE {_text(quote(stage.name))} ({definition}) ON COMMIT DROP")
+        rows = 0
+        if self.node in stage.by_shard:
+            rows += self.execute(f"INSERT INTO {table} {union_all(stage.select, stage.by_shard[self.node])}")
+            self._count_local(stage.name)
+        return rows + self._load(table, stage.select, stage.by_shard)
+
+    def _partial(self, stage: PartialRows) -> int:
+        """The table takes its columns from the query itself, as the merge node understands it."""
+        own = stage.by_shard.get(self.node)
+        query = union_all(stage.select, own) if own else in_schema(stage.select, self._schema)
+        data = "" if own else " WITH NO DATA"
+        names = _column_names(stage.columns)
+        rows = self.execute(f"CREATE TEMPORARY TABLE {stage.name}{names} ON COMMIT DROP AS {query}{data}")
+        return max(rows, 0) + self._load(_temporary(stage.name), stage.select, stage.by_shard)
+
+    def _load(self, table: str, select: str, by_shard: ByShard) -> int:
+        """Copy the rows of *select* from the other shards' partitions into a table; return their number."""
+        remote = [shard for shard in by_shard if shard != self.node]
+        if not remote:
+            return 0
+        relay = Relay(len(remote), self._count)
+
+        def produce(shard: str, connection: Any) -> None:
+            producer = Producer(relay)
+            with connection.cursor() as cursor:
+                query = cursor.mogrify(union_all(select, by_shard[shard]), self._parameters).decode()
+                cursor.copy_expert(f"COPY ({query}) TO STDOUT (FORMAT binary)", producer)
+            producer.close()
+
+        def consume(connection: Any) -> int:
+            with connection.cursor() as cursor:
+                cursor.copy_expert(f"COPY {_plain(table)} FROM STDIN (FORMAT binary)", relay)
+                return int(cursor.rowcount)
+
+        return self._relayed([relay], dict.fromkeys(remote, produce), consume)
+
+    # -- spreading --------------------------------------------------------------------------------------------------
+
+    def _spread(self, name: str, definition: str, finishing: list[str]) -> None:
+        """Copy a table of the merge node to all other shards."""
+        others = [shard for shard in self._leases.shards if shard != self.node]
+        relays = {shard: Relay(1, self._count) for shard in others}
+        fan_out = FanOut(list(relays.values()))
+
+        def consume(shard: str, connection: Any) -> None:
+            with connection.cursor() as cursor:
+                cursor.execute(f"CREATE TEMPORARY TABLE {_text(quote(name))} ({definition}) ON COMMIT DROP", {})
+                cursor.copy_expert(f"COPY {_plain(_temporary(name))} FROM STDIN (FORMAT binary)", relays[shard])
+                for statement in finishing:
+                    cursor.execute(statement, {})
+
+        def produce(connection: Any) -> int:
+            producer = Producer(fan_out)
+            with connection.cursor() as cursor:
+                cursor.copy_expert(f"COPY {_plain(_temporary(name))} TO STDOUT (FORMAT binary)", producer)
+            producer.close()
+            return 0
+
+        if others:
+            self._relayed(list(relays.values()), dict.fromkeys(others, consume), produce)
+
+    def _relayed(
+        self, relays: list[Relay], others: Mapping[str, Callable[[str, Any], None]], on_node: Callable[[Any], int]
+    ) -> int:
+        """Run the two ends of relays: *others* in threads, *on_node* here. One failure stops all."""
+
+        def stop() -> None:
+            for relay in relays:
+                relay.stop()
+
+        def guarded(work: Callable[[str, Any], None]) -> Callable[[str, Any], None]:
+            def run(shard: str, connection: Any) -> None:
+                try:
+                    work(shard, connection)
+                except BaseException:
+                    stop()
+                    raise
+
+            return run
+
+        scatter = Scatter(self._threads, self._leases)
+        try:
+            for shard, work in others.items():
+                scatter.start(shard, guarded(work))
+            found = on_node(self._leases.connection(self.node))
+            scatter.collect()
+            return found
+        except BaseException as error:
+            stop()
+            scatter.stop()
+            # A connection that left COPY half way is not used again.
+            for shard in scatter.errors():
+                self._leases.abandon(shard)
+            if self._too_large():
+                raise GatherTooLarge(self._bytes, self._max_bytes) from error
+            causes = {shard: e for shard, e in scatter.errors().items() if not isinstance(e, RelayStopped)}
+            if causes:
+                raise failure(causes, self._leases) from next(iter(causes.values()))
+            raise
+
+    # -- sizes ------------------------------------------------------------------------------------------------------
+
+    def _definition(self, table: str) -> str:
+        """The columns of a table on the merge node, for making it on other shards."""
+        with self._leases.connection(self.node).cursor() as cursor:
+            cursor.execute(_COLUMNS, (_plain(table),))
+            return _text(
+                ", ".join(
+                    f"{quote(name)} {sql_type}" + (f" COLLATE {collation}" if collation else "")
+                    for name, sql_type, collation in cursor.fetchall()
+                )
+            )
+
+    def _count_local(self, name: str) -> None:
+        with self._leases.connection(self.node).cursor() as cursor:
+            cursor.execute("SELECT pg_table_size(%s)", (_plain(_temporary(name)),))
+            self._count(cursor.fetchone()[0])
+
+    def _count(self, size: int) -> None:
+        self._bytes += size
+        if self._too_large():
+            raise GatherTooLarge(self._bytes, self._max_bytes)
+
+    def _too_large(self) -> bool:
+        return self._bytes > self._max_bytes
+
+
+def _finishing(stage: Stage, rows: int) -> list[str]:
+    """What makes a filled table fit for use. A primary key is needed by the statement, the rest pays with many rows."""
+    table = _temporary(stage.name)
+    found = []
+    if isinstance(stage, Relation):
+        if stage.primary_key:
+            found.append(f"ALTER TABLE {table} ADD PRIMARY KEY ({_column_list(stage.primary_key)})")
+        if rows >= ANALYSE_ROWS:
+            found += [f"CREATE INDEX ON {table} ({_column_list(columns)})" for columns in stage.indexes]
+    if rows >= ANALYSE_ROWS:
+        found += [f"SET LOCAL default_statistics_target = {STATISTICS_TARGET}", f"ANALYZE {table}"]
+    return found
+
+
+def _column_list(names: tuple[str, ...]) -> str:
+    return _text(", ".join(map(quote, names)))
+
+
+def _column_names(count: int) -> str:
+    return f" ({', '.join(f'c{number}' for number in range(1, count + 1))})" if count else ""
+
+
+def _temporary(name: str) -> str:
+    return _text(f"pg_temp.{quote(name)}")
+
+
+def _text(sql: str) -> str:
+    """Return *sql* for a statement with parameters, where psycopg2 wants percent signs doubled."""
+    return sql.replace("%", "%%")
+
+
+def _plain(sql: str) -> str:
+    """Return *sql* for a statement without parameters."""
+    return sql.replace("%%", "%")

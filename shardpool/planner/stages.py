@@ -1,0 +1,264 @@
+"""The rung *stages*: temporary tables first, then a query over them.
+
+Of a query whose tables do not lie together, some are *spread*: their needed rows are gathered and copied to all shards,
+where they count as reference tables for the rest, which stays where it is. Or all are gathered, each reduced by the
+ones before, and the query runs on the merge node. The estimated bytes that travel decide. Subqueries that stand alone
+are run first, as queries of their own in the same manner.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shardpool.planner.ast import Tree, UnfaithfulText
+from shardpool.planner.gather import Source, Sources, estimate, takes_whole_rows
+from shardpool.planner.partitionwise import PartitionWise
+from shardpool.planner.pins import Pin, find_pins, partitions_of
+from shardpool.planner.plan import Computed, Concatenation, MergeQuery, PartialRows, PushdownPlan, Relation, Stage
+from shardpool.planner.pushdown import Pushdown, placed_text, plan_pushdown, why_not
+from shardpool.planner.scopes import Analysis, Columns, Item, analyse
+from shardpool.planner.sizes import UNKNOWN_SIZE, Sizes
+from shardpool.planner.statement import Statement
+from shardpool.planner.subqueries import Subqueries, output_columns
+from shardpool.topology.shard_map import Topology
+
+#: Bytes that travel to every shard may be more than to one: the shards then share the rest of the work.
+SPREAD_BONUS = 2.0
+#: Differences below this are not worth the choice, in bytes.
+SMALL = 256 * 1024
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """The occurrences that decide in which partitions rows are needed."""
+
+    pins: tuple[Pin | None, ...]
+    analysis: Analysis
+    items: tuple[Item, ...]
+
+    def partitions(self, parameters: Mapping[str, Any], topology: Topology) -> frozenset[int] | None:
+        found: frozenset[int] = frozenset()
+        for item in self.items:
+            index = self.analysis.occurrences.index(item)
+            partitions = partitions_of(self.pins, index, item, parameters, topology)
+            if partitions is None:
+                return None
+            found |= partitions
+        return found
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages and what comes after them, without the partitions: those depend on parameters and placements."""
+
+    stages: tuple[tuple[Stage, Pinned | None], ...]
+    then: Pushdown | MergeQuery
+    pinned: Pinned
+
+    def bind(
+        self, parameters: Mapping[str, Any], topology: Topology
+    ) -> tuple[tuple[Stage, ...], PushdownPlan | MergeQuery]:
+        found: list[Stage] = []
+        for stage, pinned in self.stages:
+            if pinned is not None and not isinstance(stage, Computed):
+                by_shard = topology.shard_map.by_shard(pinned.partitions(parameters, topology))
+                stage = replace(stage, by_shard=by_shard)
+            found.append(stage)
+        if isinstance(self.then, MergeQuery):
+            return tuple(found), self.then
+        partitions = self.pinned.partitions(parameters, topology)
+        by_shard = topology.shard_map.by_shard(partitions)
+        then = PushdownPlan(self.then.partial, by_shard, self.then.merge, partitions is not None, table=self.then.table)
+        return tuple(found), then
+
+
+def plan_stages(statement: Statement, topology: Topology, sizes: Sizes) -> Stages | str:
+    """Return the stages of a statement, or the reason why there are none."""
+    planner = _Planner(statement, topology, sizes)
+    select = statement.node.select_stmt
+    if takes_whole_rows(select, analyse(select, topology)):
+        return "a whole row may be meant, and has its table's type"
+    try:
+        found = planner.query(select)
+    except UnfaithfulText:
+        return "the generated text could not be proven faithful"
+    if found is None:
+        return "no plan was found for what could be computed first"
+    stages = tuple(planner.finished(found.text))
+    gathers = isinstance(found.then, MergeQuery) and all(isinstance(stage, Relation) for stage, _ in stages)
+    if gathers and not any(stage.spread for stage, _ in stages):
+        return "no part of the statement can be computed before the rest"
+    return Stages(stages, found.then, found.pinned)
+
+
+@dataclass(frozen=True)
+class _Query:
+    """How a query is answered once the stages before it are there."""
+
+    then: Pushdown | MergeQuery
+    pinned: Pinned
+
+    @property
+    def text(self) -> str:
+        """What is run on the shards after the stages."""
+        return "" if isinstance(self.then, MergeQuery) else self.then.partial
+
+
+class _Planner:
+    def __init__(self, statement: Statement, topology: Topology, sizes: Sizes) -> None:
+        self._statement = statement
+        self._topology = topology
+        self._sizes = sizes
+        self._names = 0
+        self.stages: list[tuple[Stage, Pinned | None]] = []
+        self._columns: dict[str, Columns] = {}
+
+    def finished(self, last: str) -> list[tuple[Stage, Pinned | None]]:
+        """The stages; those that a later text for the shards names are spread."""
+        texts = [last]
+        found = []
+        for stage, pinned in reversed(self.stages):
+            spread = any(re.search(rf"\b{stage.name}\b", text) for text in texts)
+            found.append((replace(stage, spread=spread), pinned))
+            if not isinstance(stage, Computed):
+                texts.append(stage.select)
+        return found[::-1]
+
+    def query(self, select: Tree) -> _Query | None:
+        """Plan a query; its stages are added. None if there is no plan: then none are."""
+        for everything in (False, True):
+            mark = len(self.stages)
+            analysis = analyse(select, self._topology, self._columns)
+            proof = PartitionWise(analysis, self._statement, self._topology)
+            subqueries = Subqueries(select, analysis, proof, self._topology, self._columns, self._run_first)
+            found = self._after_subqueries(subqueries.staged(everything=everything))
+            if found is not None:
+                return found
+            del self.stages[mark:]
+        return None
+
+    def _run_first(self, select: Tree) -> str | None:
+        """Add the stages of a subquery; return the name of the last one's table, which has its rows."""
+        columns = output_columns(select, self._topology, self._columns)
+        assert columns is not None
+        mark = len(self.stages)
+        found = self.query(select)
+        if found is None:
+            return None
+        if isinstance(found.then, Pushdown) and found.then.limits:
+            del self.stages[mark:]
+            return None
+        name = self._name("stage")
+        width = len(columns)
+        if isinstance(found.then, MergeQuery):
+            self.stages.append((Computed(name, width, found.then.sql), None))
+        elif found.then.merge == Concatenation():
+            self.stages.append((PartialRows(name, width, found.then.partial, {}), found.pinned))
+        else:
+            self.stages.append((PartialRows(found.then.table, 0, found.then.partial, {}), found.pinned))
+            self.stages.append((Computed(name, width, _merge_sql(found.then)), None))
+        self._columns[name] = tuple(f"c{number}" for number in range(1, width + 1))
+        return name
+
+    def _name(self, kind: str) -> str:
+        self._names += 1
+        return f"shardpool_{kind}_{self._names}"
+
+    # -- one query, its subqueries done -----------------------------------------------------------------------------
+
+    def _after_subqueries(self, select: Tree) -> _Query | None:
+        analysis = analyse(select, self._topology, self._columns)
+        sharded = [item for item in analysis.occurrences if item.table is not None and item.table.sharded]
+        in_place = self._in_place(select, analysis, sharded)
+        spread = [item for item in sharded if item not in in_place]
+        choices = []
+        if in_place:
+            sources = self._sources(select, analysis, spread)
+            cost = sum(estimate(source, self._sizes)[1] for source, _ in sources) * len(self._topology.shard_map.shards)
+            choices.append((cost / SPREAD_BONUS - SMALL, sources, in_place))
+        if spread or not in_place:
+            sources = self._sources(select, analysis, sharded)
+            choices.append((sum(estimate(source, self._sizes)[1] for source, _ in sources), sources, []))
+        for _, sources, stay in sorted(choices, key=lambda choice: choice[0]):
+            found = self._query_over(select, analysis, sources, stay)
+            if found is not None:
+                return found
+        return None
+
+    def _in_place(self, select: Tree, analysis: Analysis, sharded: list[Item]) -> list[Item]:
+        """The occurrences that stay where they are: the largest one that can, and all that lie with it."""
+        ordered = sorted(sharded, key=self._bytes, reverse=True)
+        for first in ordered:
+            found = [first]
+            if self._why_not(select, analysis, sharded, found) is not None:
+                continue
+            for item in ordered:
+                if item is not first and self._why_not(select, analysis, sharded, [*found, item]) is None:
+                    found.append(item)
+            return found
+        return []
+
+    def _why_not(self, select: Tree, analysis: Analysis, sharded: list[Item], in_place: list[Item]) -> str | None:
+        spread = frozenset(item for item in sharded if item not in in_place)
+        return why_not(select, analysis, self._statement, self._topology, spread)
+
+    def _bytes(self, item: Item) -> float:
+        assert item.table is not None
+        return self._sizes.get(item.table.name, UNKNOWN_SIZE).bytes
+
+    def _sources(self, select: Tree, analysis: Analysis, items: list[Item]) -> list[tuple[Source, str]]:
+        """What to gather for *items*, with the names of the tables: the smallest first, to reduce the others."""
+        sources = Sources(select, analysis, self._statement, self._topology)
+        left = {item.table.name for item in items if item.table is not None}
+        found = []
+        while left:
+            candidates = [sources.source(name, items) for name in sorted(left)]
+            least = min(candidates, key=lambda source: estimate(source, self._sizes)[1])
+            left.remove(least.table.name)
+            name = self._name("rows")
+            sources.mark_spread(least, name)
+            found.append((least, name))
+        return found
+
+    def _query_over(
+        self, select: Tree, analysis: Analysis, sources: list[tuple[Source, str]], in_place: list[Item]
+    ) -> _Query | None:
+        pins = find_pins(analysis, self._statement)
+        spread: dict[Item, str] = {}
+        added: list[tuple[Stage, Pinned | None]] = []
+        grouped = any(scope.select.group_clause for scope in analysis.scopes)
+        for source, name in sources:
+            items = tuple(analysis.occurrences[place] for place in source.occurrences)
+            spread.update(dict.fromkeys(items, name))
+            added.append((relation_of(source, name, grouped), Pinned(pins, analysis, items)))
+        then: Pushdown | MergeQuery
+        if in_place:
+            table = self._name("partial")
+            found = plan_pushdown(select, analysis, self._statement, self._topology, spread, table)
+            if isinstance(found, str):
+                return None
+            then, roots = found, found.roots
+        else:
+            then, roots = MergeQuery(placed_text(select, analysis, self._statement, self._topology, spread)), ()
+        self.stages += added
+        return _Query(then, Pinned(pins, analysis, roots))
+
+
+def _merge_sql(pushdown: Pushdown) -> str:
+    if isinstance(pushdown.merge, MergeQuery):
+        return pushdown.merge.sql
+    limit = "ALL" if pushdown.merge.limit is None else pushdown.merge.limit
+    return f"SELECT * FROM {pushdown.table} LIMIT {limit} OFFSET {pushdown.merge.offset or 0}"
+
+
+def relation_of(source: Source, name: str, grouped: bool) -> Relation:
+    """Return the relation of a source, without partitions.
+
+    Selecting columns that depend on a grouped primary key needs that key.
+    """
+    key = source.table.primary_key
+    whole = grouped and {column.name for column in source.columns}.issuperset(key)
+    return Relation(name, source.table.name, source.columns, key if whole else (), source.indexes, source.filtered, {})

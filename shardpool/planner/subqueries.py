@@ -1,0 +1,209 @@
+"""Subqueries that can be run first: which there are in a query, and the query with their results in their place.
+
+A subquery that looks at nothing outside of itself has one result. It is run as a query of its own, its rows become a
+temporary table, and the query around it reads that. Which of them: those that read sharded tables and could not be
+evaluated partition by partition where they stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from postgast import pg_query_pb2 as pb
+
+from shardpool.planner.ast import Tree, column_fields, is_a, names, walk
+from shardpool.planner.functions import is_of_groups
+from shardpool.planner.partitionwise import Carrier, NotPartitionWise, PartitionWise
+from shardpool.planner.rewrite import copied, rewritten, target
+from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Columns, Scope, analyse, references
+from shardpool.topology.shard_map import Topology
+
+#: Runs a subquery as a stage; returns the name of its table, None if that has no plan.
+RunFirst = Callable[[Tree], str | None]
+
+
+class Subqueries:
+    """The subqueries of one query."""
+
+    def __init__(
+        self,
+        select: Tree,
+        analysis: Analysis,
+        proof: PartitionWise,
+        topology: Topology,
+        stages: Mapping[str, Columns],
+        run_first: RunFirst,
+    ) -> None:
+        self._select = select
+        self._analysis = analysis
+        self._proof = proof
+        self._topology = topology
+        self._stages = stages
+        self._run_first = run_first
+
+    def staged(self, *, everything: bool) -> Tree:
+        """Return the query with subqueries replaced by their results; with *everything* all that can be."""
+        self._everything = everything
+        if self._select.op != pb.SETOP_NONE:
+            return self._set_operation(self._select)
+        return rewritten(self._select, self._replace)
+
+    def _replace(self, node: Tree) -> Tree | None:
+        """Only nodes that hold a subquery are answered for: whether it may go first depends on where it stands."""
+        if is_a(node, "sub_link"):
+            return self._sub_link(node)
+        if is_a(node, "range_subselect"):
+            inner = node.range_subselect
+            return None if inner.lateral else self._with_query(node, inner.subquery, self._is_rows)
+        if is_a(node, "common_table_expr"):
+            return self._with_query(node, node.common_table_expr.ctequery, self._is_rows)
+        return None
+
+    def _sub_link(self, node: Tree) -> Tree | None:
+        link = node.sub_link
+        if not self._goes_first(link.subselect, self._is_tied(link)):
+            return None
+        select = link.subselect.select_stmt
+        if link.sub_link_type == pb.EXISTS_SUBLINK and select.op == pb.SETOP_NONE and not _has_limit(select):
+            select = copied(select)
+            select.limit_count.CopyFrom(pb.Node(a_const=pb.A_Const(ival=pb.Integer(ival=1))))
+            select.limit_option = pb.LIMIT_OPTION_COUNT
+        return self._put(node, link.subselect, select)
+
+    def _with_query(self, node: Tree, query: Tree, is_fine: Callable[[Tree], bool]) -> Tree | None:
+        if not is_a(query, "select_stmt") or not self._goes_first(query, is_fine(query.select_stmt)):
+            return None
+        return self._put(node, query, query.select_stmt)
+
+    def _goes_first(self, query: Tree, is_fine: bool) -> bool:
+        select = query.select_stmt
+        if not self._proof.reads_sharded(select) or (is_fine and not self._everything):
+            return False
+        return self._stands_alone(select)
+
+    def _put(self, node: Tree, query: Tree, select: Tree) -> Tree | None:
+        """Return *node* with the result of *select* in place of *query*, None if that cannot be run first."""
+        columns = output_columns(select, self._topology, self._stages)
+        if columns is None:
+            return None
+        table = self._run_first(select)
+        if table is None:
+            return None
+        result = pb.Node(select_stmt=result_of(table, columns))
+        return rewritten(node, lambda inner: result if inner is not node and _holds(inner, query) else None)
+
+    def _set_operation(self, select: Tree) -> Tree:
+        """The branches of a set operation that compares rows are run first."""
+        copy = copied(select)
+        for name in ("larg", "rarg"):
+            branch = getattr(select, name)
+            replaced = self._branch(branch)
+            if replaced is not None:
+                getattr(copy, name).CopyFrom(replaced)
+        if select.HasField("with_clause"):
+            copy.with_clause.CopyFrom(rewritten(select.with_clause, self._replace))
+        return copy
+
+    def _branch(self, branch: Tree) -> Tree | None:
+        if branch.op != pb.SETOP_NONE:
+            return self._set_operation(branch)
+        untyped = any(_is_untyped(node.res_target.val) for node in branch.target_list)
+        if untyped or not self._proof.reads_sharded(branch) or not self._stands_alone(branch):
+            return None
+        columns = output_columns(branch, self._topology, self._stages)
+        table = None if columns is None else self._run_first(branch)
+        return None if table is None or columns is None else result_of(table, columns)
+
+    # -- where they stand -------------------------------------------------------------------------------------------
+
+    def _stands_alone(self, select: Tree) -> bool:
+        """Whether it looks at nothing outside of itself: neither columns nor CTEs."""
+        inside = [scope for scope in self._analysis.scopes if any(node is scope.select for node in walk(select))]
+        for reference, scope in references(select, None, self._analysis):
+            member = None if scope is None else scope.resolve(reference)
+            if column_fields(reference)[-1] != "*" and (member is None or member[0].scope not in inside):
+                return False
+        own = [node for node in walk(select) if isinstance(node, pb.CommonTableExpr)]
+        return not any(
+            isinstance(item.node, pb.RangeVar)
+            and item.table is None
+            and item.node.schemaname != STAGE_SCHEMA
+            and not any(item.node.relname == cte.ctename for cte in own)
+            for scope in inside
+            for item in scope.items
+        )
+
+    def _is_tied(self, link: Tree) -> bool:
+        for scope in self._analysis.scopes:
+            if any(node is link for node in _links(scope)):
+                try:
+                    self._proof.sublink(link, scope, list(_carriers(scope)))
+                except NotPartitionWise:
+                    return False
+                return True
+        return False
+
+    def _is_rows(self, select: Tree) -> bool:
+        """Whether it is partition-wise, or could be once tables are spread: it only filters, joins and projects."""
+        try:
+            return self._proof.query(select) is not None
+        except NotPartitionWise:
+            return _only_rows(select)
+
+
+def result_of(table: str, columns: tuple[str, ...]) -> Tree:
+    """``SELECT c1 AS name, ... FROM`` a stage's table."""
+    select = pb.SelectStmt(limit_option=pb.LIMIT_OPTION_DEFAULT, op=pb.SETOP_NONE)
+    for number, name in enumerate(columns, start=1):
+        fields = [pb.Node(string=pb.String(sval=part)) for part in (table, f"c{number}")]
+        select.target_list.append(target(pb.Node(column_ref=pb.ColumnRef(fields=fields)), name))
+    source = pb.RangeVar(schemaname=STAGE_SCHEMA, relname=table, inh=True, relpersistence="p")
+    select.from_clause.append(pb.Node(range_var=source))
+    return select
+
+
+def output_columns(select: Tree, topology: Topology, stages: Mapping[str, Columns]) -> Columns:
+    """The names of a query's output columns, None if they are not certain."""
+    first = select
+    while first.op != pb.SETOP_NONE:
+        first = first.larg
+    return analyse(select, topology, stages).scope_of(first).columns
+
+
+def _holds(node: Tree, query: Tree) -> bool:
+    return is_a(node, "select_stmt") and node.select_stmt is query.select_stmt
+
+
+def _links(scope: Scope) -> Iterator[Tree]:
+    return (node for node in walk(scope.select) if isinstance(node, pb.SubLink))
+
+
+def _carriers(scope: Scope) -> Iterator[Carrier]:
+    """All sharded items that a subquery in *scope* could be tied to."""
+    current: Scope | None = scope
+    while current is not None:
+        for item in current.items:
+            if item.table is not None and item.table.sharded:
+                yield Carrier((item,), item, tuple(item.alias_of(key) or "" for key in item.table.key))
+        current = current.parent
+
+
+def _only_rows(select: Tree) -> bool:
+    if select.op != pb.SETOP_NONE or _has_limit(select) or select.group_clause or select.distinct_clause:
+        return False
+    if select.sort_clause or select.HasField("having_clause") or select.values_lists:
+        return False
+    return not any(isinstance(node, pb.FuncCall) and _ranges(node) for node in walk(select))
+
+
+def _ranges(call: Tree) -> bool:
+    return call.HasField("over") or is_of_groups(names(call.funcname)[-1])
+
+
+def _has_limit(select: Tree) -> bool:
+    return bool(select.HasField("limit_count") or select.HasField("limit_offset"))
+
+
+def _is_untyped(node: Tree) -> bool:
+    """A literal takes its type from the other branches."""
+    return is_a(node, "a_const") or is_a(node, "param_ref")
