@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shardpool.planner.plan import (
+    APPENDED_ROWS,
     SCHEMA_MARKER,
     ByShard,
     Computed,
@@ -78,8 +79,8 @@ def _steps(plan: Plan, topology: Topology) -> Iterator[RenderableType]:
         case ReferencePlan():
             yield _sql(plan.sql)
         case PushdownPlan():
-            yield Text("in every partition", style="bold")
-            yield _sql(_in_any(plan.partial, topology))
+            yield Text("on every shard" if plan.appended else "in every partition", style="bold")
+            yield _sql(_in_any(plan.partial, topology, plan.appended))
             yield _shards(plan.by_shard)
             if isinstance(plan.merge, MergeQuery):
                 yield Text("\ncombined by", style="bold")
@@ -108,7 +109,7 @@ def _stage(stage: Stage, topology: Topology) -> Iterator[RenderableType]:
     if isinstance(stage, Computed):
         yield _sql(stage.sql)
     else:
-        yield _sql(_in_any(stage.select, topology))
+        yield _sql(_in_any(stage.select, topology, "" if isinstance(stage, Relation) else stage.appended))
         yield _shards(stage.by_shard)
     yield Text("")
 
@@ -123,9 +124,9 @@ def _shards(by_shard: ByShard) -> Table:
     return table
 
 
-def _in_any(sql: str, topology: Topology) -> str:
+def _in_any(sql: str, topology: Topology, appended: str = "") -> str:
     """Return a partition's statement with ``shop_p*`` for its schema."""
-    return sql.replace(SCHEMA_MARKER, f"{topology.keyspace}_p*")
+    return sql.replace(APPENDED_ROWS, f"({appended})").replace(SCHEMA_MARKER, f"{topology.keyspace}_p*")
 
 
 def statement(text: str) -> RenderableType:

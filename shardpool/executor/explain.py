@@ -54,19 +54,14 @@ class Explanation:
                 found["shards"] = {placement.shard: {"partitions": [placement.partition.id], "sql": sql}}
             case ReferencePlan(sql):
                 found["shards"] = {"any": {"partitions": [], "sql": sql}}
-            case PushdownPlan(partial, by_shard, merge):
-                found["shards"] = _shards(partial, by_shard)
-                found["merge"] = "concatenate" if isinstance(merge, Concatenation) else merge.sql
+            case PushdownPlan():
+                found.update(_pushdown(self.plan))
             case GatherPlan(relations, sql):
                 found["stages"] = [_stage(relation) for relation in relations]
                 found["merge"] = sql
             case StagesPlan(stages, then):
                 found["stages"] = [_stage(stage) for stage in stages]
-                if isinstance(then, PushdownPlan):
-                    found["shards"] = _shards(then.partial, then.by_shard)
-                    found["merge"] = "concatenate" if isinstance(then.merge, Concatenation) else then.merge.sql
-                else:
-                    found["merge"] = then.sql
+                found.update(_pushdown(then) if isinstance(then, PushdownPlan) else {"merge": then.sql})
         return found
 
     def __str__(self) -> str:
@@ -90,6 +85,11 @@ class Explanation:
             yield f"merge: {facts['merge']}"
 
 
+def _pushdown(plan: PushdownPlan) -> dict[str, Any]:
+    merge = "concatenate" if isinstance(plan.merge, Concatenation) else plan.merge.sql
+    return {"shards": _shards(plan.partial, plan.by_shard, plan.appended), "merge": merge}
+
+
 def _stage(stage: Stage) -> dict[str, Any]:
     match stage:
         case Relation():
@@ -97,15 +97,19 @@ def _stage(stage: Stage) -> dict[str, Any]:
             found["columns"] = [column.name for column in stage.columns]
             found["shards"] = _shards(stage.select, stage.by_shard)
         case PartialRows():
-            found = {"kind": "collect", "table": stage.name, "shards": _shards(stage.select, stage.by_shard)}
+            found = {"kind": "collect", "table": stage.name}
+            found["shards"] = _shards(stage.select, stage.by_shard, stage.appended)
         case Computed():
             found = {"kind": "compute", "table": stage.name, "sql": stage.sql}
     return {**found, "name": stage.name, "spread": stage.spread}
 
 
-def _shards(partial: str, by_shard: ByShard) -> dict[str, Any]:
+def _shards(partial: str, by_shard: ByShard, appended: str = "") -> dict[str, Any]:
     return {
-        shard: {"partitions": [partition.id for partition in partitions], "sql": union_all(partial, partitions)}
+        shard: {
+            "partitions": [partition.id for partition in partitions],
+            "sql": union_all(partial, partitions, appended),
+        }
         for shard, partitions in by_shard.items()
     }
 

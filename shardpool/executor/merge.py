@@ -54,12 +54,12 @@ class Merger:
         shards = {shard for by_shard in _placed(stages, then) for shard in by_shard}
         everywhere = topology.shard_map.by_shard()
         node = self._node(stages, then, everywhere)
-        schema = everywhere[node][0].schema if node in everywhere else ""
+        partition = everywhere[node][0] if node in everywhere else None
         with leased(self._engines, list(shards | {node})) as leases:
             in_transaction = leases.shards if any(stage.spread for stage in stages) else [node]
 
             def work() -> RoutedResult:
-                job = Job(node, schema, leases, self._threads, parameters, self._max_bytes)
+                job = Job(node, partition, leases, self._threads, parameters, self._max_bytes)
                 for stage in stages:
                     job.make(stage)
                 if isinstance(then, MergeQuery):
@@ -83,7 +83,7 @@ def _parts(plan: ScatterPlan) -> tuple[tuple[Stage, ...], PushdownPlan | MergeQu
         return plan.relations, MergeQuery(plan.sql)
     stages, then = (plan.stages, plan.then) if isinstance(plan, StagesPlan) else ((), plan)
     if isinstance(then, PushdownPlan) and isinstance(then.merge, MergeQuery):
-        return (*stages, PartialRows(then.table, 0, then.partial, then.by_shard)), then.merge
+        return (*stages, PartialRows(then.table, 0, then.partial, then.by_shard, then.appended)), then.merge
     return stages, then
 
 
@@ -97,7 +97,7 @@ def _concatenated(plan: PushdownPlan, scatter: Scatter, parameters: Parameters) 
 
     def fetch(shard: str, connection: Any) -> tuple[Any, list[Any]]:
         with connection.cursor() as cursor:
-            cursor.execute(union_all(plan.partial, plan.by_shard[shard]), parameters)
+            cursor.execute(union_all(plan.partial, plan.by_shard[shard], plan.appended), parameters)
             return cursor.description, cursor.fetchall()
 
     try:

@@ -10,8 +10,9 @@ from shardpool.errors import GatherTooLarge
 from shardpool.executor.relay import FanOut, Producer, Relay, RelayStopped
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.scatter import Leases, Scatter, failure
-from shardpool.planner.plan import ByShard, Computed, PartialRows, Relation, Stage, in_schema, union_all
+from shardpool.planner.plan import ByShard, Computed, PartialRows, Relation, Stage, union_all
 from shardpool.topology.names import quote
+from shardpool.topology.shard_map import Partition
 
 Parameters = Mapping[str, Any]
 #: Tables with fewer rows are not analysed or indexed: any plan will do.
@@ -36,15 +37,15 @@ class Job:
     def __init__(
         self,
         node: str,
-        schema: str,
+        partition: Partition | None,
         leases: Leases,
         threads: ThreadPoolExecutor,
         parameters: Parameters,
         max_bytes: int,
     ) -> None:
-        """*schema* is that of any partition on the merge node."""
+        """*partition* is any one on the merge node, if there is one."""
         self.node = node
-        self._schema = schema
+        self._partition = partition
         self._leases = leases
         self._threads = threads
         self._parameters = parameters
@@ -100,13 +101,14 @@ class Job:
     def _partial(self, stage: PartialRows) -> int:
         """The table takes its columns from the query itself, as the merge node understands it."""
         own = stage.by_shard.get(self.node)
-        query = union_all(stage.select, own) if own else in_schema(stage.select, self._schema)
+        assert self._partition is not None
+        query = union_all(stage.select, own or (self._partition,), stage.appended)
         data = "" if own else " WITH NO DATA"
         names = _column_names(stage.columns)
         rows = self.execute(f"CREATE TEMPORARY TABLE {stage.name}{names} ON COMMIT DROP AS {query}{data}")
-        return max(rows, 0) + self._load(_temporary(stage.name), stage.select, stage.by_shard)
+        return max(rows, 0) + self._load(_temporary(stage.name), stage.select, stage.by_shard, stage.appended)
 
-    def _load(self, table: str, select: str, by_shard: ByShard) -> int:
+    def _load(self, table: str, select: str, by_shard: ByShard, appended: str = "") -> int:
         """Copy the rows of *select* from the other shards' partitions into a table; return their number."""
         remote = [shard for shard in by_shard if shard != self.node]
         if not remote:
@@ -116,7 +118,7 @@ class Job:
         def produce(shard: str, connection: Any) -> None:
             producer = Producer(relay)
             with connection.cursor() as cursor:
-                query = cursor.mogrify(union_all(select, by_shard[shard]), self._parameters).decode()
+                query = cursor.mogrify(union_all(select, by_shard[shard], appended), self._parameters).decode()
                 cursor.copy_expert(f"COPY ({query}) TO STDOUT (FORMAT binary)", producer)
             producer.close()
 

@@ -129,7 +129,9 @@ class CompiledQuery:
             return "a parameter may mean the current time"
         found = _union(pinned[self.analysis.occurrences.index(root)] for root in self.pushdown.roots)
         by_shard = topology.shard_map.by_shard(found)
-        return PushdownPlan(self.pushdown.partial, by_shard, self.pushdown.merge, found is not None)
+        pushdown = self.pushdown
+        pruned = found is not None
+        return PushdownPlan(pushdown.partial, by_shard, pushdown.merge, pruned, appended=pushdown.appended)
 
     def _stages_for(
         self, parameters: Mapping[str, Any], topology: Topology, sizes: Callable[[], Sizes]

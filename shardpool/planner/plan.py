@@ -11,6 +11,8 @@ from shardpool.topology.tables import Column
 
 #: Stands for a partition's schema in generated text until the executor names one.
 SCHEMA_MARKER = "shardpool_partition_schema"
+#: Stands for the rows of one table in all of a shard's partitions, in the same way.
+APPENDED_ROWS = f"{SCHEMA_MARKER}.shardpool_appended"
 #: The temporary table of partial rows that a merge query reads.
 PARTIAL_TABLE = "shardpool_partial"
 
@@ -61,7 +63,8 @@ class MergeQuery:
 class PushdownPlan:
     """A partial query per partition, with `SCHEMA_MARKER` for the schema; one UNION ALL statement per shard.
 
-    A merge query reads the partial rows as the temporary table `table`.
+    With *appended*, a query for the rows of one table, the partial query is one per shard and reads those of all its
+    partitions. A merge query reads the partial rows as the temporary table `table`.
     """
 
     partial: str
@@ -70,6 +73,7 @@ class PushdownPlan:
     pruned: bool
     reasons: tuple[Reason, ...] = ()
     table: str = PARTIAL_TABLE
+    appended: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,7 @@ class PartialRows:
     columns: int
     select: str
     by_shard: ByShard
+    appended: str = ""
     spread: bool = False
 
 
@@ -136,15 +141,11 @@ class StagesPlan:
 Plan = SinglePlan | ReferencePlan | PushdownPlan | StagesPlan | GatherPlan
 
 
-def union_all(partial: str, partitions: tuple[Partition, ...]) -> str:
-    """Return one statement that runs *partial* in each of a shard's partitions."""
-    selects = [in_schema(partial, partition.schema) for partition in partitions]
-    return selects[0] if len(selects) == 1 else " UNION ALL ".join(f"({select})" for select in selects)
-
-
-def in_schema(partial: str, schema: str) -> str:
-    """Return *partial* as a statement for the partition in a schema."""
-    return partial.replace(SCHEMA_MARKER, quote(schema))
+def union_all(partial: str, partitions: tuple[Partition, ...], appended: str = "") -> str:
+    """Return one statement that runs *partial* in each of a shard's partitions, or over the *appended* rows of all."""
+    selects = [(appended or partial).replace(SCHEMA_MARKER, quote(partition.schema)) for partition in partitions]
+    together = selects[0] if len(selects) == 1 else " UNION ALL ".join(f"({select})" for select in selects)
+    return partial.replace(APPENDED_ROWS, f"({together})") if appended else together
 
 
 def rung_of(plan: Plan) -> str:

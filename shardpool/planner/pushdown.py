@@ -16,12 +16,13 @@ from shardpool.planner.aggregates import NotPartial
 from shardpool.planner.ast import Tree, UnfaithfulText, column_fields, is_a, to_sql
 from shardpool.planner.groups import partial_groups
 from shardpool.planner.partitionwise import NotPartitionWise, PartitionWise, is_grouped, outputs, windows
-from shardpool.planner.plan import PARTIAL_TABLE, SCHEMA_MARKER, Concatenation, MergeQuery
-from shardpool.planner.rewrite import Places, copied, placed, target
+from shardpool.planner.plan import APPENDED_ROWS, PARTIAL_TABLE, SCHEMA_MARKER, Concatenation, MergeQuery
+from shardpool.planner.rewrite import copied, placed, target
 from shardpool.planner.rows import first_rows, shipped_rows, whole_rows
 from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Item, references
 from shardpool.planner.shape import Level, Refused
 from shardpool.planner.statement import Statement, to_pyformat
+from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Topology
 
 
@@ -36,6 +37,8 @@ class Pushdown:
     limits: tuple[str, ...] = ()
     #: The table in which the merge query finds the partial rows.
     table: str = PARTIAL_TABLE
+    #: The query of the one table whose rows are appended before they are joined, if that is better.
+    appended: str = ""
 
 
 def plan_pushdown(
@@ -52,9 +55,10 @@ def plan_pushdown(
     """
     spread = spread or {}
     proof = PartitionWise(analysis, statement, topology, frozenset(spread))
+    alone = _alone(analysis, spread)
 
     def text(tree: Tree) -> str:
-        return placed_text(tree, analysis, statement, topology, spread)
+        return placed_text(tree, analysis, statement, topology, spread, alone)
 
     try:
         roots, partial, merge = _queries(select, analysis, proof, partial_table)
@@ -62,7 +66,9 @@ def plan_pushdown(
             combined: Concatenation | MergeQuery = _concatenation(select, statement)
         else:
             combined = MergeQuery(text(merge))
-        return Pushdown(text(partial), combined, roots, tuple(_limit_parameters(select, statement)), partial_table)
+        return Pushdown(
+            text(partial), combined, roots, tuple(_limit_parameters(select, statement)), partial_table, _rows_of(alone)
+        )
     except (Refused, NotPartitionWise, NotPartial) as reason:
         return str(reason)
     except UnfaithfulText:
@@ -81,13 +87,37 @@ def why_not(
 
 
 def placed_text(
-    select: Tree, analysis: Analysis, statement: Statement, topology: Topology, spread: Mapping[Item, str]
+    select: Tree,
+    analysis: Analysis,
+    statement: Statement,
+    topology: Topology,
+    spread: Mapping[Item, str],
+    appended: Item | None = None,
 ) -> str:
     """Return a query's text with all its tables where they are read. Raise `UnfaithfulText`."""
-    return to_pyformat(to_sql(placed(select, _places(analysis, spread), topology.keyspace)), statement)
+    places = _places(analysis, spread)
+    if appended is not None:
+        schema, _, name = APPENDED_ROWS.partition(".")
+        places[appended.node.location] = (schema, name)
+    return to_pyformat(to_sql(placed(select, places, topology.keyspace)), statement)
 
 
-def _places(analysis: Analysis, spread: Mapping[Item, str]) -> Places:
+def _alone(analysis: Analysis, spread: Mapping[Item, str]) -> Item | None:
+    """The only sharded table, if it is joined: the others are then read once per shard, not once per partition."""
+    sharded = [item for item in analysis.occurrences if item.table is not None and item.table.sharded]
+    in_place = [item for item in sharded if item not in spread]
+    joined = len(in_place) == 1 and len(in_place[0].scope.items) > 1 and not in_place[0].sampled
+    return in_place[0] if joined else None
+
+
+def _rows_of(item: Item | None) -> str:
+    if item is None or item.table is None:
+        return ""
+    columns = ", ".join(quote(column.name) for column in item.table.columns)
+    return f"SELECT {columns} FROM {SCHEMA_MARKER}.{quote(item.table.name)}".replace("%", "%%")
+
+
+def _places(analysis: Analysis, spread: Mapping[Item, str]) -> dict[int, tuple[str, str]]:
     places: dict[int, tuple[str, str]] = {}
     for item in analysis.occurrences:
         assert item.table is not None

@@ -71,8 +71,10 @@ class Stages:
             return tuple(found), self.then
         partitions = self.pinned.partitions(parameters, topology)
         by_shard = topology.shard_map.by_shard(partitions)
-        then = PushdownPlan(self.then.partial, by_shard, self.then.merge, partitions is not None, table=self.then.table)
-        return tuple(found), then
+        then = self.then
+        pruned = partitions is not None
+        plan = PushdownPlan(then.partial, by_shard, then.merge, pruned, table=then.table, appended=then.appended)
+        return tuple(found), plan
 
 
 def plan_stages(statement: Statement, topology: Topology, sizes: Sizes) -> Stages | str:
@@ -156,12 +158,17 @@ class _Planner:
         if isinstance(found.then, MergeQuery):
             self.stages.append((Computed(name, width, found.then.sql), None))
         elif found.then.merge == Concatenation():
-            self.stages.append((PartialRows(name, width, found.then.partial, {}), found.pinned))
+            self.stages.append((PartialRows(name, width, found.then.partial, {}, found.then.appended), found.pinned))
         else:
-            self.stages.append((PartialRows(found.then.table, 0, found.then.partial, {}), found.pinned))
+            self.stages.append(
+                (PartialRows(found.then.table, 0, found.then.partial, {}, found.then.appended), found.pinned)
+            )
             self.stages.append((Computed(name, width, _merge_sql(found.then)), None))
         self._columns[name] = tuple(f"c{number}" for number in range(1, width + 1))
         return name
+
+    def _add_partial(self, name: str, width: int, pushdown: Pushdown, pinned: Pinned) -> None:
+        self.stages.append((PartialRows(name, width, pushdown.partial, {}, pushdown.appended), pinned))
 
     def _name(self, kind: str) -> str:
         self._names += 1
