@@ -10,8 +10,9 @@ be reduced by the filtered rows of a reference table, or of a table that was gat
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from postgast import pg_query_pb2 as pb
 
@@ -36,8 +37,6 @@ class Source:
     unfiltered: str
     occurrences: tuple[int, ...]
     indexes: tuple[tuple[str, ...], ...] = ()
-    #: The share of the table's rows that are guessed to be needed.
-    share: float = 1.0
 
 
 def plan_sources(
@@ -63,6 +62,8 @@ class Sources:
         #: Occurrences whose needed rows stand in a temporary table of every shard: its name.
         self.spread: dict[Item, str] = {}
         self._shares: dict[Item, float] = {}
+        self._own = cache(self._own_conditions)
+        self._equalities = cache(_equalities)
 
     def source(self, name: str, occurrences: Collection[Item]) -> Source:
         """Return the source of a table for those of the *occurrences* that are of it."""
@@ -76,17 +77,48 @@ class Sources:
         filtered = unfiltered if condition is None else self._select(table, columns, condition)
         places = tuple(self._analysis.occurrences.index(item) for item in items)
         indexes = dict.fromkeys(found for item in items if (found := _looked_up_by(item)))
-        return Source(table, columns, filtered, unfiltered, places, tuple(indexes), self.share(items))
+        return Source(table, columns, filtered, unfiltered, places, tuple(indexes))
 
-    def share(self, items: Collection[Item]) -> float:
-        """Guess the share of a table's rows that its occurrences *items* need."""
+    def share(self, name: str, occurrences: Collection[Item]) -> float:
+        """Guess the share of a table's rows that those of the *occurrences* need that are of it."""
+        items = [item for item in occurrences if item.table is not None and item.table.name == name]
         return min(1.0, sum(selectivity(self._own(item)) * self._reduced(item) for item in items))
 
-    def mark_spread(self, source: Source, table: str) -> None:
-        """From now on the rows of *source* can reduce other tables."""
-        for place in source.occurrences:
-            self.spread[self._analysis.occurrences[place]] = table
-            self._shares[self._analysis.occurrences[place]] = source.share
+    def mark_spread(self, name: str, occurrences: Collection[Item], table: str) -> None:
+        """From now on the needed rows of a table, in the temporary *table*, can reduce others."""
+        share = self.share(name, occurrences)
+        for item in occurrences:
+            if item.table is not None and item.table.name == name:
+                self.spread[item] = table
+                self._shares[item] = share
+
+    def in_order(self, occurrences: Collection[Item], sizes: Sizes) -> Iterator[str]:
+        """Yield the tables of *occurrences*, the one with the fewest needed bytes first. Each is to be marked then."""
+        left = {item.table.name for item in occurrences if item.table is not None}
+        while left:
+            least = min(sorted(left), key=lambda name: self._bytes(name, occurrences, sizes))
+            left.remove(least)
+            yield least
+
+    def bytes_of(self, occurrences: Collection[Item], sizes: Sizes) -> float:
+        """Guess the bytes to gather for *occurrences*, if each table is reduced by the ones before."""
+        total = 0.0
+        for name in self.in_order(occurrences, sizes):
+            total += self._bytes(name, occurrences, sizes)
+            self.mark_spread(name, occurrences, "")
+        self.forget_spread()
+        return total
+
+    def forget_spread(self) -> None:
+        """No table is spread any more."""
+        self.spread = {}
+        self._shares = {}
+
+    def _bytes(self, name: str, occurrences: Collection[Item], sizes: Sizes) -> float:
+        columns = self._topology.tables[name].columns
+        needed = sum(1 for column in columns if self._needed is None or column.name in self._needed)
+        size = sizes.get(name, UNKNOWN_SIZE).bytes
+        return size * needed / len(columns) * self.share(name, occurrences)
 
     # -- conditions -------------------------------------------------------------------------------------------------
 
@@ -100,28 +132,26 @@ class Sources:
             choices.append(_joined(pb.AND_EXPR, parts))
         return _joined(pb.OR_EXPR, choices)
 
-    def _own(self, item: Item) -> list[Tree]:
+    def _own_conditions(self, item: Item) -> list[Tree]:
         return [_bare(fact.condition) for fact in item.scope.facts if self._filters(fact, item)]
 
     def _filters(self, fact: Fact, item: Item) -> bool:
         """Whether rows of *item* that fail the condition can be left out beforehand."""
         if fact.condition is None or not _removes(fact, item):
             return False
-        links = [node for node in walk_flat(fact.condition) if isinstance(node, pb.SubLink)]
+        nodes = list(walk_flat(fact.condition))
+        members = [item.scope.resolve(node, fact.visible) for node in nodes if isinstance(node, pb.ColumnRef)]
+        if not members or not all(m is not None and m[0] is item and _named_so(item, m[1]) for m in members):
+            return False
+        links = [node for node in nodes if isinstance(node, pb.SubLink)]
         if not all(_reads_a_stage(link) for link in links):
             return False
-        if not_repeatable(fact.condition, self._topology, whole=bool(links)) is not None:
-            return False
-        references = [node for node in walk_flat(fact.condition) if isinstance(node, pb.ColumnRef)]
-        members = [item.scope.resolve(reference, fact.visible) for reference in references]
-        return bool(members) and all(
-            member is not None and member[0] is item and _named_so(item, member[1]) for member in members
-        )
+        return not_repeatable(fact.condition, self._topology, whole=bool(links)) is None
 
     def _reductions(self, item: Item, path: tuple[Item, ...]) -> list[Tree]:
         """Conditions of the form ``column IN (SELECT ...)`` that needed rows fulfil."""
         found = []
-        for own, other in _equalities(item):
+        for own, other in self._equalities(item):
             if other[0] is not item and other[0] not in path:
                 reducer = self._reducer(other, (*path, item))
                 if reducer is not None:
@@ -155,7 +185,7 @@ class Sources:
 
     def _reduced(self, item: Item, path: tuple[Item, ...] = ()) -> float:
         share = 1.0
-        for _, (other, _) in _equalities(item):
+        for _, (other, _) in self._equalities(item):
             if other is item or other in path or other.table is None:
                 continue
             if other in self._shares:
@@ -181,13 +211,6 @@ class Sources:
 
 #: What the table that reduces another one is called in the condition.
 _REDUCER = "shardpool_reducer"
-
-
-def estimate(source: Source, sizes: Sizes) -> tuple[float, float]:
-    """Return the rows and bytes that a source is guessed to have."""
-    size = sizes.get(source.table.name, UNKNOWN_SIZE)
-    width = len(source.columns) / len(source.table.columns)
-    return size.rows * source.share, size.bytes * source.share * width
 
 
 def takes_whole_rows(select: Tree, analysis: Analysis) -> bool:

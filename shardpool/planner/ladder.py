@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -48,17 +49,11 @@ def compile_query(statement: Statement, topology: Topology) -> CompiledQuery:
         # It may write, and what it writes would be lost with the merge transaction, or be on one shard only.
         words = "SET TRANSACTION READ ONLY; " + words
     if not any(item.table is not None and item.table.sharded for item in analysis.occurrences):
-        return CompiledQuery(statement, analysis, (), words, (), "", (), unknown)
-    return CompiledQuery(
-        statement,
-        analysis,
-        find_pins(analysis, statement),
-        words,
-        in_partition(statement, topology, [item.node for item in analysis.occurrences]),
-        _pushdown(analysis, statement, topology, unknown),
-        plan_sources(analysis, statement, topology, unknown),
-        unknown,
-    )
+        return CompiledQuery(statement, topology, analysis, words, unknown)
+    pins = find_pins(analysis, statement)
+    template = in_partition(statement, topology, [item.node for item in analysis.occurrences])
+    pushdown = _pushdown(analysis, statement, topology, unknown)
+    return CompiledQuery(statement, topology, analysis, words, unknown, True, pins, template, pushdown)
 
 
 def _pushdown(analysis: Analysis, statement: Statement, topology: Topology, unknown: str | None) -> Pushdown | str:
@@ -71,18 +66,24 @@ def _pushdown(analysis: Analysis, statement: Statement, topology: Topology, unkn
 
 @dataclass(frozen=True)
 class CompiledQuery:
-    """A SELECT, analysed. `pushdown` is a reason where there is no such plan; without `sources` nothing is sharded."""
+    """A SELECT, analysed. `pushdown` is a reason where there is no such plan."""
 
     statement: Statement
+    topology: Topology
     analysis: Analysis
-    pins: tuple[Pin | None, ...]
     words: str
-    template: Template
-    pushdown: Pushdown | str
-    sources: tuple[Source, ...]
     unknown_function: str | None
+    sharded: bool = False
+    pins: tuple[Pin | None, ...] = ()
+    template: Template = ()
+    pushdown: Pushdown | str = ""
     #: Stages by what the sizes of tables were like.
     _stages: dict[tuple[int, ...], Stages | str] = field(default_factory=dict, compare=False)
+
+    @cached_property
+    def sources(self) -> tuple[Source, ...]:
+        """What to gather, for statements that come to that."""
+        return plan_sources(self.analysis, self.statement, self.topology, self.unknown_function)
 
     def bind(
         self,
@@ -95,7 +96,7 @@ class CompiledQuery:
 
         *failed* are the rungs that were tried and are not to be taken, with the reasons. *sizes* is called if needed.
         """
-        if not self.sources:
+        if not self.sharded:
             return ReferencePlan(self.words)
         pinned = [
             partitions_of(self.pins, index, item, parameters, topology)
@@ -141,7 +142,8 @@ class CompiledQuery:
         if moving_parameters(parameters):
             return "a parameter may mean the current time"
         known = sizes()
-        likeness = tuple(int(math.log2(known.get(s.table.name, UNKNOWN_SIZE).bytes + 1)) // 2 for s in self.sources)
+        names = sorted({item.table.name for item in self.analysis.occurrences if item.table is not None})
+        likeness = tuple(int(math.log2(known.get(name, UNKNOWN_SIZE).bytes + 1)) // 2 for name in names)
         if likeness not in self._stages:
             self._stages[likeness] = plan_stages(self.statement, topology, known)
         found = self._stages[likeness]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shardpool.planner.ast import Tree, UnfaithfulText
-from shardpool.planner.gather import Source, Sources, estimate, takes_whole_rows
+from shardpool.planner.gather import Source, Sources, takes_whole_rows
 from shardpool.planner.partitionwise import PartitionWise
 from shardpool.planner.pins import Pin, find_pins, partitions_of
 from shardpool.planner.plan import Computed, Concatenation, MergeQuery, PartialRows, PushdownPlan, Relation, Stage
@@ -181,23 +181,22 @@ class _Planner:
         sharded = [item for item in analysis.occurrences if item.table is not None and item.table.sharded]
         in_place = self._in_place(select, analysis, sharded)
         spread = [item for item in sharded if item not in in_place]
-        choices = []
+        sources = Sources(select, analysis, self._statement, self._topology)
+        choices: list[tuple[float, list[Item], list[Item]]] = []
         if in_place:
-            sources = self._sources(select, analysis, spread)
-            cost = sum(estimate(source, self._sizes)[1] for source, _ in sources) * len(self._topology.shard_map.shards)
-            choices.append((cost / SPREAD_BONUS - SMALL, sources, in_place))
+            travels = sources.bytes_of(spread, self._sizes) * len(self._topology.shard_map.shards)
+            choices.append((travels / SPREAD_BONUS - SMALL, spread, in_place))
         if spread or not in_place:
-            sources = self._sources(select, analysis, sharded)
-            choices.append((sum(estimate(source, self._sizes)[1] for source, _ in sources), sources, []))
-        for _, sources, stay in sorted(choices, key=lambda choice: choice[0]):
-            found = self._query_over(select, analysis, sources, stay)
+            choices.append((sources.bytes_of(sharded, self._sizes), sharded, []))
+        for _, gathered, stay in sorted(choices, key=lambda choice: choice[0]):
+            found = self._query_over(select, analysis, sources, gathered, stay)
             if found is not None:
                 return found
         return None
 
     def _in_place(self, select: Tree, analysis: Analysis, sharded: list[Item]) -> list[Item]:
         """The occurrences that stay where they are: the largest one that can, and all that lie with it."""
-        ordered = sorted(sharded, key=self._bytes, reverse=True)
+        ordered = sorted(sharded, key=lambda item: self._size(item.table.name if item.table else ""), reverse=True)
         for first in ordered:
             found = [first]
             if self._why_not(select, analysis, sharded, found) is not None:
@@ -212,35 +211,22 @@ class _Planner:
         spread = frozenset(item for item in sharded if item not in in_place)
         return why_not(select, analysis, self._statement, self._topology, spread)
 
-    def _bytes(self, item: Item) -> float:
-        assert item.table is not None
-        return self._sizes.get(item.table.name, UNKNOWN_SIZE).bytes
-
-    def _sources(self, select: Tree, analysis: Analysis, items: list[Item]) -> list[tuple[Source, str]]:
-        """What to gather for *items*, with the names of the tables: the smallest first, to reduce the others."""
-        sources = Sources(select, analysis, self._statement, self._topology)
-        left = {item.table.name for item in items if item.table is not None}
-        found = []
-        while left:
-            candidates = [sources.source(name, items) for name in sorted(left)]
-            least = min(candidates, key=lambda source: estimate(source, self._sizes)[1])
-            left.remove(least.table.name)
-            name = self._name("rows")
-            sources.mark_spread(least, name)
-            found.append((least, name))
-        return found
+    def _size(self, table: str) -> float:
+        return self._sizes.get(table, UNKNOWN_SIZE).bytes
 
     def _query_over(
-        self, select: Tree, analysis: Analysis, sources: list[tuple[Source, str]], in_place: list[Item]
+        self, select: Tree, analysis: Analysis, sources: Sources, gathered: list[Item], in_place: list[Item]
     ) -> _Query | None:
         pins = find_pins(analysis, self._statement)
-        spread: dict[Item, str] = {}
+        sources.forget_spread()
         added: list[tuple[Stage, Pinned | None]] = []
         grouped = any(scope.select.group_clause for scope in analysis.scopes)
-        for source, name in sources:
+        for table in sources.in_order(gathered, self._sizes):
+            source, name = sources.source(table, gathered), self._name("rows")
+            sources.mark_spread(table, gathered, name)
             items = tuple(analysis.occurrences[place] for place in source.occurrences)
-            spread.update(dict.fromkeys(items, name))
             added.append((relation_of(source, name, grouped), Pinned(pins, analysis, items)))
+        spread = sources.spread
         then: Pushdown | MergeQuery
         if in_place:
             table = self._name("partial")
