@@ -244,7 +244,8 @@ class Router:
     def explain(self, sql: str, params: Parameters | None = None) -> Explanation:
         """Return the plan of a SELECT: `str()` is readable, `to_json()` is for programs."""
         topology = self._current.value
-        plan = self._queries.text(sql, topology).bind(params or _NO_PARAMETERS, topology, self._sizes)
+        statistics = self._sizes.statistics(params or _NO_PARAMETERS)
+        plan = self._queries.text(sql, topology).bind(params or _NO_PARAMETERS, topology, statistics)
         return Explanation(sql, plan)
 
     # -- bulk and schema --------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg2
@@ -13,6 +13,7 @@ from shardpool.engines.translate import translate
 from shardpool.executor.current import CurrentTopology
 from shardpool.executor.merge import Merger
 from shardpool.executor.results import RoutedResult
+from shardpool.executor.sizes import TableSizes
 from shardpool.executor.statements import MAX_RETRIES, Statements
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.plan import (
@@ -25,7 +26,6 @@ from shardpool.planner.plan import (
     StagesPlan,
 )
 from shardpool.planner.refusals import refuse
-from shardpool.planner.sizes import Sizes
 from shardpool.topology.shard_map import Placement, Topology
 
 #: What CREATE TABLE AS answers for columns that a SELECT may have and a table may not: pseudo-types (invalid table
@@ -46,7 +46,7 @@ class Queries:
         current: CurrentTopology,
         statements: Statements,
         merger: Merger,
-        sizes: Callable[[], Sizes],
+        sizes: TableSizes,
     ) -> None:
         self._engines = engines
         self._current = current
@@ -59,7 +59,7 @@ class Queries:
         failed: dict[str, str] = {}
         while True:
             topology = self._current.value
-            plan = compiled.bind(parameters, topology, self._sizes, failed)
+            plan = compiled.bind(parameters, topology, self._sizes.statistics(parameters), failed)
             try:
                 return self._run(plan, parameters, topology)
             except DBAPIError as error:

@@ -229,7 +229,7 @@ def _finishing(stage: Stage, rows: int) -> list[str]:
             found.append(f"ALTER TABLE {table} ADD PRIMARY KEY ({_column_list(stage.primary_key)})")
         if rows >= ANALYSE_ROWS:
             found += [f"CREATE INDEX ON {table} ({_column_list(columns)})" for columns in stage.indexes]
-    if rows >= ANALYSE_ROWS:
+    if rows >= ANALYSE_ROWS or (rows and stage.spread):
         found += [f"SET LOCAL default_statistics_target = {STATISTICS_TARGET}", f"ANALYZE {table}"]
     return found
 

@@ -11,20 +11,24 @@ be reduced by the filtered rows of a reference table, or of a table that was gat
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, UnfaithfulText, column_fields, is_a, names, to_sql, walk, walk_flat
+from shardpool.planner.ast import Tree, UnfaithfulText, column_fields, is_a, names, to_sql, unwrap, walk, walk_flat
+from shardpool.planner.functions import is_of_groups
 from shardpool.planner.plan import SCHEMA_MARKER
 from shardpool.planner.rewrite import column, rewritten, target
 from shardpool.planner.safety import not_repeatable
-from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Fact, Item, Member
-from shardpool.planner.sizes import UNKNOWN_SIZE, Sizes, selectivity
+from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Fact, Item, Member, Scope, expand_star, references
+from shardpool.planner.sizes import Statistics, selectivity
 from shardpool.planner.statement import Statement, to_pyformat
 from shardpool.topology.shard_map import Topology
 from shardpool.topology.tables import Column, Table
+
+#: Tables up to this size, in bytes, are not worth asking a shard how many rows pass.
+SMALL_TABLE = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -43,26 +47,39 @@ def plan_sources(
     analysis: Analysis, statement: Statement, topology: Topology, unknown_function: str | None
 ) -> tuple[Source, ...]:
     """Return what to gather for a statement as a whole, one entry per sharded table of it."""
-    sources = Sources(statement.node.select_stmt, analysis, statement, topology, unknown_function is not None)
+    everything = unknown_function is not None
+    sources = Sources(statement.node.select_stmt, analysis, statement, topology, Statistics(), everything)
     sharded = {item.table.name for item in analysis.occurrences if item.table is not None and item.table.sharded}
     return tuple(sources.source(name, analysis.occurrences) for name in sorted(sharded))
 
 
 class Sources:
-    """Makes `Source`s for the tables of one query. With *everything* they are whole."""
+    """Makes `Source`s for the tables of one query. With *everything* they are whole.
+
+    Conditions that `drop` names need not be checked again, so that their columns need not be gathered.
+    """
 
     def __init__(
-        self, select: Tree, analysis: Analysis, statement: Statement, topology: Topology, everything: bool = False
+        self,
+        select: Tree,
+        analysis: Analysis,
+        statement: Statement,
+        topology: Topology,
+        statistics: Statistics,
+        everything: bool = False,
     ) -> None:
+        self._select_stmt = select
         self._analysis = analysis
         self._statement = statement
         self._topology = topology
+        self._statistics = statistics
         self._everything = everything
-        self._needed = None if everything else _mentioned(select, analysis)
+        self._needed = None if everything else Needed(select, analysis)
         #: Occurrences whose needed rows stand in a temporary table of every shard: its name.
         self.spread: dict[Item, str] = {}
         self._shares: dict[Item, float] = {}
         self._own = cache(self._own_conditions)
+        self._own_share = cache(self._guess_own_share)
         self._equalities = cache(_equalities)
 
     def source(self, name: str, occurrences: Collection[Item]) -> Source:
@@ -70,7 +87,7 @@ class Sources:
         table = self._topology.tables[name]
         items = [item for item in occurrences if item.table is table]
         renamed = any(item.node.alias.colnames for item in items)
-        columns = tuple(c for c in table.columns if self._needed is None or renamed or c.name in self._needed)
+        columns = tuple(c for c in table.columns if self._needed is None or renamed or self._needed.has(name, c.name))
         columns = columns or table.columns[:1]
         condition = None if self._everything else self._condition(items)
         unfiltered = self._select(table, columns, None)
@@ -82,7 +99,19 @@ class Sources:
     def share(self, name: str, occurrences: Collection[Item]) -> float:
         """Guess the share of a table's rows that those of the *occurrences* need that are of it."""
         items = [item for item in occurrences if item.table is not None and item.table.name == name]
-        return min(1.0, sum(selectivity(self._own(item)) * self._reduced(item) for item in items))
+        return min(1.0, sum(self._own_share(item) * self._reduced(item) for item in items))
+
+    def drop(self, occurrences: Collection[Item]) -> list[Tree]:
+        """Return the conditions that all gathered rows fulfil, and no longer count their columns as needed.
+
+        That is so for a table that is gathered for one occurrence only.
+        """
+        tables = [item.table for item in occurrences]
+        alone = [item for item in occurrences if tables.count(item.table) == 1 and not item.sampled]
+        found = [fact.condition for item in alone for fact in item.scope.facts if self._filters(fact, item)]
+        found = [condition for condition in found if getattr(unwrap(condition), "location", 0) > 0]
+        self._needed = Needed(self._select_stmt, self._analysis, found)
+        return found
 
     def mark_spread(self, name: str, occurrences: Collection[Item], table: str) -> None:
         """From now on the needed rows of a table, in the temporary *table*, can reduce others."""
@@ -92,19 +121,19 @@ class Sources:
                 self.spread[item] = table
                 self._shares[item] = share
 
-    def in_order(self, occurrences: Collection[Item], sizes: Sizes) -> Iterator[str]:
+    def in_order(self, occurrences: Collection[Item]) -> Iterator[str]:
         """Yield the tables of *occurrences*, the one with the fewest needed bytes first. Each is to be marked then."""
         left = {item.table.name for item in occurrences if item.table is not None}
         while left:
-            least = min(sorted(left), key=lambda name: self._bytes(name, occurrences, sizes))
+            least = min(sorted(left), key=lambda name: self._bytes(name, occurrences))
             left.remove(least)
             yield least
 
-    def bytes_of(self, occurrences: Collection[Item], sizes: Sizes) -> float:
+    def bytes_of(self, occurrences: Collection[Item]) -> float:
         """Guess the bytes to gather for *occurrences*, if each table is reduced by the ones before."""
         total = 0.0
-        for name in self.in_order(occurrences, sizes):
-            total += self._bytes(name, occurrences, sizes)
+        for name in self.in_order(occurrences):
+            total += self._bytes(name, occurrences)
             self.mark_spread(name, occurrences, "")
         self.forget_spread()
         return total
@@ -114,11 +143,22 @@ class Sources:
         self.spread = {}
         self._shares = {}
 
-    def _bytes(self, name: str, occurrences: Collection[Item], sizes: Sizes) -> float:
+    def _bytes(self, name: str, occurrences: Collection[Item]) -> float:
         columns = self._topology.tables[name].columns
-        needed = sum(1 for column in columns if self._needed is None or column.name in self._needed)
-        size = sizes.get(name, UNKNOWN_SIZE).bytes
-        return size * needed / len(columns) * self.share(name, occurrences)
+        needed = sum(1 for column in columns if self._needed is None or self._needed.has(name, column.name))
+        return self._statistics.size(name).bytes * needed / len(columns) * self.share(name, occurrences)
+
+    def _guess_own_share(self, item: Item) -> float:
+        """Guess the share of a table's rows that pass the item's own conditions; PostgreSQL guesses for large ones."""
+        own = self._own(item)
+        if not own or item.table is None:
+            return 1.0
+        size = self._statistics.size(item.table.name)
+        if item.table.sharded and size.bytes > SMALL_TABLE:
+            rows = self._statistics.rows(self._select(item.table, (), _joined(pb.AND_EXPR, own)))
+            if rows is not None:
+                return min(1.0, rows / max(size.rows, 1.0))
+        return selectivity(own)
 
     # -- conditions -------------------------------------------------------------------------------------------------
 
@@ -133,7 +173,23 @@ class Sources:
         return _joined(pb.OR_EXPR, choices)
 
     def _own_conditions(self, item: Item) -> list[Tree]:
-        return [_bare(fact.condition) for fact in item.scope.facts if self._filters(fact, item)]
+        found = []
+        for fact in item.scope.facts:
+            if self._filters(fact, item):
+                found.append(_bare(fact.condition))
+            elif is_a(fact.condition, "bool_expr") and fact.condition.bool_expr.boolop == pb.OR_EXPR:
+                found += self._implied(fact, item)
+        return found
+
+    def _implied(self, fact: Fact, item: Item) -> list[Tree]:
+        """Of ``(own AND other) OR (own AND other)`` the OR of the item's own parts."""
+        choices = []
+        for branch in fact.condition.bool_expr.args:
+            own = [part for part in _conjuncts(branch) if self._filters(replace(fact, condition=part), item)]
+            if not own:
+                return []
+            choices.append(_joined(pb.AND_EXPR, [_bare(part) for part in own]))
+        return [_joined(pb.OR_EXPR, choices)]
 
     def _filters(self, fact: Fact, item: Item) -> bool:
         """Whether rows of *item* that fail the condition can be left out beforehand."""
@@ -144,9 +200,24 @@ class Sources:
         if not members or not all(m is not None and m[0] is item and _named_so(item, m[1]) for m in members):
             return False
         links = [node for node in nodes if isinstance(node, pb.SubLink)]
-        if not all(_reads_a_stage(link) for link in links):
+        if not all(self._is_answered_everywhere(link) for link in links):
             return False
         return not_repeatable(fact.condition, self._topology, whole=bool(links)) is None
+
+    def _is_answered_everywhere(self, link: Tree) -> bool:
+        """Whether a subquery only filters stages and reference tables, and looks at nothing outside of itself."""
+        select = link.subselect.select_stmt
+        if select.op != pb.SETOP_NONE or not only_rows(select) or select.HasField("with_clause"):
+            return False
+        scope = self._analysis.scope_of(select)
+        if any(item.sampled or not _is_on_every_shard(item) for item in scope.items):
+            return False
+        for node in [*select.target_list, *([select.where_clause] if select.HasField("where_clause") else [])]:
+            inner = node.res_target.val if is_a(node, "res_target") else node
+            if not is_a(inner, "column_ref") and not_repeatable(inner, self._topology) is not None:
+                return False
+        members = [where.resolve(reference) for reference, where in references(select, scope, self._analysis) if where]
+        return all(member is not None and member[0].scope is scope for member in members)
 
     def _reductions(self, item: Item, path: tuple[Item, ...]) -> list[Tree]:
         """Conditions of the form ``column IN (SELECT ...)`` that needed rows fulfil."""
@@ -191,7 +262,7 @@ class Sources:
             if other in self._shares:
                 share *= self._shares[other]
             elif not other.table.sharded:
-                share *= selectivity(self._own(other)) * self._reduced(other, (*path, item))
+                share *= self._own_share(other) * self._reduced(other, (*path, item))
         return share
 
     def _select(self, table: Table, columns: tuple[Column, ...], condition: Tree | None) -> str:
@@ -213,31 +284,68 @@ class Sources:
 _REDUCER = "shardpool_reducer"
 
 
+class Needed:
+    """The columns of tables that a query names, other than in the conditions *without*."""
+
+    def __init__(self, select: Tree, analysis: Analysis, without: Collection[Tree] = ()) -> None:
+        self._columns: set[tuple[str, str]] = set()
+        #: Names that may be columns of any table.
+        self._names: set[str] = set()
+        #: A row as a whole may be meant, or all columns.
+        self.everything = False
+        aliases = {item.alias for scope in analysis.scopes for item in scope.items}
+        ignored = _stars_of_exists(select)
+        dropped = [node for condition in without for node in walk(condition) if isinstance(node, pb.ColumnRef)]
+        for reference, scope in references(select, None, analysis):
+            if not any(reference is node for node in dropped) and not any(reference is node for node in ignored):
+                self._add(reference, scope, aliases, analysis)
+        for node in walk(select):
+            if isinstance(node, pb.JoinExpr):
+                natural = node.is_natural or node.HasField("alias") or node.HasField("join_using_alias")
+                self.everything = self.everything or natural
+                self._names.update(names(node.using_clause))
+
+    def has(self, table: str, column: str) -> bool:
+        return self.everything or column in self._names or (table, column) in self._columns
+
+    def _add(self, reference: Tree, scope: Scope | None, aliases: set[str], analysis: Analysis) -> None:
+        parts = column_fields(reference)
+        if parts[-1] == "*":
+            members = None if scope is None else expand_star(reference, scope)
+            self.everything = self.everything or members is None
+        else:
+            member = None if scope is None else scope.resolve(reference)
+            members = None if member is None else [member]
+            if members is None:
+                self.everything = self.everything or parts[-1] in aliases or not _is_plain_column(parts, analysis)
+                self._names.add(parts[-1])
+        for item, name in members or ():
+            column = item.column(name)
+            if item.table is not None and column is not None:
+                self._columns.add((item.table.name, column.name))
+
+
 def takes_whole_rows(select: Tree, analysis: Analysis) -> bool:
     """Whether a row as a whole may be meant: its type is named after its table."""
     aliases = {item.alias for scope in analysis.scopes for item in scope.items}
-    return any(
-        parts[-1] in aliases or (parts[-1] != "*" and not _is_plain_column(parts, analysis))
-        for parts in (column_fields(node) for node in walk(select) if isinstance(node, pb.ColumnRef))
-    )
+    for reference, scope in references(select, None, analysis):
+        parts = column_fields(reference)
+        is_column = parts[-1] == "*" or (scope is not None and scope.resolve(reference) is not None)
+        if not is_column and (parts[-1] in aliases or not _is_plain_column(parts, analysis)):
+            return True
+    return False
 
 
-def _mentioned(select: Tree, analysis: Analysis) -> frozenset[str] | None:
-    """Every name that a column reference ends in; None where whole rows may be meant."""
-    aliases = {item.alias for item in analysis.occurrences}
-    found: set[str] = set()
-    for node in walk(select):
-        match node:
-            case pb.ColumnRef():
-                parts = column_fields(node)
-                if parts[-1] in aliases or "*" in parts or not _is_plain_column(parts, analysis):
-                    return None
-                found.add(parts[-1])
-            case pb.JoinExpr():
-                if node.is_natural or node.HasField("alias") or node.HasField("join_using_alias"):
-                    return None
-                found.update(names(node.using_clause))
-    return frozenset(found)
+def _stars_of_exists(select: Tree) -> list[Tree]:
+    """What EXISTS selects does not matter."""
+    links = [node for node in walk(select) if isinstance(node, pb.SubLink)]
+    return [
+        node.res_target.val.column_ref
+        for link in links
+        if link.sub_link_type == pb.EXISTS_SUBLINK
+        for node in link.subselect.select_stmt.target_list
+        if is_a(node.res_target.val, "column_ref") and not link.subselect.select_stmt.distinct_clause
+    ]
 
 
 def _is_plain_column(parts: tuple[str, ...], analysis: Analysis) -> bool:
@@ -286,10 +394,33 @@ def _looked_up_by(item: Item) -> tuple[str, ...]:
     return tuple(sorted(set(found)))
 
 
-def _reads_a_stage(link: Tree) -> bool:
-    """Whether a subquery just reads a temporary table that all shards have."""
-    select = link.subselect.select_stmt
-    return len(select.from_clause) == 1 and select.from_clause[0].range_var.schemaname == STAGE_SCHEMA
+def _is_on_every_shard(item: Item) -> bool:
+    if item.table is not None:
+        return not item.table.sharded
+    return isinstance(item.node, pb.RangeVar) and item.node.schemaname == STAGE_SCHEMA
+
+
+def only_rows(select: Tree) -> bool:
+    """Whether a query only filters, joins and projects."""
+    if select.op != pb.SETOP_NONE or select.HasField("limit_count") or select.HasField("limit_offset"):
+        return False
+    if select.group_clause or select.distinct_clause or select.sort_clause or select.HasField("having_clause"):
+        return False
+    if select.values_lists or not select.from_clause:
+        return False
+    return not any(isinstance(node, pb.FuncCall) and _ranges(node) for node in walk(select))
+
+
+def _ranges(call: Tree) -> bool:
+    return call.HasField("over") or is_of_groups(names(call.funcname)[-1])
+
+
+def _conjuncts(node: Tree) -> Iterator[Tree]:
+    if is_a(node, "bool_expr") and node.bool_expr.boolop == pb.AND_EXPR:
+        for part in node.bool_expr.args:
+            yield from _conjuncts(part)
+    else:
+        yield node
 
 
 def _named_so(item: Item, name: str) -> bool:

@@ -7,7 +7,7 @@ the rung and the partitions for the parameters of one call and the shard map of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -29,11 +29,13 @@ from shardpool.planner.pushdown import Pushdown, plan_pushdown
 from shardpool.planner.refusals import refuse
 from shardpool.planner.safety import check_query, check_session, moving_parameters
 from shardpool.planner.scopes import Analysis, analyse
-from shardpool.planner.sizes import UNKNOWN_SIZE, Sizes
+from shardpool.planner.sizes import Statistics
 from shardpool.planner.stages import Stages, plan_stages, relation_of
 from shardpool.planner.statement import Statement
 from shardpool.planner.words import Template, in_partition, over_gathered
 from shardpool.topology.shard_map import Topology
+
+NO_STATISTICS = Statistics()
 
 
 def compile_query(statement: Statement, topology: Topology) -> CompiledQuery:
@@ -89,12 +91,13 @@ class CompiledQuery:
         self,
         parameters: Mapping[str, Any],
         topology: Topology,
-        sizes: Callable[[], Sizes] = dict,
+        statistics: Statistics = NO_STATISTICS,
         failed: Mapping[str, str] = MappingProxyType({}),
     ) -> Plan:
         """Choose a rung. Raise `UnsupportedStatement` for row locks over several partitions.
 
-        *failed* are the rungs that were tried and are not to be taken, with the reasons. *sizes* is called if needed.
+        *failed* are the rungs that were tried and are not to be taken, with the reasons; *statistics* are asked if
+        needed.
         """
         if not self.sharded:
             return ReferencePlan(self.words)
@@ -112,7 +115,7 @@ class CompiledQuery:
         if isinstance(found, PushdownPlan):
             return replace(found, reasons=tuple(reasons))
         reasons.append(Reason("pushdown", found))
-        stages = failed.get("stages") or self._stages_for(parameters, topology, sizes)
+        stages = failed.get("stages") or self._stages_for(parameters, topology, statistics)
         if isinstance(stages, Stages):
             before, then = stages.bind(parameters, topology)
             return StagesPlan(before, then, tuple(reasons))
@@ -134,18 +137,15 @@ class CompiledQuery:
         pruned = found is not None
         return PushdownPlan(pushdown.partial, by_shard, pushdown.merge, pruned, appended=pushdown.appended)
 
-    def _stages_for(
-        self, parameters: Mapping[str, Any], topology: Topology, sizes: Callable[[], Sizes]
-    ) -> Stages | str:
+    def _stages_for(self, parameters: Mapping[str, Any], topology: Topology, statistics: Statistics) -> Stages | str:
         if self.unknown_function is not None:
             return f"function {self.unknown_function}() may read anything"
         if moving_parameters(parameters):
             return "a parameter may mean the current time"
-        known = sizes()
         names = sorted({item.table.name for item in self.analysis.occurrences if item.table is not None})
-        likeness = tuple(int(math.log2(known.get(name, UNKNOWN_SIZE).bytes + 1)) // 2 for name in names)
+        likeness = tuple(int(math.log2(statistics.size(name).bytes + 1)) // 2 for name in names)
         if likeness not in self._stages:
-            self._stages[likeness] = plan_stages(self.statement, topology, known)
+            self._stages[likeness] = plan_stages(self.statement, topology, statistics)
         found = self._stages[likeness]
         limits = found.then.limits if isinstance(found, Stages) and isinstance(found.then, Pushdown) else ()
         plain = all(_plain_limit(parameters.get(name)) for name in limits)

@@ -7,7 +7,7 @@ shipped rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from postgast import pg_query_pb2 as pb
@@ -17,7 +17,7 @@ from shardpool.planner.ast import Tree, UnfaithfulText, column_fields, is_a, to_
 from shardpool.planner.groups import partial_groups
 from shardpool.planner.partitionwise import NotPartitionWise, PartitionWise, is_grouped, outputs, windows
 from shardpool.planner.plan import APPENDED_ROWS, PARTIAL_TABLE, SCHEMA_MARKER, Concatenation, MergeQuery
-from shardpool.planner.rewrite import copied, placed, target
+from shardpool.planner.rewrite import copied, placed, target, without
 from shardpool.planner.rows import first_rows, shipped_rows, whole_rows
 from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Item, references
 from shardpool.planner.shape import Level, Refused
@@ -48,17 +48,19 @@ def plan_pushdown(
     topology: Topology,
     spread: Mapping[Item, str] | None = None,
     partial_table: str = PARTIAL_TABLE,
+    dropped: Sequence[Tree] = (),
 ) -> Pushdown | str:
     """Return the partial and the merge query, or the reason why there is no such plan.
 
-    The occurrences in *spread* are read from temporary tables of these names, which every shard has.
+    The occurrences in *spread* are read from temporary tables of these names, which every shard has; the conditions
+    *dropped* hold for all rows there.
     """
     spread = spread or {}
     proof = PartitionWise(analysis, statement, topology, frozenset(spread))
     alone = _alone(analysis, spread)
 
     def text(tree: Tree) -> str:
-        return placed_text(tree, analysis, statement, topology, spread, alone)
+        return placed_text(tree, analysis, statement, topology, spread, alone, dropped)
 
     try:
         roots, partial, merge = _queries(select, analysis, proof, partial_table)
@@ -93,13 +95,15 @@ def placed_text(
     topology: Topology,
     spread: Mapping[Item, str],
     appended: Item | None = None,
+    dropped: Sequence[Tree] = (),
 ) -> str:
     """Return a query's text with all its tables where they are read. Raise `UnfaithfulText`."""
     places = _places(analysis, spread)
     if appended is not None:
         schema, _, name = APPENDED_ROWS.partition(".")
         places[appended.node.location] = (schema, name)
-    return to_pyformat(to_sql(placed(select, places, topology.keyspace)), statement)
+    tree = without(select, dropped) if dropped else select
+    return to_pyformat(to_sql(placed(tree, places, topology.keyspace)), statement)
 
 
 def _alone(analysis: Analysis, spread: Mapping[Item, str]) -> Item | None:

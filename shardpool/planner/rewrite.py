@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, parse, unlocated, walk
+from shardpool.planner.ast import Tree, kind, parse, unlocated, unwrap, walk
 from shardpool.planner.scopes import Scope
 
 #: Given a Node, returns its replacement, or None to look inside of it.
@@ -80,6 +80,17 @@ def canonical(node: Tree, scope: Scope) -> bytes:
         return column(name)
 
     return bytes(unlocated(rewritten(node, by_item)).SerializeToString(deterministic=True))
+
+
+def without(select: Tree, conditions: Iterable[Tree]) -> Tree:
+    """Return a copy of a SelectStmt in which *conditions* are true. They are found by their places in the text."""
+    places = {(kind(condition), unwrap(condition).location) for condition in conditions}
+
+    def replace(node: Tree) -> Tree | None:
+        found = unwrap(node)
+        return expression("true") if (kind(node), getattr(found, "location", None)) in places else None
+
+    return rewritten(select, replace)
 
 
 #: Where tables are read: the position of an occurrence in the user's text -> schema and name.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from postgast import pg_query_pb2 as pb
@@ -18,10 +18,20 @@ class Size:
     bytes: float
 
 
-Sizes = Mapping[str, Size]
-
 #: Of a table that nothing is known about.
 UNKNOWN_SIZE = Size(1000.0, 100_000.0)
+
+
+class Statistics:
+    """What is known of the tables' sizes; here nothing. The executor asks the shards."""
+
+    def size(self, table: str) -> Size:
+        """Return the size of a table."""
+        return UNKNOWN_SIZE
+
+    def rows(self, select: str) -> float | None:
+        """Return how many rows a query is guessed to give over all partitions, None if nobody was asked."""
+        return None
 
 
 def selectivity(conditions: Iterable[Tree]) -> float:

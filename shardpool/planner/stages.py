@@ -20,13 +20,15 @@ from shardpool.planner.pins import Pin, find_pins, partitions_of
 from shardpool.planner.plan import Computed, Concatenation, MergeQuery, PartialRows, PushdownPlan, Relation, Stage
 from shardpool.planner.pushdown import Pushdown, placed_text, plan_pushdown, why_not
 from shardpool.planner.scopes import Analysis, Columns, Item, analyse
-from shardpool.planner.sizes import UNKNOWN_SIZE, Sizes
+from shardpool.planner.sizes import Statistics
 from shardpool.planner.statement import Statement
 from shardpool.planner.subqueries import Subqueries, output_columns
 from shardpool.topology.shard_map import Topology
 
 #: Bytes that travel to every shard may be more than to one: the shards then share the rest of the work.
 SPREAD_BONUS = 2.0
+#: Plans that move less than this are good enough, in bytes.
+CHEAP = 1024 * 1024
 #: Differences below this are not worth the choice, in bytes.
 SMALL = 256 * 1024
 
@@ -77,9 +79,9 @@ class Stages:
         return tuple(found), plan
 
 
-def plan_stages(statement: Statement, topology: Topology, sizes: Sizes) -> Stages | str:
+def plan_stages(statement: Statement, topology: Topology, statistics: Statistics) -> Stages | str:
     """Return the stages of a statement, or the reason why there are none."""
-    planner = _Planner(statement, topology, sizes)
+    planner = _Planner(statement, topology, statistics)
     select = statement.node.select_stmt
     if takes_whole_rows(select, analyse(select, topology)):
         return "a whole row may be meant, and has its table's type"
@@ -102,6 +104,8 @@ class _Query:
 
     then: Pushdown | MergeQuery
     pinned: Pinned
+    #: Bytes that are guessed to travel.
+    travelling: float = 0.0
 
     @property
     def text(self) -> str:
@@ -110,13 +114,14 @@ class _Query:
 
 
 class _Planner:
-    def __init__(self, statement: Statement, topology: Topology, sizes: Sizes) -> None:
+    def __init__(self, statement: Statement, topology: Topology, statistics: Statistics) -> None:
         self._statement = statement
         self._topology = topology
-        self._sizes = sizes
+        self._statistics = statistics
         self._names = 0
         self.stages: list[tuple[Stage, Pinned | None]] = []
         self._columns: dict[str, Columns] = {}
+        self._travelling = 0.0
 
     def finished(self, last: str) -> list[tuple[Stage, Pinned | None]]:
         """The stages; those that a later text for the shards names are spread."""
@@ -130,29 +135,39 @@ class _Planner:
         return found[::-1]
 
     def query(self, select: Tree) -> _Query | None:
-        """Plan a query; its stages are added. None if there is no plan: then none are."""
+        """Plan a query; its stages are added. None if there is no plan: then none are.
+
+        First only those subqueries are run before it that must be. If much is to travel then, or there is no plan, all
+        that can be.
+        """
+        analysis = analyse(select, self._topology, self._columns)
+        proof = PartitionWise(analysis, self._statement, self._topology)
+        subqueries = Subqueries(select, analysis, proof, self._topology, self._columns, self._run_first)
+        before = list(self.stages)
+        best: tuple[_Query, list[tuple[Stage, Pinned | None]]] | None = None
         for everything in (False, True):
-            mark = len(self.stages)
-            analysis = analyse(select, self._topology, self._columns)
-            proof = PartitionWise(analysis, self._statement, self._topology)
-            subqueries = Subqueries(select, analysis, proof, self._topology, self._columns, self._run_first)
+            self.stages, self._travelling = list(before), 0.0
             found = self._after_subqueries(subqueries.staged(everything=everything))
             if found is not None:
-                return found
-            del self.stages[mark:]
-        return None
+                found = replace(found, travelling=found.travelling + self._travelling)
+                if best is None or found.travelling < best[0].travelling:
+                    best = found, self.stages
+                if found.travelling <= CHEAP:
+                    break
+        self.stages = before if best is None else best[1]
+        return None if best is None else best[0]
 
     def _run_first(self, select: Tree) -> str | None:
         """Add the stages of a subquery; return the name of the last one's table, which has its rows."""
         columns = output_columns(select, self._topology, self._columns)
         assert columns is not None
-        mark = len(self.stages)
+        mark, travelling = len(self.stages), self._travelling
         found = self.query(select)
-        if found is None:
-            return None
-        if isinstance(found.then, Pushdown) and found.then.limits:
+        if found is None or (isinstance(found.then, Pushdown) and found.then.limits):
             del self.stages[mark:]
+            self._travelling = travelling
             return None
+        self._travelling = travelling + found.travelling
         name = self._name("stage")
         width = len(columns)
         if isinstance(found.then, MergeQuery):
@@ -181,17 +196,17 @@ class _Planner:
         sharded = [item for item in analysis.occurrences if item.table is not None and item.table.sharded]
         in_place = self._in_place(select, analysis, sharded)
         spread = [item for item in sharded if item not in in_place]
-        sources = Sources(select, analysis, self._statement, self._topology)
+        sources = Sources(select, analysis, self._statement, self._topology, self._statistics)
         choices: list[tuple[float, list[Item], list[Item]]] = []
         if in_place:
-            travels = sources.bytes_of(spread, self._sizes) * len(self._topology.shard_map.shards)
+            travels = sources.bytes_of(spread) * len(self._topology.shard_map.shards)
             choices.append((travels / SPREAD_BONUS - SMALL, spread, in_place))
         if spread or not in_place:
-            choices.append((sources.bytes_of(sharded, self._sizes), sharded, []))
-        for _, gathered, stay in sorted(choices, key=lambda choice: choice[0]):
+            choices.append((sources.bytes_of(sharded), sharded, []))
+        for travels, gathered, stay in sorted(choices, key=lambda choice: choice[0]):
             found = self._query_over(select, analysis, sources, gathered, stay)
             if found is not None:
-                return found
+                return replace(found, travelling=max(travels, 0.0))
         return None
 
     def _in_place(self, select: Tree, analysis: Analysis, sharded: list[Item]) -> list[Item]:
@@ -212,16 +227,17 @@ class _Planner:
         return why_not(select, analysis, self._statement, self._topology, spread)
 
     def _size(self, table: str) -> float:
-        return self._sizes.get(table, UNKNOWN_SIZE).bytes
+        return self._statistics.size(table).bytes
 
     def _query_over(
         self, select: Tree, analysis: Analysis, sources: Sources, gathered: list[Item], in_place: list[Item]
     ) -> _Query | None:
         pins = find_pins(analysis, self._statement)
         sources.forget_spread()
+        dropped = sources.drop(gathered)
         added: list[tuple[Stage, Pinned | None]] = []
         grouped = any(scope.select.group_clause for scope in analysis.scopes)
-        for table in sources.in_order(gathered, self._sizes):
+        for table in sources.in_order(gathered):
             source, name = sources.source(table, gathered), self._name("rows")
             sources.mark_spread(table, gathered, name)
             items = tuple(analysis.occurrences[place] for place in source.occurrences)
@@ -230,14 +246,17 @@ class _Planner:
         then: Pushdown | MergeQuery
         if in_place:
             table = self._name("partial")
-            found = plan_pushdown(select, analysis, self._statement, self._topology, spread, table)
+            found = plan_pushdown(select, analysis, self._statement, self._topology, spread, table, dropped)
             if isinstance(found, str):
                 return None
             then, roots = found, found.roots
         else:
-            then, roots = MergeQuery(placed_text(select, analysis, self._statement, self._topology, spread)), ()
+            then, roots = MergeQuery(self._text_on_node(select, analysis, spread, dropped)), ()
         self.stages += added
         return _Query(then, Pinned(pins, analysis, roots))
+
+    def _text_on_node(self, select: Tree, analysis: Analysis, spread: Mapping[Item, str], dropped: list[Tree]) -> str:
+        return placed_text(select, analysis, self._statement, self._topology, spread, None, dropped)
 
 
 def _merge_sql(pushdown: Pushdown) -> str:

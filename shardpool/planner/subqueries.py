@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, column_fields, is_a, names, walk
-from shardpool.planner.functions import is_of_groups
+from shardpool.planner.ast import Tree, column_fields, is_a, walk
+from shardpool.planner.gather import only_rows
 from shardpool.planner.partitionwise import Carrier, NotPartitionWise, PartitionWise
 from shardpool.planner.rewrite import copied, rewritten, target
 from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Columns, Scope, analyse, references
@@ -148,7 +148,7 @@ class Subqueries:
         try:
             return self._proof.query(select) is not None
         except NotPartitionWise:
-            return _only_rows(select)
+            return only_rows(select)
 
 
 def result_of(table: str, columns: tuple[str, ...]) -> Tree:
@@ -186,18 +186,6 @@ def _carriers(scope: Scope) -> Iterator[Carrier]:
             if item.table is not None and item.table.sharded:
                 yield Carrier((item,), item, tuple(item.alias_of(key) or "" for key in item.table.key))
         current = current.parent
-
-
-def _only_rows(select: Tree) -> bool:
-    if select.op != pb.SETOP_NONE or _has_limit(select) or select.group_clause or select.distinct_clause:
-        return False
-    if select.sort_clause or select.HasField("having_clause") or select.values_lists:
-        return False
-    return not any(isinstance(node, pb.FuncCall) and _ranges(node) for node in walk(select))
-
-
-def _ranges(call: Tree) -> bool:
-    return call.HasField("over") or is_of_groups(names(call.funcname)[-1])
 
 
 def _has_limit(select: Tree) -> bool:
