@@ -17,6 +17,7 @@ from shardpool.errors import SchemaDrift
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.scatter import Leases, Scatter, failure, leased
 from shardpool.executor.stages import Job, Parameters
+from shardpool.planner.moment import MOMENT
 from shardpool.planner.plan import (
     ByShard,
     Computed,
@@ -50,6 +51,8 @@ class Merger:
         stages, then = _parts(plan)
         if not stages and isinstance(then, PushdownPlan):
             with leased(self._engines, list(then.by_shard)) as leases:
+                if plan.moment:
+                    parameters = _at_moment(parameters, leases.connection(min(then.by_shard)))
                 return _concatenated(then, Scatter(self._threads, leases), parameters)
         shards = {shard for by_shard in _placed(stages, then) for shard in by_shard}
         everywhere = topology.shard_map.by_shard()
@@ -59,12 +62,13 @@ class Merger:
             in_transaction = leases.shards if any(stage.spread for stage in stages) else [node]
 
             def work() -> RoutedResult:
-                job = Job(node, partition, leases, self._threads, parameters, self._max_bytes)
+                given = _at_moment(parameters, leases.connection(node)) if plan.moment else parameters
+                job = Job(node, partition, leases, self._threads, given, self._max_bytes)
                 for stage in stages:
                     job.make(stage)
                 if isinstance(then, MergeQuery):
                     return job.fetch(then.sql)
-                return _concatenated(then, Scatter(self._threads, leases), parameters)
+                return _concatenated(then, Scatter(self._threads, leases), given)
 
             return _rolled_back(work, node, in_transaction, leases)
 
@@ -113,6 +117,13 @@ def _concatenated(plan: PushdownPlan, scatter: Scatter, parameters: Parameters) 
     limit = _count(plan.merge.limit, parameters)
     rows = rows[first:] if limit is None else rows[first : first + limit]
     return RoutedResult(description, rows, len(rows))
+
+
+def _at_moment(parameters: Parameters, connection: Any) -> Parameters:
+    """Add the current time, which in a transaction stays the same."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_catalog.now()::text")
+        return {**parameters, MOMENT: cursor.fetchone()[0]}
 
 
 def _rolled_back(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import threading
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from shardpool.engines import Engines
 from shardpool.errors import ShardpoolError
 from shardpool.executor.current import CurrentTopology
 from shardpool.executor.scatter import Scatter, leased
+from shardpool.planner.moment import MOMENT
 from shardpool.planner.plan import union_all
 from shardpool.planner.sizes import UNKNOWN_SIZE, Size, Statistics
 
@@ -66,7 +68,7 @@ class TableSizes:
         query = f"EXPLAIN (FORMAT JSON) {union_all(select, (placement.partition,))}"
         with contextlib.suppress(ShardpoolError, psycopg2.Error), leased(self._engines, [placement.shard]) as leases:
             cursor = leases.connection(placement.shard).cursor()
-            cursor.execute(query, parameters)
+            cursor.execute(query, {MOMENT: datetime.datetime.now(datetime.UTC).isoformat(), **parameters})
             return float(cursor.fetchone()[0][0]["Plan"]["Plan Rows"]) * len(shard_map.partitions)
         return None
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from shardpool.planner.ast import is_a, kind
 from shardpool.planner.gather import Source, plan_sources
+from shardpool.planner.moment import at_one_moment
 from shardpool.planner.pins import Pin, find_pins, partitions_of
 from shardpool.planner.plan import (
     GatherPlan,
@@ -54,8 +55,12 @@ def compile_query(statement: Statement, topology: Topology) -> CompiledQuery:
         return CompiledQuery(statement, topology, analysis, words, unknown)
     pins = find_pins(analysis, statement)
     template = in_partition(statement, topology, [item.node for item in analysis.occurrences])
-    pushdown = _pushdown(analysis, statement, topology, unknown)
-    return CompiledQuery(statement, topology, analysis, words, unknown, True, pins, template, pushdown)
+    still = at_one_moment(statement, topology)
+    still_analysis = analysis if still is statement else analyse(still.node.select_stmt, topology)
+    pushdown = _pushdown(still_analysis, still, topology, unknown)
+    return CompiledQuery(
+        statement, topology, analysis, words, unknown, True, pins, template, still, still_analysis, pushdown
+    )
 
 
 def _pushdown(analysis: Analysis, statement: Statement, topology: Topology, unknown: str | None) -> Pushdown | str:
@@ -78,6 +83,9 @@ class CompiledQuery:
     sharded: bool = False
     pins: tuple[Pin | None, ...] = ()
     template: Template = ()
+    #: The statement with the current time as a parameter, where more than one server evaluates parts of it.
+    still: Statement | None = None
+    still_analysis: Analysis | None = None
     pushdown: Pushdown | str = ""
     #: Stages by what the sizes of tables were like.
     _stages: dict[tuple[int, ...], Stages | str] = field(default_factory=dict, compare=False)
@@ -85,7 +93,12 @@ class CompiledQuery:
     @cached_property
     def sources(self) -> tuple[Source, ...]:
         """What to gather, for statements that come to that."""
-        return plan_sources(self.analysis, self.statement, self.topology, self.unknown_function)
+        assert self.still is not None and self.still_analysis is not None
+        return plan_sources(self.still_analysis, self.still, self.topology, self.unknown_function)
+
+    @property
+    def _moment(self) -> bool:
+        return self.still is not self.statement
 
     def bind(
         self,
@@ -118,7 +131,7 @@ class CompiledQuery:
         stages = failed.get("stages") or self._stages_for(parameters, topology, statistics)
         if isinstance(stages, Stages):
             before, then = stages.bind(parameters, topology)
-            return StagesPlan(before, then, tuple(reasons))
+            return StagesPlan(before, then, tuple(reasons), self._moment)
         reasons.append(Reason("stages", stages))
         return self._gather(pinned, parameters, topology, tuple(reasons))
 
@@ -131,11 +144,19 @@ class CompiledQuery:
             return "LIMIT or OFFSET is not a plain number"
         if moving_parameters(parameters):
             return "a parameter may mean the current time"
-        found = _union(pinned[self.analysis.occurrences.index(root)] for root in self.pushdown.roots)
+        assert self.still_analysis is not None
+        found = _union(pinned[self.still_analysis.occurrences.index(root)] for root in self.pushdown.roots)
         by_shard = topology.shard_map.by_shard(found)
         pushdown = self.pushdown
         pruned = found is not None
-        return PushdownPlan(pushdown.partial, by_shard, pushdown.merge, pruned, appended=pushdown.appended)
+        return PushdownPlan(
+            pushdown.partial,
+            by_shard,
+            pushdown.merge,
+            pruned,
+            appended=pushdown.appended,
+            moment=self._moment,
+        )
 
     def _stages_for(self, parameters: Mapping[str, Any], topology: Topology, statistics: Statistics) -> Stages | str:
         if self.unknown_function is not None:
@@ -145,7 +166,7 @@ class CompiledQuery:
         names = sorted({item.table.name for item in self.analysis.occurrences if item.table is not None})
         likeness = tuple(int(math.log2(statistics.size(name).bytes + 1)) // 2 for name in names)
         if likeness not in self._stages:
-            self._stages[likeness] = plan_stages(self.statement, topology, statistics)
+            self._stages[likeness] = plan_stages(self.still or self.statement, topology, statistics)
         found = self._stages[likeness]
         limits = found.then.limits if isinstance(found, Stages) and isinstance(found.then, Pushdown) else ()
         plain = all(_plain_limit(parameters.get(name)) for name in limits)
@@ -184,7 +205,7 @@ class CompiledQuery:
             select = source.filtered if filters else source.unfiltered
             by_shard = topology.shard_map.by_shard(partitions)
             relations.append(replace(relation, select=select, by_shard=by_shard))
-        return GatherPlan(tuple(relations), self.words, pruned, reasons)
+        return GatherPlan(tuple(relations), self.words, pruned, reasons, self._moment)
 
 
 def _plain_limit(value: object) -> bool:

@@ -74,6 +74,8 @@ class PushdownPlan:
     reasons: tuple[Reason, ...] = ()
     table: str = PARTIAL_TABLE
     appended: str = ""
+    #: The current time is a parameter, which the executor is to ask for.
+    moment: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class GatherPlan:
     sql: str
     pruned: bool
     reasons: tuple[Reason, ...] = ()
+    moment: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,7 @@ class StagesPlan:
     stages: tuple[Stage, ...]
     then: PushdownPlan | MergeQuery
     reasons: tuple[Reason, ...] = ()
+    moment: bool = False
 
 
 Plan = SinglePlan | ReferencePlan | PushdownPlan | StagesPlan | GatherPlan

@@ -63,6 +63,12 @@ class Statement:
     def node(self) -> Tree:
         return self.tree.stmts[0].stmt
 
+    def changed(self, node: Tree, parameter: str) -> Statement:
+        """Return a statement with another tree and one more parameter. Its words are no longer those of its tree."""
+        other = Statement(self.numbered, (*self.names, parameter), self.places, self.lists)
+        other.__dict__["node"] = node
+        return other
+
     @cached_property
     def pyformat(self) -> str:
         """The user's words for psycopg2, which must be given a dictionary of parameters, be it empty."""

@@ -459,3 +459,24 @@ select all id from orders order by id limit 2;
 select count(*) from orders where true and (((customer_id))) = (((7)));
 
 select * from orders o where o.customer_id = 7 and o.id = 3;
+
+-- The current time is the same for all rows and shards.
+-- rung: pushdown
+select count(distinct now()), count(distinct current_timestamp), count(*) from orders;
+
+-- rung: pushdown
+select count(*) from orders where placed_at < now() - interval '1 day' and placed <= current_date;
+
+-- rung: pushdown
+select code, max(now() - placed_at) > interval '1 day', min(current_date - placed) > 1 from orders group by code order by code;
+
+-- rung: stages
+select count(*) from orders o join people p on p.login = o.note where o.placed_at < statement_timestamp() and localtimestamp > '2020-01-01'::timestamp;
+
+select now() = current_timestamp, now()::date = current_date, count(*) from orders group by 1, 2;
+
+select count(*) from (select distinct now() from orders union select now() from items) x;
+
+select x.now > '2020-01-01'::timestamptz from (select now(), id from orders) x where x.id < 4;
+
+select count(*) from orders where placed_at < current_timestamp(0) + interval '1 second';

@@ -176,3 +176,125 @@ select * from no_such_table;
 select * from public.orders;
 
 select * from app.shop.orders;
+
+-- Subqueries that are run first.
+-- rung: stages
+select id from orders where total > (select avg(total) from orders) order by id;
+
+-- rung: stages
+select id from orders where total > (select avg(total) * 2 from items) and code in (select code from customers where level > 2) order by id;
+
+-- rung: stages
+select (select max(total) from items) as most, count(*) from orders;
+
+-- rung: stages
+select count(*) from orders where exists (select from items where total > 100);
+
+-- rung: stages
+select count(*) from orders where not exists (select from items where total > 1e9);
+
+-- rung: stages
+select id from orders where id not in (select order_id from items where order_id is not null) order by id;
+
+-- A NULL among the values of NOT IN leaves no row.
+-- rung: stages
+select id from orders where small not in (select level from customers) order by id;
+
+-- rung: stages
+select code, count(*) from orders group by code having count(*) > (select count(*) / 10 from items) order by code;
+
+-- rung: stages
+select x.code, x.n, c.name from (select code, count(*) as n from orders group by code order by n desc, code limit 2) x join country c using (code) order by x.n;
+
+-- rung: stages
+with best as (select code, sum(total) as s from orders group by code) select * from best where s = (select max(s) from best) order by code;
+
+-- rung: stages
+select id from orders union select order_id from items order by 1;
+
+-- rung: stages
+select code from orders intersect select code from customers order by 1;
+
+-- rung: stages
+select code from customers except all select code from orders order by 1;
+
+-- An error of a subquery that one PostgreSQL never runs is none.
+select count(*) from orders where false and total > (select 1 / 0 from items limit 1);
+
+select case when count(*) >= 0 then 1 else (select 1 / (count(*) - count(*)) from items) end from orders;
+
+-- More than one row for a scalar.
+select (select id from orders) from country;
+
+select array(select id from orders where total is not null order by total, id) from country limit 1;
+
+select count(*) from orders where (customer_id, id) in (select customer_id, order_id from items);
+
+select count(*) from orders where id = any (select order_id from items where qty > 2);
+
+select count(*) from orders where total > all (select price from items where price is not null);
+
+-- Tables that are spread, gathered, reduced.
+-- rung: stages
+select count(*) from orders o join customers c on c.level = o.small where c.vip and o.active;
+
+-- rung: stages
+select o.id, c.name from orders o left join customers c on c.level = o.small and c.vip where o.total > 50 order by 1, 2;
+
+-- rung: stages
+select o.id, c.name from customers c left join orders o on c.level = o.small and o.active where c.vip order by 1, 2;
+
+-- rung: stages
+select count(*) from orders a join orders b on a.id = b.quantity join items i on i.line = b.small where a.code = 'de' and i.gift;
+
+-- rung: stages
+select count(*) from orders o join customers c on o.code = c.code and ((o.total > 50 and c.level = 1) or (o.total < 10 and c.level = 2));
+
+-- rung: stages
+select c.name, (select count(*) from orders o where o.small = c.level) from customers c order by c.customer_id;
+
+-- rung: stages
+select c.name from customers c where not exists (select * from orders o where o.small = c.level and o.active) order by c.customer_id;
+
+-- rung: stages
+select c.name, x.total from customers c cross join lateral (select o.total from orders o where o.small = c.level order by o.total desc nulls last, o.id limit 1) x order by 1, 2;
+
+-- Beside a row of the same partition.
+-- rung: pushdown
+select c.name, (select count(*) from orders o where o.customer_id = c.customer_id) from customers c order by c.customer_id;
+
+-- rung: pushdown
+select c.name, x.total from customers c cross join lateral (select o.total from orders o where o.customer_id = c.customer_id order by o.total desc nulls last, o.id limit 1) x order by 1, 2;
+
+-- rung: pushdown
+select count(*) from customers where customer_id in (select customer_id from orders where total > 50);
+
+-- rung: pushdown
+select count(*) from customers c where customer_id not in (select customer_id from orders where total > 50);
+
+-- rung: pushdown
+select customer_id, count(*) over (partition by customer_id order by id) from orders order by id;
+
+-- rung: pushdown
+select x.customer_id, x.n, c.name from (select customer_id, count(*) as n from orders group by customer_id) x join customers c using (customer_id) order by 1;
+
+-- rung: pushdown
+select customer_id from orders union all select customer_id from items order by 1;
+
+-- rung: pushdown
+select code, count(*), grouping(code) from orders group by cube (code, active) having count(*) > 2 order by 1, 2, 3;
+
+-- rung: pushdown
+select id, total from orders order by total desc nulls last fetch first 5 rows with ties;
+
+-- rung: pushdown
+select percentile_cont(0.5) within group (order by total), mode() within group (order by code), stddev_samp(total) from orders;
+
+-- rung: pushdown
+select code, string_agg(note, ',' order by id), array_agg(distinct small order by small), json_agg(id order by id) from orders group by code order by code;
+
+-- rung: pushdown
+select code, rank() over (order by sum(total) desc nulls last, code) from orders group by code order by 2;
+
+-- rung: pushdown
+select distinct on (code) code, id from orders order by code, total desc nulls last, id;
