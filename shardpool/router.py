@@ -7,6 +7,7 @@ A query reads parse -> analyse -> bind -> run -> merge: `planner.statement`, `pl
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -38,9 +39,10 @@ from shardpool.executor.explain import Explanation
 from shardpool.executor.merge import Merger
 from shardpool.executor.partition import OPTION, PartitionContext, watch
 from shardpool.executor.queries import Queries
-from shardpool.executor.results import RoutedResult
+from shardpool.executor.results import RoutedResult, StreamedResult
 from shardpool.executor.sizes import TableSizes
 from shardpool.executor.statements import MAX_RETRIES, Statements
+from shardpool.executor.trace import Trace
 from shardpool.planner.keyed import compile_keyed, types_of_key
 from shardpool.planner.ladder import compile_query
 from shardpool.topology.key import KeyValue
@@ -241,12 +243,30 @@ class Router:
     def _run_query(self, sql: str, params: Parameters) -> RoutedResult:
         return self._answers.answer(self._queries.pyformat(sql, self._current.value), params)
 
-    def explain(self, sql: str, params: Parameters | None = None) -> Explanation:
-        """Return the plan of a SELECT: `str()` is readable, `to_json()` is for programs."""
-        topology = self._current.value
-        statistics = self._sizes.statistics(params or _NO_PARAMETERS)
-        plan = self._queries.text(sql, topology).bind(params or _NO_PARAMETERS, topology, statistics)
-        return Explanation(sql, plan)
+    def stream(self, sql: str, params: Parameters | None = None) -> StreamedResult:
+        """Answer a SELECT as `query` does, with rows as they come: memory is bounded whatever the size of the result.
+
+        The result holds connections, and keeps partitions where they are, until its last row or `close`; it is a
+        context manager. Raises what `query` raises, also while rows are read. What must be sorted or grouped over all
+        partitions is so on the merge node first, up to ``max_gather_bytes``.
+        """
+        return self._answers.stream(self._queries.text(sql, self._current.value), params or _NO_PARAMETERS)
+
+    def explain(self, sql: str, params: Parameters | None = None, *, analyze: bool = False) -> Explanation:
+        """Return the plan of a SELECT: `str()` is readable, `to_json()` is for programs.
+
+        With *analyze* it is run, and rows, bytes and milliseconds of its steps are told.
+        """
+        topology, given = self._current.value, params or _NO_PARAMETERS
+        compiled = self._queries.text(sql, topology)
+        if not analyze:
+            return Explanation(sql, compiled.bind(given, topology, self._sizes.statistics(given)))
+        trace = Trace()
+        started = time.perf_counter()
+        trace.rows = len(self._answers.answer(compiled, given, trace).rows)
+        trace.milliseconds = (time.perf_counter() - started) * 1000
+        assert trace.plan is not None
+        return Explanation(sql, trace.plan, trace)
 
     # -- bulk and schema --------------------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ from shardpool.planner.plan import (
 
 if TYPE_CHECKING:
     from shardpool.executor.explain import Explanation
+    from shardpool.executor.trace import Trace
     from shardpool.topology.shard_map import Topology
 
 #: Partitions that are listed one by one; of more only the number is told.
@@ -42,6 +43,8 @@ def plan_picture(explanation: Explanation, topology: Topology) -> RenderableType
     """Draw a plan."""
     plan = explanation.plan
     parts = [_ladder(plan), Text(""), *_steps(plan, topology)]
+    if explanation.trace is not None:
+        parts += [Text(""), _measured(explanation.trace)]
     title = f"[bold]{_headline(plan)}[/bold]"
     return Panel(Group(*parts), title=title, title_align="left", box=box.ROUNDED, padding=(1, 2))
 
@@ -59,6 +62,17 @@ def _headline(plan: Plan) -> str:
             return "stages: temporary tables first, then what reads them"
         case GatherPlan():
             return f"{rung_of(plan)}: the needed rows are collected on one server, the statement runs there"
+
+
+def _measured(trace: Trace) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("step")
+    for heading in ("rows", "bytes moved", "ms"):
+        table.add_column(heading, justify="right")
+    for step in trace.steps:
+        table.add_row(Text(step.name), f"{step.rows:,}", f"{step.bytes:,}", f"{step.milliseconds:.1f}")
+    table.add_row(Text("in all", style="bold"), f"{trace.rows:,}", "", f"{trace.milliseconds:.1f}")
+    return table
 
 
 def _ladder(plan: Plan) -> Table:

@@ -78,14 +78,15 @@ def explain(
     file: FileOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
+    analyze: Annotated[bool, typer.Option("--analyze", help="Run it, and show what each step took.")] = False,
 ) -> None:
-    """Show how a SELECT would be answered: route, reasons, statements and merge query. Nothing is run."""
+    """Show how a SELECT would be answered: route, reasons, statements and merge query. Run it only with --analyze."""
     statement, params = read_statement(sql, file), read_params(param)
     from shardpool.cli.plans import plan_picture
     from shardpool.router import Router
 
     with Router.from_file(config, listen=False) as router:
-        explanation = router.explain(statement, params)
+        explanation = router.explain(statement, params, analyze=analyze)
         show(explanation.to_json(), as_json, lambda _: plan_picture(explanation, router.topology))
 
 

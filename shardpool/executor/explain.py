@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from shardpool.executor.trace import Trace
 from shardpool.planner.plan import (
     ByShard,
     Computed,
@@ -31,6 +32,8 @@ class Explanation:
 
     sql: str
     plan: Plan
+    #: What running it took, if it was run.
+    trace: Trace | None = None
 
     @property
     def rung(self) -> str:
@@ -62,7 +65,7 @@ class Explanation:
             case StagesPlan(stages, then):
                 found["stages"] = [_stage(stage) for stage in stages]
                 found.update(_pushdown(then) if isinstance(then, PushdownPlan) else {"merge": then.sql})
-        return found
+        return found if self.trace is None else {**found, "analyze": self.trace.to_json()}
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -83,6 +86,10 @@ class Explanation:
             yield from _shard_lines(shard, entry, "")
         if "merge" in facts:
             yield f"merge: {facts['merge']}"
+        if self.trace is not None:
+            yield f"took {self.trace.milliseconds:.1f} ms, {self.trace.rows} rows"
+            for step in self.trace.steps:
+                yield f"  {step.name}: {step.rows:,} rows, {step.bytes:,} bytes, {step.milliseconds:.1f} ms"
 
 
 def _pushdown(plan: PushdownPlan) -> dict[str, Any]:

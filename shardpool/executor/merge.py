@@ -6,8 +6,10 @@ no temporary table outlives its query.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import psycopg2
@@ -15,8 +17,9 @@ import psycopg2
 from shardpool.engines import Engines
 from shardpool.errors import SchemaDrift
 from shardpool.executor.results import RoutedResult
-from shardpool.executor.scatter import Leases, Scatter, failure, leased
+from shardpool.executor.scatter import Leases, failure, leased
 from shardpool.executor.stages import Job, Parameters
+from shardpool.executor.trace import Trace
 from shardpool.planner.moment import MOMENT
 from shardpool.planner.plan import (
     ByShard,
@@ -34,6 +37,8 @@ from shardpool.topology.shard_map import Topology
 
 #: Object identifiers from here on are given by each server for itself (FirstNormalObjectId).
 FIRST_USER_OID = 16384
+#: Rows that a stream fetches at a time, from each shard.
+STREAM_ROWS = 2000
 
 ScatterPlan = PushdownPlan | StagesPlan | GatherPlan
 
@@ -47,30 +52,55 @@ class Merger:
         self._max_bytes = max_bytes
         self._merge_node = merge_node
 
-    def run(self, plan: ScatterPlan, parameters: Parameters, topology: Topology) -> RoutedResult:
+    def run(self, plan: ScatterPlan, parameters: Parameters, topology: Topology, trace: Trace) -> RoutedResult:
+        """Return all rows."""
+        with (
+            self._running(plan, parameters, topology, trace, stream=False) as (job, then),
+            trace.step("result") as step,
+        ):
+            if isinstance(then, MergeQuery):
+                result = job.fetch(then.sql)
+            else:
+                found = self._fetched(then, job)
+                rows = list(_cut((row for shard in sorted(found) for row in found[shard][1]), then, job.parameters))
+                result = RoutedResult(_common_description(found), rows, len(rows))
+            step.rows = len(result.rows)
+            return result
+
+    def stream(self, plan: ScatterPlan, parameters: Parameters, topology: Topology) -> Iterator[Any]:
+        """Yield the description of the rows, then row after row, `STREAM_ROWS` of each shard in memory."""
+        with self._running(plan, parameters, topology, Trace(), stream=True) as (job, then):
+            if isinstance(then, MergeQuery):
+                cursors = {job.node: job.cursor(job.node, then.sql)}
+                found = {job.node: _begun(cursors[job.node])}
+            else:
+                cursors, found = self._opened(then, job)
+            yield _common_description(found)
+            rows = (row for shard in sorted(found) for row in _all_rows(found[shard][1], cursors[shard]))
+            yield from rows if isinstance(then, MergeQuery) else _cut(rows, then, job.parameters)
+
+    @contextmanager
+    def _running(
+        self, plan: ScatterPlan, parameters: Parameters, topology: Topology, trace: Trace, *, stream: bool
+    ) -> Iterator[tuple[Job, PushdownPlan | MergeQuery]]:
+        """Make the stages; give what is left to do, and the job that does it."""
         stages, then = _parts(plan)
-        if not stages and isinstance(then, PushdownPlan):
-            with leased(self._engines, list(then.by_shard)) as leases:
-                if plan.moment:
-                    parameters = _at_moment(parameters, leases.connection(min(then.by_shard)))
-                return _concatenated(then, Scatter(self._threads, leases), parameters)
-        shards = {shard for by_shard in _placed(stages, then) for shard in by_shard}
         everywhere = topology.shard_map.by_shard()
         node = self._node(stages, then, everywhere)
-        partition = everywhere[node][0] if node in everywhere else None
-        with leased(self._engines, list(shards | {node})) as leases:
-            in_transaction = leases.shards if any(stage.spread for stage in stages) else [node]
-
-            def work() -> RoutedResult:
-                given = _at_moment(parameters, leases.connection(node)) if plan.moment else parameters
+        shards = {shard for by_shard in _placed(stages, then) for shard in by_shard} | ({node} if stages else set())
+        with leased(self._engines, list(shards or {node})) as leases:
+            everywhere_too = stream or any(stage.spread for stage in stages)
+            in_transaction = leases.shards if everywhere_too else [node] if stages else []
+            with _rolled_back(node, in_transaction, leases):
+                given = _at_moment(parameters, leases.connection(leases.shards[0])) if plan.moment else parameters
+                partition = everywhere[node][0] if node in everywhere else None
                 job = Job(node, partition, leases, self._threads, given, self._max_bytes)
                 for stage in stages:
-                    job.make(stage)
-                if isinstance(then, MergeQuery):
-                    return job.fetch(then.sql)
-                return _concatenated(then, Scatter(self._threads, leases), given)
-
-            return _rolled_back(work, node, in_transaction, leases)
+                    with trace.step(_title(stage)) as step:
+                        before = job.bytes
+                        step.rows = job.make(stage)
+                        step.bytes = job.bytes - before
+                yield job, then
 
     def _node(self, stages: tuple[Stage, ...], then: PushdownPlan | MergeQuery, everywhere: ByShard) -> str:
         """The merge node. Partial columns take their types there: it must have partitions, best of those asked."""
@@ -79,6 +109,24 @@ class Merger:
             return self._merge_node
         asked = [set(by_shard) for by_shard in _placed(stages, then) if by_shard]
         return min(set.intersection(*asked) or asked[0]) if asked else min(everywhere)
+
+    def _fetched(self, plan: PushdownPlan, job: Job) -> dict[str, tuple[Any, list[Any]]]:
+        def fetch(shard: str, connection: Any) -> tuple[Any, list[Any]]:
+            with connection.cursor() as cursor:
+                cursor.execute(union_all(plan.partial, plan.by_shard[shard], plan.appended), job.parameters)
+                return cursor.description, cursor.fetchall()
+
+        return job.scatter(dict.fromkeys(plan.by_shard, fetch))
+
+    def _opened(self, plan: PushdownPlan, job: Job) -> tuple[dict[str, Any], dict[str, tuple[Any, list[Any]]]]:
+        """A cursor on each shard, with its first rows."""
+        cursors: dict[str, Any] = {}
+
+        def open_one(shard: str, connection: Any) -> tuple[Any, list[Any]]:
+            cursors[shard] = job.cursor(shard, union_all(plan.partial, plan.by_shard[shard], plan.appended))
+            return _begun(cursors[shard])
+
+        return cursors, job.scatter(dict.fromkeys(plan.by_shard, open_one))
 
 
 def _parts(plan: ScatterPlan) -> tuple[tuple[Stage, ...], PushdownPlan | MergeQuery]:
@@ -96,27 +144,35 @@ def _placed(stages: Iterable[Stage], then: PushdownPlan | MergeQuery) -> list[By
     return found if isinstance(then, MergeQuery) else [*found, then.by_shard]
 
 
-def _concatenated(plan: PushdownPlan, scatter: Scatter, parameters: Parameters) -> RoutedResult:
+def _title(stage: Stage) -> str:
+    match stage:
+        case PartialRows():
+            return f"collect {stage.name}"
+        case Computed():
+            return f"compute {stage.name}"
+        case _:
+            return f"gather {stage.table}"
+
+
+def _cut(rows: Iterator[Any], plan: PushdownPlan, parameters: Parameters) -> Iterator[Any]:
+    """Apply the LIMIT and OFFSET of a concatenation."""
     assert isinstance(plan.merge, Concatenation)
-
-    def fetch(shard: str, connection: Any) -> tuple[Any, list[Any]]:
-        with connection.cursor() as cursor:
-            cursor.execute(union_all(plan.partial, plan.by_shard[shard], plan.appended), parameters)
-            return cursor.description, cursor.fetchall()
-
-    try:
-        for shard in plan.by_shard:
-            scatter.start(shard, fetch)
-        found = scatter.collect()
-    except BaseException:
-        scatter.stop()
-        raise
-    description = _common_description({shard: answer[0] for shard, answer in found.items()})
-    rows = [row for shard in sorted(found) for row in found[shard][1]]
     first = _count(plan.merge.offset, parameters) or 0
     limit = _count(plan.merge.limit, parameters)
-    rows = rows[first:] if limit is None else rows[first : first + limit]
-    return RoutedResult(description, rows, len(rows))
+    return islice(rows, first, None if limit is None else first + limit)
+
+
+def _begun(cursor: Any) -> tuple[Any, list[Any]]:
+    """The description, which the driver has only after the first rows, and those."""
+    rows = cursor.fetchmany(STREAM_ROWS)
+    return cursor.description, rows
+
+
+def _all_rows(first: list[Any], cursor: Any) -> Iterator[Any]:
+    rows = first
+    while rows:
+        yield from rows
+        rows = cursor.fetchmany(STREAM_ROWS)
 
 
 def _at_moment(parameters: Parameters, connection: Any) -> Parameters:
@@ -126,18 +182,18 @@ def _at_moment(parameters: Parameters, connection: Any) -> Parameters:
         return {**parameters, MOMENT: cursor.fetchone()[0]}
 
 
-def _rolled_back(
-    work: Callable[[], RoutedResult], node: str, in_transaction: Iterable[str], leases: Leases
-) -> RoutedResult:
-    """Do *work* in transactions that are rolled back; turn its error into that of a scatter."""
+@contextmanager
+def _rolled_back(node: str, in_transaction: list[str], leases: Leases) -> Iterator[None]:
+    """Transactions that are rolled back; an error inside of them is turned into that of a scatter."""
     for shard in in_transaction:
         leases.connection(shard).autocommit = False
     try:
-        return work()
+        yield
     except BaseException as error:
-        if not isinstance(error, Exception):
+        if not isinstance(error, Exception | GeneratorExit):
             for shard in in_transaction:
                 leases.abandon(shard)
+        if not in_transaction or not isinstance(error, Exception):
             raise
         found = failure({node: error}, leases)
         raise found from (error if found is not error else error.__cause__)
@@ -155,19 +211,19 @@ def _roll_back(connection: Any, shard: str, leases: Leases) -> None:
         leases.abandon(shard)
 
 
-def _common_description(descriptions: Mapping[str, Any]) -> Any:
+def _common_description(found: Mapping[str, tuple[Any, list[Any]]]) -> Any:
     """Return the description of all shards' rows. Raise `SchemaDrift` if they differ: a schema change is half way.
 
     Types of users have another number on every server.
     """
     shapes = {
         shard: tuple((column[0], column[1] if column[1] < FIRST_USER_OID else None) for column in description)
-        for shard, description in descriptions.items()
+        for shard, (description, _) in found.items()
     }
     if len(set(shapes.values())) > 1:
         widths = ", ".join(f"{shard}: {len(shape)}" for shard, shape in sorted(shapes.items()))
         raise SchemaDrift(f"the shards answered with different columns ({widths}): is a schema change under way?")
-    return next(iter(descriptions.values()))
+    return next(description for description, _ in found.values())
 
 
 def _count(value: int | str | None, parameters: Parameters) -> int | None:

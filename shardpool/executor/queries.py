@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, TypeVar
 
 import psycopg2
 from sqlalchemy.exc import DBAPIError
@@ -12,12 +12,14 @@ from shardpool.engines import Engines
 from shardpool.engines.translate import translate
 from shardpool.executor.current import CurrentTopology
 from shardpool.executor.merge import Merger
-from shardpool.executor.results import RoutedResult
+from shardpool.executor.results import RoutedResult, StreamedResult
 from shardpool.executor.sizes import TableSizes
 from shardpool.executor.statements import MAX_RETRIES, Statements
+from shardpool.executor.trace import Trace
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.plan import (
     ByShard,
+    Concatenation,
     GatherPlan,
     Plan,
     PushdownPlan,
@@ -27,6 +29,8 @@ from shardpool.planner.plan import (
 )
 from shardpool.planner.refusals import refuse
 from shardpool.topology.shard_map import Placement, Topology
+
+T = TypeVar("T")
 
 #: What CREATE TABLE AS answers for columns that a SELECT may have and a table may not: pseudo-types (invalid table
 #: definition), no derived collation (indeterminate collation), and more than 1,600 of them (too many columns); and a
@@ -54,14 +58,31 @@ class Queries:
         self._merger = merger
         self._sizes = sizes
 
-    def answer(self, compiled: CompiledQuery, parameters: Mapping[str, Any]) -> RoutedResult:
+    def answer(
+        self, compiled: CompiledQuery, parameters: Mapping[str, Any], trace: Trace | None = None
+    ) -> RoutedResult:
+        """Return all rows. What it took goes into *trace*."""
+        trace = trace if trace is not None else Trace()
+        return self._tried(compiled, parameters, lambda plan, topology: self._run(plan, parameters, topology, trace))
+
+    def stream(self, compiled: CompiledQuery, parameters: Mapping[str, Any]) -> StreamedResult:
+        """Return the rows as they come, with memory for a few thousand."""
+
+        def begin(plan: Plan, topology: Topology) -> StreamedResult:
+            rows = self._streamed(plan, parameters, topology)
+            return StreamedResult(next(rows), rows)
+
+        return self._tried(compiled, parameters, begin)
+
+    def _tried(self, compiled: CompiledQuery, parameters: Mapping[str, Any], run: Callable[[Plan, Topology], T]) -> T:
+        """Run a plan, another rung's where PostgreSQL refuses it, and again if a partition moved meanwhile."""
         retries = 0
         failed: dict[str, str] = {}
         while True:
             topology = self._current.value
             plan = compiled.bind(parameters, topology, self._sizes.statistics(parameters), failed)
             try:
-                return self._run(plan, parameters, topology)
+                return run(plan, topology)
             except DBAPIError as error:
                 rung = _gives_way(plan, str(getattr(error.orig, "pgcode", None)))
                 if rung is None:
@@ -74,14 +95,21 @@ class Queries:
                         raise refuse("SP116", compiled.unknown_function) from error
                     raise translate(error, None, "", compiled.words, writes=False) from error
 
-    def _run(self, plan: Plan, parameters: Mapping[str, Any], topology: Topology) -> RoutedResult:
-        match plan:
-            case SinglePlan():
-                return self._statements.on_shard(plan.placement.shard, plan.sql, parameters)
-            case ReferencePlan():
-                return self._statements.on_shard(self._any_shard(), plan.sql, parameters)
-            case PushdownPlan() | StagesPlan() | GatherPlan():
-                return self._merger.run(plan, parameters, topology)
+    def _run(self, plan: Plan, parameters: Mapping[str, Any], topology: Topology, trace: Trace) -> RoutedResult:
+        trace.begin(plan)
+        if isinstance(plan, SinglePlan | ReferencePlan):
+            return self._statements.on_shard(self._only_shard(plan), plan.sql, parameters)
+        return self._merger.run(plan, parameters, topology, trace)
+
+    def _streamed(self, plan: Plan, parameters: Mapping[str, Any], topology: Topology) -> Generator[Any]:
+        if isinstance(plan, SinglePlan | ReferencePlan):
+            by_shard = topology.shard_map.by_shard()
+            shard = self._only_shard(plan)
+            plan = PushdownPlan(plan.sql, {shard: by_shard[shard][:1]}, Concatenation(), True)
+        yield from self._merger.stream(plan, parameters, topology)
+
+    def _only_shard(self, plan: SinglePlan | ReferencePlan) -> str:
+        return plan.placement.shard if isinstance(plan, SinglePlan) else self._any_shard()
 
     def _any_shard(self) -> str:
         """The shard for statements that any can answer: the one with the fewest connections in use."""

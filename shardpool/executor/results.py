@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import lru_cache
 from operator import length_hint
 from typing import Any
@@ -40,6 +40,22 @@ class RoutedResult(IteratorResult[Any]):
             self._soft_close(hard=True)
             return Row(metadata, None, metadata._key_to_index, self.rows[0])
         return super().one()
+
+
+class StreamedResult(IteratorResult[Any]):
+    """Rows that come as they are asked for. Connections are held until the last row, or `close`.
+
+    Use it as a context manager where not all rows may be read.
+    """
+
+    def __init__(self, description: Any, rows: Generator[Any]) -> None:
+        super().__init__(_metadata(tuple([column[0] for column in description])), rows)
+        self.description = description
+        self._rows = rows
+
+    def _soft_close(self, hard: bool = False, **options: Any) -> None:
+        self._rows.close()
+        super()._soft_close(hard=hard, **options)
 
 
 @lru_cache(maxsize=512)

@@ -9,8 +9,8 @@ from typing import Any
 from shardpool.errors import GatherTooLarge
 from shardpool.executor.relay import FanOut, Producer, Relay, RelayStopped
 from shardpool.executor.results import RoutedResult
-from shardpool.executor.scatter import Leases, Scatter, failure
-from shardpool.planner.plan import ByShard, Computed, PartialRows, Relation, Stage, union_all
+from shardpool.executor.scatter import Leases, Scatter, Work, failure
+from shardpool.planner.plan import READ_ONLY, ByShard, Computed, PartialRows, Relation, Stage, union_all
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Partition
 
@@ -48,9 +48,10 @@ class Job:
         self._partition = partition
         self._leases = leases
         self._threads = threads
-        self._parameters = parameters
+        self.parameters = parameters
         self._max_bytes = max_bytes
-        self._bytes = 0
+        #: What has travelled so far.
+        self.bytes = 0
 
     def make(self, stage: Stage) -> int:
         """Make a stage's table; return its number of rows."""
@@ -68,17 +69,37 @@ class Job:
             self.execute(statement)
         return rows
 
+    def scatter(self, works: Mapping[str, Work[Any]]) -> dict[str, Any]:
+        """Do work on several shards at once; return the results, or fail as a whole."""
+        scatter = Scatter(self._threads, self._leases)
+        try:
+            for shard, work in works.items():
+                scatter.start(shard, work)
+            return scatter.collect()
+        except BaseException:
+            scatter.stop()
+            raise
+
+    def cursor(self, shard: str, sql: str) -> Any:
+        """Open a query on a shard whose rows stay there until they are fetched."""
+        connection = self._leases.connection(shard)
+        if sql.startswith(READ_ONLY):
+            connection.cursor().execute(READ_ONLY)
+        cursor = connection.cursor(name="shardpool_stream")
+        cursor.execute(sql.removeprefix(READ_ONLY), self.parameters)
+        return cursor
+
     def fetch(self, sql: str) -> RoutedResult:
         """Return the rows of the merge query."""
         with self._leases.connection(self.node).cursor() as cursor:
-            cursor.execute(sql, self._parameters)
+            cursor.execute(sql, self.parameters)
             rows = cursor.fetchall()
             return RoutedResult(cursor.description, rows, len(rows))
 
     def execute(self, sql: str) -> int:
         """Run a statement on the merge node; return the number of rows."""
         with self._leases.connection(self.node).cursor() as cursor:
-            cursor.execute(sql, self._parameters)
+            cursor.execute(sql, self.parameters)
             return int(cursor.rowcount)
 
     # -- filling ----------------------------------------------------------------------------------------------------
@@ -118,7 +139,7 @@ class Job:
         def produce(shard: str, connection: Any) -> None:
             producer = Producer(relay)
             with connection.cursor() as cursor:
-                query = cursor.mogrify(union_all(select, by_shard[shard], appended), self._parameters).decode()
+                query = cursor.mogrify(union_all(select, by_shard[shard], appended), self.parameters).decode()
                 cursor.copy_expert(f"COPY ({query}) TO STDOUT (FORMAT binary)", producer)
             producer.close()
 
@@ -187,7 +208,7 @@ class Job:
             for shard in scatter.errors():
                 self._leases.abandon(shard)
             if self._too_large():
-                raise GatherTooLarge(self._bytes, self._max_bytes) from error
+                raise GatherTooLarge(self.bytes, self._max_bytes) from error
             causes = {shard: e for shard, e in scatter.errors().items() if not isinstance(e, RelayStopped)}
             if causes:
                 raise failure(causes, self._leases) from next(iter(causes.values()))
@@ -212,12 +233,12 @@ class Job:
             self._count(cursor.fetchone()[0])
 
     def _count(self, size: int) -> None:
-        self._bytes += size
+        self.bytes += size
         if self._too_large():
-            raise GatherTooLarge(self._bytes, self._max_bytes)
+            raise GatherTooLarge(self.bytes, self._max_bytes)
 
     def _too_large(self) -> bool:
-        return self._bytes > self._max_bytes
+        return self.bytes > self._max_bytes
 
 
 def _finishing(stage: Stage, rows: int) -> list[str]:

@@ -344,7 +344,7 @@ def _stars_of_exists(select: Tree) -> list[Tree]:
         for link in links
         if link.sub_link_type == pb.EXISTS_SUBLINK
         for node in link.subselect.select_stmt.target_list
-        if is_a(node.res_target.val, "column_ref") and not link.subselect.select_stmt.distinct_clause
+        if is_a(node.res_target.val, "column_ref") and column_fields(node.res_target.val.column_ref)[-1] == "*"
     ]
 
 

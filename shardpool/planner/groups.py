@@ -93,7 +93,8 @@ class _Groups:
             if is_a(inner, "column_ref"):
                 raise Refused(f"column {'.'.join(column_fields(inner.column_ref))} is neither grouped nor aggregated")
             if is_a(inner, "sub_link"):
-                if self._level.proof.reads_sharded(inner.sub_link.subselect) or self._level.own(inner):
+                level = self._level
+                if level.proof.reads_sharded(inner.sub_link.subselect) or level.own(inner) or level.reads_cte(inner):
                     raise Refused("a subquery stands beside groups")
                 return copied(inner)
             return None

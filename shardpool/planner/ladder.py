@@ -18,6 +18,7 @@ from shardpool.planner.gather import Source, plan_sources
 from shardpool.planner.moment import at_one_moment
 from shardpool.planner.pins import Pin, find_pins, partitions_of
 from shardpool.planner.plan import (
+    READ_ONLY,
     GatherPlan,
     Plan,
     PushdownPlan,
@@ -50,7 +51,7 @@ def compile_query(statement: Statement, topology: Topology) -> CompiledQuery:
     words = over_gathered(statement, topology)
     if unknown is not None:
         # It may write, and what it writes would be lost with the merge transaction, or be on one shard only.
-        words = "SET TRANSACTION READ ONLY; " + words
+        words = READ_ONLY + words
     if not any(item.table is not None and item.table.sharded for item in analysis.occurrences):
         return CompiledQuery(statement, topology, analysis, words, unknown)
     pins = find_pins(analysis, statement)

@@ -13,6 +13,8 @@ from shardpool.topology.tables import Column
 SCHEMA_MARKER = "shardpool_partition_schema"
 #: Stands for the rows of one table in all of a shard's partitions, in the same way.
 APPENDED_ROWS = f"{SCHEMA_MARKER}.shardpool_appended"
+#: Before a statement that may write, though it must not.
+READ_ONLY = "SET TRANSACTION READ ONLY; "
 #: The temporary table of partial rows that a merge query reads.
 PARTIAL_TABLE = "shardpool_partial"
 
