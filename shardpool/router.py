@@ -7,17 +7,16 @@ A query reads parse -> analyse -> bind -> run -> merge: `planner.statement`, `pl
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.engine import CursorResult, Result
+from sqlalchemy.engine import Result
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import Executable
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
@@ -31,21 +30,27 @@ from shardpool.ddl.refusals import refuse
 from shardpool.engines import Engines, PoolStats
 from shardpool.engines.registry import PasswordSource
 from shardpool.errors import SchemaBusy, StalePlacement
+from shardpool.executor.background import Resolver
 from shardpool.executor.cache import PlanCache
-from shardpool.executor.constructs import construct_engine
+from shardpool.executor.constructs import Constructs
 from shardpool.executor.current import CurrentTopology
 from shardpool.executor.explain import Explanation
 from shardpool.executor.merge import Merger
 from shardpool.executor.partition import OPTION, PartitionContext, watch
 from shardpool.executor.queries import Queries
-from shardpool.executor.results import RoutedResult
+from shardpool.executor.retrying import run_transaction
 from shardpool.executor.statements import MAX_RETRIES, Statements
+from shardpool.executor.transaction import Isolation, Surroundings, Transaction
 from shardpool.planner.keyed import compile_keyed, types_of_key
 from shardpool.planner.ladder import compile_query
 from shardpool.topology.key import KeyValue
 from shardpool.topology.shard_map import Partition, Placement, Shard, ShardMap, Topology
 from shardpool.topology.tables import TableKind
+from shardpool.two_phase import Coordinator, Outcome, Resolved, outcome
+from shardpool.two_phase.names import parse_id
+from shardpool.two_phase.resolve import ABANDONED
 
+T = TypeVar("T")
 Parameters = Mapping[str, Any]
 _NO_PARAMETERS: Parameters = {}
 
@@ -100,12 +105,24 @@ class Router:
         self._statements = Statements(self.engines, self._current)
         merger = Merger(self.engines, self._threads, config.query.max_gather_bytes, config.query.merge_node)
         self._answers = Queries(self.engines, self._current, self._statements, merger)
-        self._query_constructs = construct_engine(self._run_query)
-        self._keyed_constructs = construct_engine(self._run_keyed)
+        self._constructs = Constructs()
+        coordinator = Coordinator(self.engines, config.keyspace, self._threads)
+        self._around = Surroundings(
+            self.engines,
+            self._current,
+            self._keyed,
+            self._queries,
+            self._constructs,
+            self._threads,
+            coordinator,
+            config.query.max_gather_bytes,
+        )
+        self._resolver = Resolver(self.engines, self._current, coordinator)
         self._borrowed: dict[int, tuple[str, Any]] = {}
         self._listener = Listener(self.catalog, self._current.refresh_quietly) if listen else None
         if self._listener is not None:
             self._listener.start()
+            self._resolver.start()
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], **options: Any) -> Self:
@@ -165,18 +182,12 @@ class Router:
         statement itself; `ShardUnavailable` and `OutcomeUnknown` for a broken connection.
         """
         if not isinstance(sql, str):
-            token = _construct_key.set(key)
-            try:
-                with self._keyed_constructs.connect() as connection:
-                    return _fetched(connection.execute(sql, dict(params) if params else None))
-            finally:
-                _construct_key.reset(token)
+            keyed, run = self._keyed.pyformat, self._statements.on_partition
+            return self._constructs.execute(
+                sql, params, lambda text, values: run(key, keyed(text, self._current.value), values)
+            )
         compiled = self._keyed.text(sql, self._current.value)
         return self._statements.on_partition(key, compiled, params or _NO_PARAMETERS)
-
-    def _run_keyed(self, sql: str, params: Parameters) -> RoutedResult:
-        compiled = self._keyed.pyformat(sql, self._current.value)
-        return self._statements.on_partition(_construct_key.get(), compiled, params)
 
     @contextmanager
     def connect(self, key: KeyValue, table: str | None = None) -> Iterator[Connection]:
@@ -231,19 +242,52 @@ class Router:
         a shard fails, after the other shards were cancelled; `sqlalchemy.exc` errors of the statement itself.
         """
         if not isinstance(sql, str):
-            with self._query_constructs.connect() as connection:
-                return _fetched(connection.execute(sql, dict(params) if params else None))
+            queries, run = self._queries.pyformat, self._answers.answer
+            return self._constructs.execute(
+                sql, params, lambda text, values: run(queries(text, self._current.value), values)
+            )
         compiled = self._queries.text(sql, self._current.value)
         return self._answers.answer(compiled, params or _NO_PARAMETERS)
-
-    def _run_query(self, sql: str, params: Parameters) -> RoutedResult:
-        return self._answers.answer(self._queries.pyformat(sql, self._current.value), params)
 
     def explain(self, sql: str, params: Parameters | None = None) -> Explanation:
         """Return the plan of a SELECT: `str()` is readable, `to_json()` is for programs."""
         topology = self._current.value
         plan = self._queries.text(sql, topology).bind(params or _NO_PARAMETERS, topology)
         return Explanation(sql, plan)
+
+    # -- transactions -----------------------------------------------------------------------------------------------
+
+    def transaction(
+        self, *, isolation: Isolation = "READ COMMITTED", read_only: bool = False, retries: int = MAX_RETRIES
+    ) -> Transaction:
+        """Begin a transaction over any shards; a context manager that commits at its end, or rolls back.
+
+        *retries*: how often it follows a partition that had moved before anything was done. Leaving the block raises
+        `sqlalchemy.exc` errors, `ShardUnavailable`, `CannotPrepare`, with everything rolled back; or `InDoubt`.
+        """
+        return Transaction(self._around, isolation, read_only, retries)
+
+    def run(
+        self,
+        work: Callable[[Transaction], T],
+        *,
+        isolation: Isolation = "READ COMMITTED",
+        read_only: bool = False,
+        retries: int = 10,
+    ) -> T:
+        """Call *work* with a transaction, commit, and return its result; again after serialisation failures, deadlocks,
+        moved partitions and other errors that left nothing behind, up to *retries* times. Raises as `transaction`."""
+        return run_transaction(lambda: self.transaction(isolation=isolation, read_only=read_only), work, retries)
+
+    def outcome(self, txid: str) -> Outcome:
+        """Return what became of a transaction that raised `InDoubt`, or whose process died: "committed", "aborted", or
+        "undecided" while its commit is under way. Raise `ShardUnavailable` while the shard that knows is not there."""
+        return outcome(self.engines, parse_id(txid))
+
+    def resolve_transactions(self, older_than: float = ABANDONED) -> list[Resolved]:
+        """Finish transactions that were prepared more than *older_than* seconds ago, and left behind. This happens by
+        itself every few seconds; moves call it first."""
+        return self._resolver.resolve(older_than)
 
     # -- bulk and schema --------------------------------------------------------------------------------------------
 
@@ -309,6 +353,7 @@ class Router:
         """Close all connections and threads. Connections in use are closed as they come back. Idempotent."""
         if self._listener is not None:
             self._listener.close()
+        self._resolver.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
         self.engines.close()
         self.catalog.close()
@@ -322,12 +367,3 @@ class Router:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-#: The key of the construct that this thread (or task) executes.
-_construct_key: ContextVar[KeyValue] = ContextVar("shardpool construct key")
-
-
-def _fetched(result: CursorResult[Any]) -> Result[Any]:
-    """Return a result that outlives its connection."""
-    return result.freeze()() if result.returns_rows else result

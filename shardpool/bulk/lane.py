@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 
 from shardpool.bulk.decision import finish_prepared, prepared_gid
-from shardpool.bulk.faults import fault_point
 from shardpool.bulk.translate import refused
 from shardpool.errors import ShardpoolError
+from shardpool.faults import fault_point
 
 if TYPE_CHECKING:
     from shardpool.engines import Engines

@@ -29,6 +29,8 @@ from shardpool.planner.plan import (
 from shardpool.topology.names import quote
 
 Parameters = Mapping[str, Any]
+#: Stands for a merge node apart; no shard has such a name.
+APART = "the merge node"
 #: Tables with fewer rows are not analysed: any plan will do.
 ANALYSE_ROWS = 1000
 #: Object identifiers from here on are given by each server for itself (FirstNormalObjectId).
@@ -36,13 +38,24 @@ FIRST_USER_OID = 16384
 
 
 class Merger:
-    """Runs the plans that read several partitions."""
+    """Runs the plans that read several partitions.
 
-    def __init__(self, engines: Engines, threads: ThreadPoolExecutor, max_bytes: int, merge_node: str | None) -> None:
+    *apart*: the merge node is not one of the connections that read, but one more to this shard.
+    """
+
+    def __init__(
+        self,
+        engines: Engines,
+        threads: ThreadPoolExecutor,
+        max_bytes: int,
+        merge_node: str | None,
+        apart: str | None = None,
+    ) -> None:
         self._engines = engines
         self._threads = threads
         self._max_bytes = max_bytes
         self._merge_node = merge_node
+        self._apart = apart
 
     def pushdown(self, plan: PushdownPlan, parameters: Parameters) -> RoutedResult:
         match plan.merge:
@@ -74,19 +87,20 @@ class Merger:
         return RoutedResult(description, rows, len(rows))
 
     def _merge(self, plan: PushdownPlan, merge: MergeQuery, parameters: Parameters) -> RoutedResult:
-        node = self._node(plan.by_shard)
+        node = APART if self._apart else self._node(plan.by_shard)
 
         def work(job: _Job) -> RoutedResult:
-            local = union_all(plan.partial, plan.by_shard[node])
-            job.execute(f"CREATE TEMPORARY TABLE {PARTIAL_TABLE} ON COMMIT DROP AS {local}")
+            local = union_all(plan.partial, plan.by_shard[self._apart or node])
+            rows = "WITH NO DATA" if self._apart else "WITH DATA"
+            job.execute(f"CREATE TEMPORARY TABLE {PARTIAL_TABLE} ON COMMIT DROP AS {local} {rows}")
             job.load(PARTIAL_TABLE, plan.partial, plan.by_shard)
             return job.fetch(merge.sql)
 
-        return self._on_node(node, set(plan.by_shard), parameters, work)
+        return self._on_node(node, {node, *plan.by_shard}, parameters, work)
 
     def gather(self, plan: GatherPlan, parameters: Parameters) -> RoutedResult:
         shards = {shard for relation in plan.relations for shard in relation.by_shard}
-        node = self._merge_node or min(shards)
+        node = APART if self._apart else self._merge_node or min(shards)
 
         def work(job: _Job) -> RoutedResult:
             for relation in plan.relations:

@@ -21,7 +21,7 @@ from shardpool.topology.shard_map import Placement, Topology
 
 #: What CREATE TABLE AS answers for columns that a SELECT may have and a table may not: pseudo-types (invalid table
 #: definition), no derived collation (indeterminate collation), and more than 1,600 of them (too many columns).
-_NO_PARTIAL_COLUMN = ("42P16", "42P22", "54011")
+NO_PARTIAL_COLUMN = ("42P16", "42P22", "54011")
 
 
 class Queries:
@@ -43,12 +43,12 @@ class Queries:
                 return self._run(plan, parameters)
             except DBAPIError as error:
                 code = getattr(error.orig, "pgcode", None)
-                if not isinstance(plan, PushdownPlan) or code not in _NO_PARTIAL_COLUMN:
+                if not isinstance(plan, PushdownPlan) or code not in NO_PARTIAL_COLUMN:
                     raise
                 no_pushdown = f"PostgreSQL has no such partial column: {error.orig}".strip()
             except psycopg2.Error as error:
                 retries += 1
-                if retries > MAX_RETRIES or not self._current.moved(topology, _placements(plan, topology)):
+                if retries > MAX_RETRIES or not self._current.moved(topology, placements_of(plan, topology)):
                     if compiled.unknown_function is not None:
                         raise refuse("SP116", compiled.unknown_function) from error
                     raise translate(error, None, "", compiled.words, writes=False) from error
@@ -71,7 +71,7 @@ class Queries:
         return min(shards, key=lambda name: stats[name].in_use if name in stats else 0)
 
 
-def _placements(plan: Plan, topology: Topology) -> list[Placement]:
+def placements_of(plan: Plan, topology: Topology) -> list[Placement]:
     """Where the partitions of a plan were when it was made."""
     match plan:
         case SinglePlan():

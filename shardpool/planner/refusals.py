@@ -63,6 +63,16 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
         "create a composite type of the columns, or name them",
         "select (null::orders).total from orders",
     ),
+    "SP130": (
+        "function {what}() may read or write anything, and a query in a transaction asks several shards",
+        "run it on one partition: transaction.execute(key, ...)",
+        "select number_of_orders()",
+    ),
+    "SP131": (
+        "reference table {what!r} is named with its schema in a query that gathers its rows from the transaction",
+        "name it without the schema",
+        "select o.total, rank() over (order by o.total) from orders o, shop.country",
+    ),
     "SP110": (
         "{what} inside execute(): every call is a transaction of its own",
         "use router.connect(key) and its begin(), commit() and rollback()",

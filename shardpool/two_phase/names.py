@@ -1,0 +1,74 @@
+"""Ids of transactions, and the names under which their parts are prepared."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from dataclasses import dataclass
+
+from shardpool.topology.names import quote
+
+_ID = re.compile(r"([a-z][a-z0-9_]{0,39}):([a-z0-9][a-z0-9_-]{0,39}):([0-9a-f]{32}|x[0-9]{1,20})")
+
+
+@dataclass(frozen=True)
+class TransactionId:
+    """``<keyspace>:<decider>:<token>``. The token is random, or ``x`` and the transaction's number on its one shard."""
+
+    keyspace: str
+    decider: str
+    token: str
+
+    def __str__(self) -> str:
+        return f"{self.keyspace}:{self.decider}:{self.token}"
+
+    @property
+    def xid(self) -> int | None:
+        """The server's number of a transaction that wrote one shard only."""
+        return int(self.token[1:]) if self.token.startswith("x") else None
+
+    def gid(self, number: int) -> str:
+        """Return the name (< 200 bytes) of the part with this number: unique also where shards share a server."""
+        return f"{gid_prefix(self.keyspace)}{self.decider}:{self.token}:{number}"
+
+
+def new_id(keyspace: str, decider: str) -> TransactionId:
+    return TransactionId(keyspace, decider, uuid.uuid4().hex)
+
+
+def parse_id(text: str) -> TransactionId:
+    """Read an id. Raise `ValueError` if it is none."""
+    found = _ID.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is not the id of a transaction, expected <keyspace>:<shard>:<token>")
+    return TransactionId(*found.groups())
+
+
+def gid_prefix(keyspace: str) -> str:
+    """Return how the gids of a keyspace begin."""
+    return f"shardpool:{keyspace}:"
+
+
+def parse_gid(gid: str) -> TransactionId | None:
+    """Return the transaction of a prepared part, or None if it is not one of ours."""
+    head, _, number = gid.removeprefix("shardpool:").rpartition(":")
+    if not gid.startswith("shardpool:") or not number.isdigit():
+        return None
+    try:
+        found = parse_id(head)
+    except ValueError:
+        return None
+    return found if found.xid is None else None
+
+
+def records_table(keyspace: str) -> str:
+    """Return the qualified, quoted name of the table of decisions, which is on every shard."""
+    return f"{quote(keyspace)}.shardpool_transaction"
+
+
+def create_records(keyspace: str) -> str:
+    """Return the statement that creates that table if it is missing."""
+    return (
+        f"CREATE TABLE IF NOT EXISTS {records_table(keyspace)} (id text PRIMARY KEY, committed boolean NOT NULL, "
+        "decided_at timestamptz NOT NULL DEFAULT clock_timestamp())"
+    )
