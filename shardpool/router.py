@@ -48,7 +48,7 @@ from shardpool.topology.shard_map import Partition, Placement, Shard, ShardMap, 
 from shardpool.topology.tables import TableKind
 from shardpool.two_phase import Coordinator, Outcome, Resolved, outcome
 from shardpool.two_phase.names import parse_id
-from shardpool.two_phase.resolve import ABANDONED
+from shardpool.two_phase.resolving import ABANDONED
 
 T = TypeVar("T")
 Parameters = Mapping[str, Any]
@@ -117,7 +117,7 @@ class Router:
             coordinator,
             config.query.max_gather_bytes,
         )
-        self._resolver = Resolver(self.engines, self._current, coordinator)
+        self._resolver = Resolver(self.engines, self._current, coordinator, self._resolve_loads)
         self._borrowed: dict[int, tuple[str, Any]] = {}
         self._listener = Listener(self.catalog, self._current.refresh_quietly) if listen else None
         if self._listener is not None:
@@ -309,7 +309,7 @@ class Router:
         See `shardpool.bulk.copy_into` for the options. Raises `BadRow` with source, line and reason; if a partition
         moves meanwhile, the load of a file is begun again, and that of rows raises `StalePlacement`.
         """
-        resolve_loads(self.catalog, self.engines, list(self.shard_map.shards))
+        self._resolve_loads()
         found = self._current.value.tables.get(table)
         if found is not None and not found.sharded:
             return self._load_reference(table, source, options)
@@ -321,6 +321,9 @@ class Router:
                 if not isinstance(source, str | Path) or not Path(source).is_file():
                     raise
         raise StalePlacement(f"the partitions of {table!r} moved again and again while it was loaded")
+
+    def _resolve_loads(self) -> None:
+        resolve_loads(self.catalog, self.engines, list(self.shard_map.shards))
 
     def _load_reference(self, table: str, source: Any, options: Mapping[str, Any]) -> LoadResult:
         """Load all shards' copies while no shard can be added, and no table changed."""

@@ -8,11 +8,14 @@ import threading
 import time
 from collections.abc import Callable
 
+import psycopg2
+from sqlalchemy.exc import DBAPIError
+
 from shardpool.engines import Engines
+from shardpool.errors import ShardpoolError
 from shardpool.executor.current import CurrentTopology
 from shardpool.two_phase import Coordinator, Resolved, resolve
-from shardpool.two_phase.resolve import ABANDONED, forget_old
-from shardpool.two_phase.sessions import UNREACHABLE
+from shardpool.two_phase.resolving import ABANDONED, forget_old
 
 log = logging.getLogger(__name__)
 
@@ -22,16 +25,30 @@ INTERVAL = 4.0
 FORGET_INTERVAL = 3600.0
 
 
-class Resolver:
-    """Resolves the transactions of one keyspace, in its own thread after `start`, or when asked."""
+#: Seconds between two searches for loads.
+LOADS_INTERVAL = 60.0
 
-    def __init__(self, engines: Engines, current: CurrentTopology, coordinator: Coordinator) -> None:
+Step = Callable[[], object]
+
+
+class Resolver:
+    """Resolves the transactions of one keyspace, in its own thread after `start`, or when asked. *resolve_loads* is
+    called in that thread as well."""
+
+    def __init__(
+        self, engines: Engines, current: CurrentTopology, coordinator: Coordinator, resolve_loads: Step
+    ) -> None:
         self._engines = engines
         self._current = current
-        self._coordinator = coordinator
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
-        self._forget_at = time.monotonic() + FORGET_INTERVAL * random.random()
+        now = time.monotonic()
+        self._due: dict[Step, tuple[float, float]] = {
+            self.resolve: (now, 0.0),
+            coordinator.forget: (now, 0.0),
+            resolve_loads: (now, LOADS_INTERVAL),
+            self._forget_old: (now + FORGET_INTERVAL * random.random(), FORGET_INTERVAL),
+        }
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._work, name="shardpool-resolver", daemon=True)
@@ -49,17 +66,19 @@ class Resolver:
             self._thread.join(timeout=30)
             self._thread = None
 
+    def _forget_old(self) -> None:
+        shard_map = self._current.value.shard_map
+        forget_old(self._engines, shard_map.keyspace, sorted(shard_map.shards))
+
     def _work(self) -> None:
         while not self._closing.wait(INTERVAL * random.uniform(0.8, 1.2)):
-            self._quietly(self.resolve)
-            self._quietly(self._coordinator.forget)
-            if time.monotonic() > self._forget_at:
-                self._forget_at = time.monotonic() + FORGET_INTERVAL
-                shard_map = self._current.value.shard_map
-                self._quietly(lambda: forget_old(self._engines, shard_map.keyspace, sorted(shard_map.shards)))  # noqa: B023
+            for step, (at, interval) in list(self._due.items()):
+                if time.monotonic() >= at:
+                    self._due[step] = (time.monotonic() + interval, interval)
+                    self._quietly(step)
 
-    def _quietly(self, step: Callable[[], object]) -> None:
+    def _quietly(self, step: Step) -> None:
         try:
             step()
-        except UNREACHABLE as error:
+        except (ShardpoolError, psycopg2.Error, DBAPIError) as error:
             log.warning("transactions in doubt: %s", error)

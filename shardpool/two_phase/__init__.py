@@ -11,17 +11,19 @@ key lets only one of the two win. Because the record is inserted before anybody 
 - it is not there: the decider's transaction is gone with it, and can never come back. Aborted.
 
 So no clock and no list of live processes decides anything, and a coordinator that was frozen wakes up to a session that
-has ended. A shard's part is prepared as ``shardpool:<keyspace>:<decider>:<token>:<number>``: what finds it knows whom
+has ended. A shard's part is prepared as ``shardpool:tx:<keyspace>:<decider>:<token>:<number>``: who finds it knows whom
 to ask, and touches nothing that is not called so.
 
-`names` spells ids; `commit` is the coordinator; `outcome` asks; `resolve` finishes what others left behind, and forgets
-old records. Modules: executor (transactions) and bulk (loads) commit through this one.
+(Loads and jobs decide in the catalog instead, see `bulk.decision`: a chunk is entered there by the same transaction.)
+
+`names` spells ids; `commit` is the coordinator; `asking` asks; `resolving` finishes what was left behind, and forgets
+old records.
 """
 
+from shardpool.two_phase.asking import Outcome, outcome
 from shardpool.two_phase.commit import Coordinator
 from shardpool.two_phase.names import TransactionId
-from shardpool.two_phase.outcome import Outcome, outcome
-from shardpool.two_phase.resolve import PreparedBranch, Resolved, prepared_branches, resolve
+from shardpool.two_phase.resolving import PreparedBranch, Resolved, prepared_branches, resolve
 
 __all__ = [
     "Coordinator",

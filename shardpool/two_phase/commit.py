@@ -19,11 +19,11 @@ from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_af
 from shardpool import faults
 from shardpool.engines import Engines
 from shardpool.engines.translate import is_lost, translate
-from shardpool.errors import CannotPrepare, InDoubt, ShardUnavailable
+from shardpool.errors import CannotPrepare, InDoubt, ShardUnavailable, TransactionAborted
 from shardpool.topology.names import literal
+from shardpool.two_phase.asking import Outcome, outcome
 from shardpool.two_phase.names import TransactionId, new_id, records_table
-from shardpool.two_phase.outcome import Outcome, outcome
-from shardpool.two_phase.resolve import forget_told
+from shardpool.two_phase.resolving import forget_told
 from shardpool.two_phase.sessions import UNREACHABLE, finish_prepared, run
 
 log = logging.getLogger(__name__)
@@ -128,6 +128,10 @@ class _Commit:
         )
         try:
             run(decider, statement, (str(self.id),))
+        except psycopg2.errors.UniqueViolation as error:
+            raise TransactionAborted(
+                f"transaction {self.id} was rolled back: somebody asked for its outcome before it committed"
+            ) from error
         except psycopg2.Error as error:
             raise translate(error, decider, self.id.decider, "COMMIT", writes=False) from error
         faults.fault_point("tx:recorded")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from shardpool.topology.names import quote
 
+_PREFIX = "shardpool:tx:"
 _ID = re.compile(r"([a-z][a-z0-9_]{0,39}):([a-z0-9][a-z0-9_-]{0,39}):([0-9a-f]{32}|x[0-9]{1,20})")
 
 
@@ -46,13 +47,13 @@ def parse_id(text: str) -> TransactionId:
 
 def gid_prefix(keyspace: str) -> str:
     """Return how the gids of a keyspace begin."""
-    return f"shardpool:{keyspace}:"
+    return f"{_PREFIX}{keyspace}:"
 
 
 def parse_gid(gid: str) -> TransactionId | None:
     """Return the transaction of a prepared part, or None if it is not one of ours."""
-    head, _, number = gid.removeprefix("shardpool:").rpartition(":")
-    if not gid.startswith("shardpool:") or not number.isdigit():
+    head, _, number = gid.removeprefix(_PREFIX).rpartition(":")
+    if not gid.startswith(_PREFIX) or not number.isdigit():
         return None
     try:
         found = parse_id(head)

@@ -10,8 +10,8 @@ from psycopg2 import errors
 
 from shardpool.engines import Engines
 from shardpool.errors import NoSuchShard
+from shardpool.two_phase.asking import outcome
 from shardpool.two_phase.names import TransactionId, gid_prefix, parse_gid, records_table
-from shardpool.two_phase.outcome import outcome
 from shardpool.two_phase.sessions import UNREACHABLE, finish_prepared, run, session
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def resolve(engines: Engines, keyspace: str, shards: Iterable[str], older_than: 
         try:
             branches = prepared_branches(engines, keyspace, shard, older_than)
         except UNREACHABLE as error:
-            log.warning("shard %s was not asked for transactions in doubt: %s", shard, _line(error))
+            log.info("shard %s was not asked for transactions in doubt: %s", shard, _line(error))
             continue
         for branch in branches:
             found = _finish(engines, branch)
