@@ -7,13 +7,13 @@ A query reads parse -> analyse -> bind -> run -> merge: `planner.statement`, `pl
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import Result
@@ -38,19 +38,16 @@ from shardpool.executor.explain import Explanation
 from shardpool.executor.merge import Merger
 from shardpool.executor.partition import OPTION, PartitionContext, watch
 from shardpool.executor.queries import Queries
-from shardpool.executor.retrying import run_transaction
 from shardpool.executor.statements import MAX_RETRIES, Statements
-from shardpool.executor.transaction import Isolation, Surroundings, Transaction
+from shardpool.executor.transaction import Surroundings
+from shardpool.executor.transactional import Transactional
 from shardpool.planner.keyed import compile_keyed, types_of_key
 from shardpool.planner.ladder import compile_query
 from shardpool.topology.key import KeyValue
 from shardpool.topology.shard_map import Partition, Placement, Shard, ShardMap, Topology
 from shardpool.topology.tables import TableKind
-from shardpool.two_phase import Coordinator, Outcome, Resolved, outcome
-from shardpool.two_phase.names import parse_id
-from shardpool.two_phase.resolving import ABANDONED
+from shardpool.two_phase import Coordinator
 
-T = TypeVar("T")
 Parameters = Mapping[str, Any]
 _NO_PARAMETERS: Parameters = {}
 
@@ -83,7 +80,7 @@ class RouterStats:
     cache_misses: int
 
 
-class Router:
+class Router(Transactional):
     """Routes statements to the partitions of one keyspace. Thread-safe; use as a context manager, or `close` it.
 
     *password* is called with a shard's name for each new connection, if given. Raises `CatalogMissing` for a catalog
@@ -254,40 +251,6 @@ class Router:
         topology = self._current.value
         plan = self._queries.text(sql, topology).bind(params or _NO_PARAMETERS, topology)
         return Explanation(sql, plan)
-
-    # -- transactions -----------------------------------------------------------------------------------------------
-
-    def transaction(
-        self, *, isolation: Isolation = "READ COMMITTED", read_only: bool = False, retries: int = MAX_RETRIES
-    ) -> Transaction:
-        """Begin a transaction over any shards; a context manager that commits at its end, or rolls back.
-
-        *retries*: how often it follows a partition that had moved before anything was done. Leaving the block raises
-        `sqlalchemy.exc` errors, `ShardUnavailable`, `CannotPrepare`, with everything rolled back; or `InDoubt`.
-        """
-        return Transaction(self._around, isolation, read_only, retries)
-
-    def run(
-        self,
-        work: Callable[[Transaction], T],
-        *,
-        isolation: Isolation = "READ COMMITTED",
-        read_only: bool = False,
-        retries: int = 10,
-    ) -> T:
-        """Call *work* with a transaction, commit, and return its result; again after serialisation failures, deadlocks,
-        moved partitions and other errors that left nothing behind, up to *retries* times. Raises as `transaction`."""
-        return run_transaction(lambda: self.transaction(isolation=isolation, read_only=read_only), work, retries)
-
-    def outcome(self, txid: str) -> Outcome:
-        """Return what became of a transaction that raised `InDoubt`, or whose process died: "committed", "aborted", or
-        "undecided" while its commit is under way. Raise `ShardUnavailable` while the shard that knows is not there."""
-        return outcome(self.engines, parse_id(txid))
-
-    def resolve_transactions(self, older_than: float = ABANDONED) -> list[Resolved]:
-        """Finish transactions that were prepared more than *older_than* seconds ago, and left behind. This happens by
-        itself every few seconds; moves call it first."""
-        return self._resolver.resolve(older_than)
 
     # -- bulk and schema --------------------------------------------------------------------------------------------
 

@@ -62,6 +62,17 @@ def prepared_branches(engines: Engines, keyspace: str, shard: str, older_than: f
     return [PreparedBranch(shard, gid, owned, age, owner) for gid, owned, age, owner in found if owned is not None]
 
 
+def recorded(engines: Engines, transaction: TransactionId) -> bool | None:
+    """Return the decision as its decider has it, None if there is none yet. Unlike `outcome`, this settles nothing.
+
+    Raise `NoSuchShard`, `ShardUnavailable`, `PoolTimeout` or psycopg2's errors.
+    """
+    query = f"SELECT committed FROM {records_table(transaction.keyspace)} WHERE id = %s"
+    with session(engines, transaction.decider) as connection:
+        rows = run(connection, query, (str(transaction),))
+    return bool(rows[0][0]) if rows else None
+
+
 def resolve(engines: Engines, keyspace: str, shards: Iterable[str], older_than: float = ABANDONED) -> list[Resolved]:
     """Finish what was prepared more than *older_than* seconds ago, as its decider says. Return what was finished.
 
