@@ -29,6 +29,7 @@ class Bank:
     config: Config
     router: Router
     proxies: dict[str, Proxy]
+    urls: dict[str, str]
     direct: dict[str, Any]
 
     def keys(self) -> tuple[int, int, int]:
@@ -37,12 +38,7 @@ class Bank:
         return first["s0"], first["s1"], first["s2"]
 
     def transfer(self, keys: Sequence[int], name: str) -> None:
-        """Move one from the first account to each of the others, and note it beside each account."""
-        with self.router.transaction() as tx:
-            for place, key in enumerate(keys):
-                amount = -(len(keys) - 1) if place == 0 else 1
-                tx.execute(key, "UPDATE accounts SET amount = amount + :n WHERE id = :key", {"n": amount, "key": key})
-                tx.execute(key, "INSERT INTO transfers VALUES (:key, :name)", {"key": key, "name": name})
+        transfer_on(self.router, keys, name)
 
     def on(self, shard: str, query: str) -> list[tuple[Any, ...]]:
         with self.direct[shard].cursor() as cursor:
@@ -73,11 +69,26 @@ class Bank:
             proxy.rules[:] = [cut]
         return cut
 
+    def reconnect(self, shard: str) -> None:
+        """After a restart of the server."""
+        self.direct[shard].close()
+        self.direct[shard] = plain_connection(self.urls[shard])
+
     def accept(self) -> None:
         """Let all messages pass again."""
         for proxy in self.proxies.values():
             proxy.rules.clear()
             proxy.refuse(False)
+
+
+def transfer_on(router: Router, keys: Sequence[int], name: str) -> None:
+    """Move one from the first account to each of the others, and note it beside each account."""
+    with router.transaction() as tx:
+        # In one order, so that no two wait for each other on two shards.
+        for key in sorted(keys):
+            amount = -(len(keys) - 1) if key == keys[0] else 1
+            tx.execute(key, "UPDATE accounts SET amount = amount + :n WHERE id = :key", {"n": amount, "key": key})
+            tx.execute(key, "INSERT INTO transfers VALUES (:key, :name)", {"key": key, "name": name})
 
 
 @contextmanager
@@ -102,9 +113,8 @@ def open_bank(server_urls: list[str], **pool: Any) -> Iterator[Bank]:
         config = parse_config(document, source="test")
         Router.initialise(config)
         direct = {name: plain_connection(url) for name, url in direct_urls.items()}
-        for connection in direct.values():
-            stack.callback(connection.close)
+        stack.callback(lambda: [connection.close() for connection in direct.values()])
         router = stack.enter_context(Router(config, listen=False))
         router.create_schema(DDL, TABLES)
         router.copy_into("accounts", ((key, AMOUNT) for key in range(ACCOUNTS)))
-        yield Bank(config, router, proxies, direct)
+        yield Bank(config, router, proxies, direct_urls, direct)
