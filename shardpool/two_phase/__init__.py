@@ -14,6 +14,9 @@ So no clock and no list of live processes decides anything, and a coordinator th
 has ended. A shard's part is prepared as ``shardpool:tx:<keyspace>:<decider>:<token>:<number>``: who finds it knows whom
 to ask, and touches nothing that is not called so.
 
+A transaction that wrote one shard commits there plainly, with its record in the same message: if the answer is lost, it
+can be asked for. (The server's own pg_xact_status would not do: after a crash a number may be given again.)
+
 (Loads and jobs decide in the catalog instead, see `bulk.decision`: a chunk is entered there by the same transaction.)
 
 `names` spells ids; `commit` is the coordinator; `asking` asks; `resolving` finishes what was left behind, and forgets

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Literal
 
 from psycopg2 import errors
@@ -15,9 +14,6 @@ Outcome = Literal["committed", "aborted", "undecided"]
 
 #: So long, in milliseconds, the question waits for a transaction that is just committing.
 LOCK_WAIT = 2000
-#: How long it waits for the end of a session whose connection broke while it committed on one shard, in seconds.
-SESSION_WAIT = 5.0
-POLL = 0.02
 
 
 def outcome(engines: Engines, transaction: TransactionId) -> Outcome:
@@ -26,8 +22,6 @@ def outcome(engines: Engines, transaction: TransactionId) -> Outcome:
     Right for every transaction whose coordinator was not told its outcome. Raise `ShardUnavailable`, `NoSuchShard`,
     `PoolTimeout` and psycopg2's errors if the decider does not answer.
     """
-    if transaction.xid is not None:
-        return _on_one_shard(engines, transaction.decider, transaction.xid)
     table = records_table(transaction.keyspace)
     with session(engines, transaction.decider) as connection:
         try:
@@ -41,15 +35,3 @@ def outcome(engines: Engines, transaction: TransactionId) -> Outcome:
             return "undecided"
         rows = run(connection, f"SELECT committed FROM {table} WHERE id = %s", (str(transaction),))
     return "committed" if rows[0][0] else "aborted"
-
-
-def _on_one_shard(engines: Engines, shard: str, xid: int) -> Outcome:
-    """Ask the server itself, which knows the transactions of the recent past."""
-    deadline = time.monotonic() + SESSION_WAIT
-    with session(engines, shard) as connection:
-        while True:
-            ((status,),) = run(connection, "SELECT pg_xact_status(%s::text::xid8)", (str(xid),))
-            if status == "in progress" and time.monotonic() < deadline:
-                time.sleep(POLL)
-                continue
-            return status if status in ("committed", "aborted") else "undecided"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, wait
 from typing import Any
 
@@ -34,6 +34,8 @@ DECISION_TIME = 10.0
 ASK_PATIENCE = 5.0
 #: Records of told transactions are deleted after this time, in seconds.
 TOLD_RETENTION = 60.0
+#: The record of a decision to commit, to be filled in with the table's name.
+_RECORD = "INSERT INTO {} (id, committed) VALUES (%s, true); "
 #: prepared transactions disabled, too many of them, not for a transaction with temporary tables or NOTIFY.
 _UNPREPARABLE = ("55000", "53200", "0A000")
 
@@ -56,7 +58,9 @@ class Coordinator:
         """
         if len(connections) == 1:
             ((shard, connection),) = connections.items()
-            _commit_alone(self._engines, self._keyspace, shard, connection)
+            transaction = new_id(self._keyspace, shard)
+            _commit_alone(self._engines, transaction, connection)
+            self._told.append((time.monotonic(), transaction))
         elif connections:
             attempt = _Commit(self._engines, self._keyspace, self._threads, connections)
             if attempt.run():
@@ -70,22 +74,20 @@ class Coordinator:
         forget_told(self._engines, old)
 
 
-def _commit_alone(engines: Engines, keyspace: str, shard: str, connection: Any) -> None:
-    """Commit plainly. The transaction's number is asked for first: with it a lost answer can be made up for."""
-    try:
-        ((xid,),) = run(connection, "SELECT pg_current_xact_id_if_assigned()::text")
-    except psycopg2.Error as error:
-        _roll_back(connection)
-        raise translate(error, connection, shard, "COMMIT", writes=False) from error
+def _commit_alone(engines: Engines, transaction: TransactionId, connection: Any) -> None:
+    """Commit on the one shard that was written. The record travels with the commit, to make up for a lost answer."""
+    shard = transaction.decider
     faults.fault_point("tx:alone")
     try:
-        _end(connection, "COMMIT")
+        _end(
+            connection, "COMMIT", before=_RECORD.format(records_table(transaction.keyspace)), values=(str(transaction),)
+        )
     except psycopg2.Error as error:
         if not is_lost(error, connection):
+            _roll_back(connection)
             raise translate(error, connection, shard, "COMMIT", writes=False) from error
         connection.close()
-        # Without a number nothing was written, and nothing can be lost.
-        if xid is not None and _missed(engines, TransactionId(keyspace, shard, f"x{xid}"), error) == "aborted":
+        if _missed(engines, transaction, error) == "aborted":
             raise ShardUnavailable(shard, f"the transaction was rolled back: {_line(error)}") from error
 
 
@@ -124,7 +126,7 @@ class _Commit:
         statement = (
             "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'; "
             f"SET LOCAL idle_in_transaction_session_timeout = {int(DECISION_TIME * 1000)}; "
-            f"INSERT INTO {records_table(self.id.keyspace)} (id, committed) VALUES (%s, true)"
+            + _RECORD.format(records_table(self.id.keyspace))
         )
         try:
             run(decider, statement, (str(self.id),))
@@ -257,10 +259,10 @@ def _missed(engines: Engines, transaction: TransactionId, error: psycopg2.Error)
     return found
 
 
-def _end(connection: Any, command: str, name: str = "") -> None:
+def _end(connection: Any, command: str, name: str = "", before: str = "", values: Sequence[object] = ()) -> None:
     """End a transaction by *command*. A failed transaction answers ROLLBACK, and no error: that is made one."""
     with connection.cursor() as cursor:
-        cursor.execute(f"{command} {name}")
+        cursor.execute(f"{before}{command} {name}", values)
         if cursor.statusmessage != command:
             raise psycopg2.errors.InFailedSqlTransaction(f"{command} was answered by {cursor.statusmessage}")
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from shardpool.topology.names import quote
 
 _PREFIX = "shardpool:tx:"
-_ID = re.compile(r"([a-z][a-z0-9_]{0,39}):([a-z0-9][a-z0-9_-]{0,39}):([0-9a-f]{32}|x[0-9]{1,20})")
+_ID = re.compile(r"([a-z][a-z0-9_]{0,39}):([a-z0-9][a-z0-9_-]{0,39}):([0-9a-f]{32})")
 
 
 @dataclass(frozen=True)
 class TransactionId:
-    """``<keyspace>:<decider>:<token>``. The token is random, or ``x`` and the transaction's number on its one shard."""
+    """``<keyspace>:<decider>:<token>``, as users see it. The token is random."""
 
     keyspace: str
     decider: str
@@ -22,11 +22,6 @@ class TransactionId:
 
     def __str__(self) -> str:
         return f"{self.keyspace}:{self.decider}:{self.token}"
-
-    @property
-    def xid(self) -> int | None:
-        """The server's number of a transaction that wrote one shard only."""
-        return int(self.token[1:]) if self.token.startswith("x") else None
 
     def gid(self, number: int) -> str:
         """Return the name (< 200 bytes) of the part with this number: unique also where shards share a server."""
@@ -56,10 +51,9 @@ def parse_gid(gid: str) -> TransactionId | None:
     if not gid.startswith(_PREFIX) or not number.isdigit():
         return None
     try:
-        found = parse_id(head)
+        return parse_id(head)
     except ValueError:
         return None
-    return found if found.xid is None else None
 
 
 def records_table(keyspace: str) -> str:

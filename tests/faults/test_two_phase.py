@@ -20,7 +20,7 @@ from tests.transactions.bank import ACCOUNTS, AMOUNT, Bank, open_bank
 #: What the coordinator sends. The decider is the one that gets a plain COMMIT.
 RECORD = rb"INSERT INTO \"bank\"\.shardpool_transaction"
 PREPARE = rb"PREPARE TRANSACTION"
-DECISION = rb"QCOMMIT|Q....COMMIT \x00"
+DECISION = rb"COMMIT \x00"
 SECOND = rb"COMMIT PREPARED"
 
 _names = itertools.count()
