@@ -31,7 +31,6 @@ from shardpool.executor.transaction_queries import answer
 from shardpool.planner.keyed import KeyedStatement, types_of_key
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.topology.key import KeyValue
-from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Placement, Topology
 from shardpool.two_phase import Coordinator
 
@@ -81,7 +80,6 @@ class Transaction:
 
     def _pin(self) -> None:
         self._topology = self._around.current.value
-        self._shared_path = f"SET LOCAL search_path TO {quote(self._topology.keyspace)}, public;"
 
     # -- statements -------------------------------------------------------------------------------------------------
 
@@ -103,8 +101,9 @@ class Transaction:
             if compiled.written:
                 compiled.check_written(partition, params, topology)
             text = topology.qualifiers[partition.id].join(compiled.template)
-            path = topology.search_paths[partition.id] if compiled.needs_path else self._shared_path
-            return self.on_shard(placement.shard, path + text, params, [placement], compiled.needs_path)
+            if compiled.needs_path:
+                text = topology.search_paths[partition.id] + text
+            return self.on_shard(placement.shard, text, params, [placement], compiled.needs_path)
 
         return self.following(work)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import uuid
 from dataclasses import dataclass
 
 from shardpool.topology.names import quote
@@ -29,7 +29,7 @@ class TransactionId:
 
 
 def new_id(keyspace: str, decider: str) -> TransactionId:
-    return TransactionId(keyspace, decider, uuid.uuid4().hex)
+    return TransactionId(keyspace, decider, os.urandom(16).hex())
 
 
 def parse_id(text: str) -> TransactionId:
