@@ -38,11 +38,15 @@ from shardpool.executor.explain import Explanation
 from shardpool.executor.merge import Merger
 from shardpool.executor.partition import OPTION, PartitionContext, watch
 from shardpool.executor.queries import Queries
+from shardpool.executor.results import RoutedResult
 from shardpool.executor.statements import MAX_RETRIES, Statements
 from shardpool.executor.transaction import Surroundings
 from shardpool.executor.transactional import Transactional
+from shardpool.executor.writes import Writes
 from shardpool.planner.keyed import compile_keyed, types_of_key
-from shardpool.planner.ladder import compile_query
+from shardpool.planner.ladder import CompiledQuery
+from shardpool.planner.refusals import refuse as refuse_statement
+from shardpool.planner.writes import CompiledWrite, compile_statement
 from shardpool.topology.key import KeyValue
 from shardpool.topology.shard_map import Partition, Placement, Shard, ShardMap, Topology
 from shardpool.topology.tables import TableKind
@@ -92,7 +96,7 @@ class Router(Transactional):
         self.catalog = Catalog(config.catalog, config.keyspace, config.pool.connect_timeout)
         self.engines = Engines(config, password, on_engine=watch)
         self._keyed = PlanCache(compile_keyed)
-        self._queries = PlanCache(compile_query)
+        self._queries = PlanCache(compile_statement)
         try:
             self._current = CurrentTopology(self.catalog, self.engines, self._forget_plans)
         except BaseException:
@@ -114,6 +118,7 @@ class Router(Transactional):
             coordinator,
             config.query.max_gather_bytes,
         )
+        self._writes = Writes(self._current, self._statements, self.transaction)
         self._resolver = Resolver(self.engines, self._current, coordinator, self._resolve_loads)
         self._borrowed: dict[int, tuple[str, Any]] = {}
         self._listener = Listener(self.catalog, self._current.refresh_quietly) if listen else None
@@ -233,24 +238,32 @@ class Router(Transactional):
     # -- all partitions ---------------------------------------------------------------------------------------------
 
     def query(self, sql: str | Executable, params: Parameters | None = None) -> Result[Any]:
-        """Answer a SELECT over all shards as one PostgreSQL holding all rows would.
+        """Answer a SELECT over all shards as one PostgreSQL holding all rows would; or write on all that it concerns,
+        as a transaction of its own.
 
         Raises `InvalidSQL`, `UnknownTable`, `UnsupportedStatement` (with a code), `GatherTooLarge`; `ScatterFailed` if
-        a shard fails, after the other shards were cancelled; `sqlalchemy.exc` errors of the statement itself.
+        a shard fails, after the other shards were cancelled; `sqlalchemy.exc` errors of the statement itself. A write
+        of several shards also raises as the end of a `transaction` does.
         """
         if not isinstance(sql, str):
-            queries, run = self._queries.pyformat, self._answers.answer
+            queries, run = self._queries.pyformat, self._answer
             return self._constructs.execute(
                 sql, params, lambda text, values: run(queries(text, self._current.value), values)
             )
-        compiled = self._queries.text(sql, self._current.value)
-        return self._answers.answer(compiled, params or _NO_PARAMETERS)
+        return self._answer(self._queries.text(sql, self._current.value), params or _NO_PARAMETERS)
+
+    def _answer(self, compiled: CompiledQuery | CompiledWrite, params: Parameters) -> RoutedResult:
+        if isinstance(compiled, CompiledQuery):
+            return self._answers.answer(compiled, params)
+        return self._writes.answer(compiled, params)
 
     def explain(self, sql: str, params: Parameters | None = None) -> Explanation:
         """Return the plan of a SELECT: `str()` is readable, `to_json()` is for programs."""
         topology = self._current.value
-        plan = self._queries.text(sql, topology).bind(params or _NO_PARAMETERS, topology)
-        return Explanation(sql, plan)
+        compiled = self._queries.text(sql, topology)
+        if not isinstance(compiled, CompiledQuery):
+            raise refuse_statement("SP137")
+        return Explanation(sql, compiled.bind(params or _NO_PARAMETERS, topology))
 
     # -- bulk and schema --------------------------------------------------------------------------------------------
 

@@ -19,8 +19,10 @@ from shardpool.two_phase.resolving import ABANDONED, forget_old
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two rounds, stretched or shrunk by up to a fifth, so that many routers do not ask together.
+#: Seconds between two rounds, while this router writes in transactions and otherwise; stretched or shrunk by up to a
+#: fifth, so that many routers do not ask together.
 INTERVAL = 4.0
+IDLE_INTERVAL = 30.0
 #: Seconds between two searches for old decisions.
 FORGET_INTERVAL = 3600.0
 
@@ -40,6 +42,7 @@ class Resolver:
     ) -> None:
         self._engines = engines
         self._current = current
+        self._coordinator = coordinator
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         now = time.monotonic()
@@ -61,17 +64,22 @@ class Resolver:
 
     def close(self) -> None:
         """End the thread; a round that is under way is waited for. Idempotent."""
-        self._closing.set()
+        if not self._closing.is_set():
+            self._closing.set()
+            self._quietly(lambda: self._coordinator.forget(0.0))
         if self._thread is not None:
             self._thread.join(timeout=30)
             self._thread = None
+
+    def _interval(self) -> float:
+        return INTERVAL if self._coordinator.busy() else IDLE_INTERVAL
 
     def _forget_old(self) -> None:
         shard_map = self._current.value.shard_map
         forget_old(self._engines, shard_map.keyspace, sorted(shard_map.shards))
 
     def _work(self) -> None:
-        while not self._closing.wait(INTERVAL * random.uniform(0.8, 1.2)):
+        while not self._closing.wait(self._interval() * random.uniform(0.8, 1.2)):
             for step, (at, interval) in list(self._due.items()):
                 if time.monotonic() >= at:
                     self._due[step] = (time.monotonic() + interval, interval)

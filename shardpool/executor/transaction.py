@@ -30,6 +30,7 @@ from shardpool.executor.results import RoutedResult
 from shardpool.executor.transaction_queries import answer
 from shardpool.planner.keyed import KeyedStatement, types_of_key
 from shardpool.planner.ladder import CompiledQuery
+from shardpool.planner.writes import CompiledWrite
 from shardpool.topology.key import KeyValue
 from shardpool.topology.shard_map import Placement, Topology
 from shardpool.two_phase import Coordinator
@@ -51,7 +52,7 @@ class Surroundings:
     engines: Engines
     current: CurrentTopology
     keyed: PlanCache[KeyedStatement]
-    queries: PlanCache[CompiledQuery]
+    queries: PlanCache[CompiledQuery | CompiledWrite]
     constructs: Constructs
     threads: ThreadPoolExecutor
     coordinator: Coordinator
@@ -67,6 +68,7 @@ class Transaction:
         self._around = around
         self._retries = retries
         self._snapshots = isolation != "READ COMMITTED"
+        self.isolation = isolation
         self._read_only = read_only
         self._begin = f"BEGIN ISOLATION LEVEL {isolation}, READ {'ONLY' if read_only else 'WRITE'}"
         self._branches: dict[str, Branch] = {}
@@ -108,7 +110,7 @@ class Transaction:
         return self.following(work)
 
     def query(self, sql: str | Executable, params: Parameters | None = None) -> Result[Any]:
-        """Answer a SELECT over all shards, with the transaction's own writes. Raises as `Router.query`."""
+        """Answer a SELECT over all shards, with the transaction's own writes, or write. Raises as `Router.query`."""
         queries = self._around.queries
         if not isinstance(sql, str):
             return self._around.constructs.execute(
@@ -193,6 +195,11 @@ class Transaction:
             return StalePlacement("a partition moved since the transaction began: run the transaction again")
         return translate(error, connection, shard, "", writes=False)
 
+    def give_up(self, error: Exception) -> Exception:
+        """The transaction can only be rolled back, for this reason. Return it, to be raised."""
+        self._failure, self._doomed = error, True
+        return error
+
     def note_failure(self, error: BaseException) -> None:
         """After an error of work on several branches: the transaction goes on if none of them was harmed."""
         states = [branch.connection.get_transaction_status() for branch in self._branches.values() if branch.used]
@@ -222,12 +229,8 @@ class Transaction:
             except psycopg2.Error as error:
                 raise self.failed(error, branch.connection, shard, ()) from error
             if missing.rows:
-                self._doomed = True
-                self._failure = StalePlacement(
-                    f"partition schema {missing.rows[0][0]} came to shard {shard!r} after the transaction's snapshot: "
-                    "run the transaction again"
-                )
-                raise self._failure
+                found_late = f"partition schema {missing.rows[0][0]} came to shard {shard!r} after the transaction's"
+                raise self.give_up(StalePlacement(f"{found_late} snapshot: run the transaction again"))
             branch.seen.update(schemas.values())
 
     # -- savepoints and the end -------------------------------------------------------------------------------------

@@ -18,9 +18,11 @@ from shardpool.engines import Engines
 from shardpool.executor.merge import APART, Merger
 from shardpool.executor.queries import NO_PARTIAL_COLUMN, placements_of
 from shardpool.executor.results import RoutedResult
+from shardpool.executor.writes import write
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.plan import GatherPlan, Plan, PushdownPlan, ReferencePlan, Relation, SinglePlan
 from shardpool.planner.refusals import refuse
+from shardpool.planner.writes import CompiledWrite
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Topology
 from shardpool.topology.tables import Table
@@ -29,8 +31,12 @@ if TYPE_CHECKING:
     from shardpool.executor.transaction import Transaction
 
 
-def answer(transaction: Transaction, compiled: CompiledQuery, parameters: Mapping[str, Any]) -> RoutedResult:
-    """Answer a SELECT. Raises as `Router.query`; refuses functions whose reads and writes are unknown."""
+def answer(
+    transaction: Transaction, compiled: CompiledQuery | CompiledWrite, parameters: Mapping[str, Any]
+) -> RoutedResult:
+    """Answer a SELECT, or write. Raises as `Router.query`; refuses functions whose reads and writes are unknown."""
+    if not isinstance(compiled, CompiledQuery):
+        return transaction.following(lambda topology: write(transaction, compiled, parameters))
     if compiled.unknown_function is not None:
         raise refuse("SP130", compiled.unknown_function)
     return transaction.following(lambda topology: _answer(transaction, compiled, parameters, topology))

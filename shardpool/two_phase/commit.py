@@ -34,6 +34,8 @@ DECISION_TIME = 10.0
 ASK_PATIENCE = 5.0
 #: Records of told transactions are deleted after this time, in seconds.
 TOLD_RETENTION = 60.0
+#: So many are remembered for that; others are deleted when they are old.
+MAX_TOLD = 100_000
 #: The record of a decision to commit, to be filled in with the table's name.
 _RECORD = "INSERT INTO {} (id, committed) VALUES (%s, true); "
 #: prepared transactions disabled, too many of them, not for a transaction with temporary tables or NOTIFY.
@@ -47,7 +49,7 @@ class Coordinator:
         self._engines = engines
         self._keyspace = keyspace
         self._threads = threads
-        self._told: deque[tuple[float, TransactionId]] = deque()
+        self._told: deque[tuple[float, TransactionId]] = deque(maxlen=MAX_TOLD)
 
     def commit(self, connections: Mapping[str, Any]) -> None:
         """Commit the transactions that are open on these connections (by shard, in autocommit mode) on all or none.
@@ -65,6 +67,10 @@ class Coordinator:
             attempt = _Commit(self._engines, self._keyspace, self._threads, connections)
             if attempt.run():
                 self._told.append((time.monotonic(), attempt.id))
+
+    def busy(self) -> bool:
+        """Whether transactions were committed lately."""
+        return bool(self._told)
 
     def forget(self, age: float = TOLD_RETENTION) -> None:
         """Delete the records of transactions that ended everywhere more than *age* seconds ago. Raise as a session."""

@@ -22,15 +22,14 @@ _ATTEMPTS = 3
 
 @contextmanager
 def session(engines: Engines, shard: str) -> Iterator[Any]:
-    """Lease a connection in autocommit mode. It must be left without a transaction; after an error it is closed."""
+    """Open a connection in autocommit mode, beside the pool: its connections may all be waiting for what is to be
+    finished here. Raise `ShardUnavailable`, `NoSuchShard`."""
     pool = engines.pool(shard)
-    entry = pool.lease()
+    entry = pool.open_apart()
     try:
         yield entry.dbapi_connection
-    except BaseException:
-        pool.discard(entry)
-        raise
-    pool.give_back(entry)
+    finally:
+        pool.close_apart(entry)
 
 
 def run(connection: Any, statement: str, values: Sequence[object] | None = None) -> list[tuple[Any, ...]]:
