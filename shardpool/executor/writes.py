@@ -17,7 +17,7 @@ from shardpool.executor.current import CurrentTopology
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.statements import MAX_RETRIES, Statements
 from shardpool.planner.refusals import refuse
-from shardpool.planner.writes import CompiledWrite, Step, Steps
+from shardpool.planner.writes import CompiledWrite, Copies, Step, Steps
 
 if TYPE_CHECKING:
     from shardpool.executor.transaction import Transaction
@@ -65,8 +65,8 @@ class Writes:
 def write(transaction: Transaction, compiled: CompiledWrite, parameters: Parameters) -> RoutedResult:
     """Carry out a write as a part of *transaction*."""
     steps = compiled.bind(parameters, transaction.topology)
-    if steps.copies:
-        return _on_copies(transaction, steps, parameters)
+    if steps.copies is not None:
+        return _on_copies(transaction, steps, steps.copies, parameters)
     results = [
         transaction.on_shard(step.shard, step.sql, parameters, [step.placement] if step.placement else [], True)
         for step in steps.steps
@@ -74,21 +74,29 @@ def write(transaction: Transaction, compiled: CompiledWrite, parameters: Paramet
     return _joined(steps.steps, results)
 
 
-def _on_copies(transaction: Transaction, steps: Steps, parameters: Parameters) -> RoutedResult:
+def _on_copies(transaction: Transaction, steps: Steps, copies: Copies, parameters: Parameters) -> RoutedResult:
     """Change every copy of a reference table. All are locked before any is read, and the shards are all there are."""
     if transaction.isolation != "READ COMMITTED":
-        raise refuse("SP134", steps.lock.removeprefix("LOCK TABLE ").removesuffix(" IN SHARE ROW EXCLUSIVE MODE"))
+        raise refuse("SP134")
     for step in steps.steps:
-        transaction.on_shard(step.shard, steps.lock, {}, [], True)
+        transaction.on_shard(step.shard, copies.lock, {}, [], True)
     if not transaction.around.current.has_all_shards(transaction.topology):
         raise transaction.give_up(StalePlacement("a shard joined or left since the transaction began: run it again"))
-    results = [transaction.on_shard(step.shard, step.sql, parameters, [], True) for step in steps.steps]
-    counts = {step.shard: result.rowcount for step, result in zip(steps.steps, results, strict=True)}
-    if len(set(counts.values())) > 1:
-        told = ", ".join(f"{shard}: {count}" for shard, count in counts.items())
-        error = SchemaDrift(f"the copies of a reference table differ: {told} rows would be changed; nothing was")
+    results = {step.shard: transaction.on_shard(step.shard, step.sql, parameters, [], True) for step in steps.steps}
+    found = next(iter(results.values()))
+    if not copies.checked:
+        return found
+    changed = {shard: sorted(row[-1] for row in result.rows) for shard, result in results.items()}
+    if any(rows != changed[steps.steps[0].shard] for rows in changed.values()):
+        told = ", ".join(f"{shard}: {len(rows)} rows" for shard, rows in changed.items())
+        error = SchemaDrift(
+            f"the shards would change a reference table differently ({told}): a default or a trigger gives another "
+            "value on each, or its copies differ already; nothing was changed"
+        )
         raise transaction.give_up(error)
-    return results[0]
+    if not copies.returns:
+        return RoutedResult(None, [], found.rowcount)
+    return RoutedResult(found.description[:-1], [row[:-1] for row in found.rows], found.rowcount)
 
 
 def _joined(steps: tuple[Step, ...], results: list[RoutedResult]) -> RoutedResult:

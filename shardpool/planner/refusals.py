@@ -88,7 +88,7 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
         "update country set name = now()::text",
     ),
     "SP134": (
-        "reference table {what!r} is written in READ COMMITTED transactions only: its copies could part otherwise",
+        "reference tables are written in READ COMMITTED transactions only: their copies could part otherwise",
         "write it in a transaction of its own",
         "update country set name = 'x'",
     ),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from shardpool import Reference
 from shardpool.errors import SchemaDrift, TransactionAborted
 from tests.oracle.writes import TABLES, Both, Generator, on_cluster, on_plain, open_both
 
@@ -143,13 +144,25 @@ def test_differing_copies_are_not_written(both: Both) -> None:
     both.router.query("INSERT INTO country VALUES ('de', 'x'), ('fr', 'y')")
     with both.router.shard("s2").engine.begin() as connection:
         connection.exec_driver_sql("DELETE FROM shop.country WHERE code = 'de'")
-    with pytest.raises(SchemaDrift, match=r"s1: 2.*s2: 1"):
+    with pytest.raises(SchemaDrift, match=r"s1: 2 rows.*s2: 1 rows"):
         both.router.query("UPDATE country SET size = 0")
     with pytest.raises(TransactionAborted), both.router.transaction() as tx:
         tx.execute(1, "INSERT INTO sums VALUES (1, 1, 1)")
         with pytest.raises(SchemaDrift):
             tx.query("DELETE FROM country")
     assert both.router.query("SELECT count(*) FROM sums").scalar_one() == 0
+
+
+def test_a_default_that_differs_between_shards_is_caught(both: Both) -> None:
+    both.router.create_schema(
+        "CREATE TABLE seen (code text PRIMARY KEY, at timestamptz DEFAULT now())", {"seen": Reference()}
+    )
+    with pytest.raises(SchemaDrift, match="a default or a trigger"):
+        both.router.query("INSERT INTO seen (code) VALUES ('de') RETURNING code")
+    found = both.router.query("INSERT INTO seen AS s VALUES ('de', '2026-01-01') RETURNING s.code; -- well")
+    assert found.all() == [("de",)]
+    assert both.router.query("UPDATE seen SET code = 'fr' -- the end").rowcount == 1  # type: ignore[attr-defined]
+    assert both.router.query("SELECT code FROM seen").all() == [("fr",)]
 
 
 def test_reference_tables_are_not_written_under_old_snapshots(both: Both) -> None:

@@ -231,7 +231,7 @@ class Generator:
             "code = 'zz'",
             "customer = customer",
             f"customer = {self._key()}",
-            "id = id + 10",
+            "placed = '2026-01-02'",
             "placed = CURRENT_DATE",
             "total = (SELECT max(quantity) FROM items i)",
         )

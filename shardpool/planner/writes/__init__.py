@@ -15,10 +15,10 @@ from shardpool.planner.statement import Statement
 from shardpool.planner.writes.everywhere import compile_reference, compile_truncate
 from shardpool.planner.writes.partitions import compile_partitions
 from shardpool.planner.writes.rows import compile_rows, has_rows
-from shardpool.planner.writes.steps import CompiledWrite, Step, Steps, modifying_ctes, target_of
+from shardpool.planner.writes.steps import CompiledWrite, Copies, Step, Steps, modifying_ctes, target_of
 from shardpool.topology.shard_map import Topology
 
-__all__ = ["CompiledWrite", "Step", "Steps", "compile_statement", "compile_write"]
+__all__ = ["CompiledWrite", "Copies", "Step", "Steps", "compile_statement", "compile_write"]
 
 #: The kinds of nodes that `compile_write` takes.
 _WRITES = ("insert_stmt", "update_stmt", "delete_stmt", "truncate_stmt")

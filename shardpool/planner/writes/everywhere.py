@@ -2,7 +2,8 @@
 
 The copies of a reference table stay equal because each shard changes equal rows by the same words: only expressions
 that are the same everywhere may stand there, no subquery and no join. Writers are kept apart by a lock on every copy,
-so that no two of them can meet in another order on another shard.
+so that no two of them can meet in another order on another shard. What defaults and triggers add is not known here:
+every shard also returns the rows it changed, as text, and they must be the same.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import postgast
+from postgast import pg_query_pb2 as pb
+
 from shardpool.errors import UnknownTable
 from shardpool.planner.ast import Tree, is_a, kind, unwrap
 from shardpool.planner.keyed import KeyedStatement
@@ -18,7 +22,7 @@ from shardpool.planner.refusals import refuse
 from shardpool.planner.safety import moving_parameters, not_repeatable
 from shardpool.planner.statement import Statement
 from shardpool.planner.words import Template, on_search_path
-from shardpool.planner.writes.steps import Step, Steps, expressions, in_partition, returned, target_of
+from shardpool.planner.writes.steps import Copies, Step, Steps, expressions, in_partition, returned, target_of
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Topology
 from shardpool.topology.tables import Table
@@ -30,13 +34,16 @@ class WriteCopies:
 
     words: str
     lock: str
+    #: Whether the words return rows, and whether the last column is each row's text.
+    returns: bool
+    checked: bool
 
     def bind(self, parameters: Mapping[str, Any], topology: Topology) -> Steps:
         if moving_parameters(parameters):
             raise refuse("SP133", "a parameter may mean the current time")
         path = f"SET LOCAL search_path TO {quote(topology.keyspace)}, public;"
         steps = (Step(shard, path + self.words) for shard in sorted(topology.shard_map.shards))
-        return Steps(tuple(steps), copies=True, lock=self.lock)
+        return Steps(tuple(steps), Copies(self.lock, self.returns, self.checked))
 
 
 def compile_reference(statement: Statement, topology: Topology) -> WriteCopies:
@@ -52,7 +59,13 @@ def compile_reference(statement: Statement, topology: Topology) -> WriteCopies:
         reason = None if is_a(part, "set_to_default") or is_a(part, "column_ref") else not_repeatable(part, topology)
         if reason is not None:
             raise refuse("SP136" if "sub_link" in kind(part) or "SubLink" in reason else "SP133", reason)
-    return WriteCopies("".join(on_search_path(statement, topology)), _lock([target_of(statement, topology)], topology))
+    returns = bool(node.returning_clause.exprs)
+    end = next((it.start for it in postgast.scan(statement.numbered).tokens[::-1] if it.token == pb.ASCII_59), None)
+    end = len(statement.numbered.encode()) if end is None else end
+    row = f"(ROW({quote(node.relation.alias.aliasname or node.relation.relname)}.*))::text"
+    check = (end, end, f"\n{',' if returns else 'RETURNING'} {row} ".replace("%", "%%"))
+    words = "".join(on_search_path(statement, topology, [check]))
+    return WriteCopies(words, _lock([target_of(statement, topology)], topology), returns, True)
 
 
 def _parts(name: str, node: Tree) -> list[Tree]:
@@ -102,4 +115,4 @@ def compile_truncate(statement: Statement, topology: Topology) -> WriteCopies | 
         return TruncatePartitions(template)
     if any(table.sharded for table in tables):
         raise refuse("SP132", "it names sharded and reference tables")
-    return WriteCopies("".join(template), _lock(tables, topology))
+    return WriteCopies("".join(template), _lock(tables, topology), False, False)

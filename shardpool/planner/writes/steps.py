@@ -33,13 +33,21 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Copies:
+    """Each step changes a copy of the same tables, which `lock` locks first. `returns`: it has columns of the user's;
+    `checked`: the last column, not one of them, is the text of each changed row."""
+
+    lock: str
+    returns: bool
+    checked: bool
+
+
+@dataclass(frozen=True)
 class Steps:
-    """The whole write, to be taken one after another. With `copies`, each step changes a copy of the same tables, and
-    these are locked first, by the statement `lock`."""
+    """The whole write, to be taken one after another."""
 
     steps: tuple[Step, ...]
-    copies: bool = False
-    lock: str = ""
+    copies: Copies | None = None
 
 
 class CompiledWrite(Protocol):
