@@ -35,6 +35,7 @@ from shardpool.executor.cache import PlanCache
 from shardpool.executor.constructs import Constructs
 from shardpool.executor.current import CurrentTopology
 from shardpool.executor.explain import Explanation
+from shardpool.executor.ids import ById, IdClock
 from shardpool.executor.merge import Merger
 from shardpool.executor.partition import OPTION, PartitionContext, watch
 from shardpool.executor.queries import Queries
@@ -47,7 +48,7 @@ from shardpool.planner.keyed import compile_keyed, types_of_key
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.refusals import refuse as refuse_statement
 from shardpool.planner.writes import CompiledWrite, compile_statement
-from shardpool.topology.key import KeyValue
+from shardpool.topology.key import KeyValue, hash_key
 from shardpool.topology.shard_map import Partition, Placement, Shard, ShardMap, Topology
 from shardpool.topology.tables import TableKind
 from shardpool.two_phase import Coordinator
@@ -118,6 +119,8 @@ class Router(Transactional):
             coordinator,
             config.query.max_gather_bytes,
         )
+        self._ids = IdClock(self.catalog)
+        self._by_id = ById(self._current, self._statements, self.transaction)
         self._writes = Writes(self._current, self._statements, self.transaction)
         self._resolver = Resolver(self.engines, self._current, coordinator, self._resolve_loads)
         self._borrowed: dict[int, tuple[str, Any]] = {}
@@ -190,6 +193,19 @@ class Router(Transactional):
             )
         compiled = self._keyed.text(sql, self._current.value)
         return self._statements.on_partition(key, compiled, params or _NO_PARAMETERS)
+
+    def next_id(self, key: KeyValue, table: str | None = None) -> int:
+        """Return an id for a new row of *key*: unique in the keyspace, later ones greater (between routers to about a
+        second), and `execute_by_id` finds the row by it. Raise `KeyTypeMismatch`, `CatalogUnavailable`."""
+        topology = self._current.value
+        types = types_of_key(key, topology) if table is None else topology.tables[table].key_types
+        return self._ids.next_id(hash_key(key, types))
+
+    def execute_by_id(self, identity: int, sql: str, params: Parameters | None = None) -> Result[Any]:
+        """Run one statement as `execute` does, on the partition that an id of `next_id` carries. The statement must name
+        its row, by ``id = :id`` or so: where partitions are smaller than what an id tells, it runs on several."""
+        compiled = self._keyed.text(sql, self._current.value)
+        return self._by_id.execute(identity, compiled, params or _NO_PARAMETERS)
 
     @contextmanager
     def connect(self, key: KeyValue, table: str | None = None) -> Iterator[Connection]:
