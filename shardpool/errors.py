@@ -27,6 +27,7 @@
     │ ├ OutcomeUnknown        the connection broke after a write was sent
     │ ├ InDoubt               a transaction whose outcome cannot be found out now: has its id
     │ ├ TransactionAborted    an earlier statement failed: the transaction was rolled back
+    │ ├ SnapshotTimeout       writers were committing all the time (retryable)
     │ ├ CannotPrepare         a shard cannot prepare the transaction; it was rolled back
     │ ├ ScatterFailed         some shards of a scatter failed; the rest was cancelled
     │ ├ PoolTimeout           no connection became free in time (retryable)
@@ -198,6 +199,12 @@ class InDoubt(ExecutionError):
 
 class TransactionAborted(ExecutionError):
     """A statement of the transaction failed before, so that it can do nothing but be rolled back."""
+
+
+class SnapshotTimeout(ExecutionError):
+    """No moment was found, in the time given, at which no transaction was being committed on several shards."""
+
+    retryable = True
 
 
 class CannotPrepare(ExecutionError):

@@ -202,8 +202,8 @@ class Router(Transactional):
         return self._ids.next_id(hash_key(key, types))
 
     def execute_by_id(self, identity: int, sql: str, params: Parameters | None = None) -> Result[Any]:
-        """Run one statement as `execute` does, on the partition that an id of `next_id` carries. The statement must name
-        its row, by ``id = :id`` or so: where partitions are smaller than what an id tells, it runs on several."""
+        """Run one statement as `execute` does, on the partition that an id of `next_id` carries. It must name its row,
+        by ``id = :id`` or so: where partitions are smaller than what an id tells, it runs on several."""
         compiled = self._keyed.text(sql, self._current.value)
         return self._by_id.execute(identity, compiled, params or _NO_PARAMETERS)
 

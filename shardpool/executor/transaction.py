@@ -144,11 +144,15 @@ class Transaction:
             except StalePlacement:
                 if not self._untouched:
                     raise
-                self._roll_back()
-                self._release()
-                self._failure, self._doomed = None, False
-                self._pin()
+                self.begin_again()
         return work(self._topology)
+
+    def begin_again(self) -> None:
+        """Roll back, and start anew with the topology of now."""
+        self._roll_back()
+        self._release()
+        self._failure, self._doomed, self._untouched = None, False, True
+        self._pin()
 
     def on_shard(
         self, shard: str, sql: str, params: Parameters, placements: Sequence[Placement], may_write: bool
@@ -167,8 +171,12 @@ class Transaction:
         """Return the shard's branch, opened if it is not yet."""
         self._check_usable()
         if shard not in self._branches:
-            self._branches[shard] = Branch(self._around.engines, shard, self._begin)
+            self._branches[shard] = Branch(self._around.engines, shard, self.begin_on(shard))
         return self._branches[shard]
+
+    def begin_on(self, shard: str) -> str:
+        """The statement that opens the transaction on a shard."""
+        return self._begin
 
     def _check_usable(self) -> None:
         if self._ended:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from shardpool.executor.background import Resolver
 from shardpool.executor.retrying import run_transaction
+from shardpool.executor.snapshot import Snapshot
 from shardpool.executor.statements import MAX_RETRIES
 from shardpool.executor.transaction import Isolation, Surroundings, Transaction
 from shardpool.two_phase import Outcome, PreparedBranch, Resolved, outcome, prepared_branches
@@ -45,6 +46,16 @@ class Transactional:
         """Call *work* with a transaction, commit, and return its result; again after serialisation failures, deadlocks,
         moved partitions and other errors that left nothing behind, up to *retries* times. Raises as `transaction`."""
         return run_transaction(lambda: self.transaction(isolation=isolation, read_only=read_only), work, retries)
+
+    def snapshot(self, *, timeout: float = 10.0, shared: str | None = None) -> Snapshot:
+        """Begin a read-only transaction that sees all shards at one cut: of a transaction over several shards all or
+        nothing. A context manager; its `query` and `execute` read, its `export` lets others read the same.
+
+        *shared* is what another snapshot's `export` returned. Waits *timeout* seconds at most for transactions that are
+        committing. Raise `SnapshotTimeout`; statements raise `StalePlacement` for a partition that moved before it was
+        read.
+        """
+        return Snapshot(self._around, timeout, shared)
 
     def outcome(self, txid: str) -> Outcome:
         """Return what became of a transaction that raised `InDoubt`, or whose process died: "committed", "aborted", or

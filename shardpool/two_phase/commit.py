@@ -22,7 +22,7 @@ from shardpool.engines.translate import is_lost, translate
 from shardpool.errors import CannotPrepare, InDoubt, ShardUnavailable, TransactionAborted
 from shardpool.topology.names import literal
 from shardpool.two_phase.asking import Outcome, outcome
-from shardpool.two_phase.names import TransactionId, new_id, records_table
+from shardpool.two_phase.names import TransactionId, enter_gate, new_id, records_table
 from shardpool.two_phase.resolving import forget_told
 from shardpool.two_phase.sessions import UNREACHABLE, finish_prepared, run
 
@@ -105,8 +105,8 @@ class _Commit:
         self._threads = threads
         self._connections = connections
         shards = sorted(connections)
-        token = new_id(keyspace, "").token
-        self.id = TransactionId(keyspace, shards[int(token, 16) % len(shards)], token)
+        # The first one decides: it enters its gate before all others, in the order in which snapshots lock them.
+        self.id = new_id(keyspace, shards[0])
         self._gids = {shard: self.id.gid(number) for number, shard in enumerate(shards) if shard != self.id.decider}
         self._asked_to_prepare: set[str] = set()
 
@@ -132,6 +132,7 @@ class _Commit:
         statement = (
             "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'; "
             f"SET LOCAL idle_in_transaction_session_timeout = {int(DECISION_TIME * 1000)}; "
+            + enter_gate(self.id.keyspace)
             + _RECORD.format(records_table(self.id.keyspace))
         )
         try:
@@ -147,7 +148,8 @@ class _Commit:
     def _prepare(self) -> None:
         def prepare(shard: str) -> None:
             self._asked_to_prepare.add(shard)
-            _end(self._connections[shard], "PREPARE TRANSACTION", literal(self._gids[shard]))
+            gate = enter_gate(self.id.keyspace)
+            _end(self._connections[shard], "PREPARE TRANSACTION", literal(self._gids[shard]), before=gate)
             faults.fault_point("tx:prepared-one")
 
         for shard, error in self._on_each(prepare).items():

@@ -61,9 +61,20 @@ def records_table(keyspace: str) -> str:
     return f"{quote(keyspace)}.shardpool_transaction"
 
 
+def gate_table(keyspace: str) -> str:
+    """Return the qualified, quoted name of the empty table that committing transactions and snapshots lock."""
+    return f"{quote(keyspace)}.shardpool_gate"
+
+
+def enter_gate(keyspace: str) -> str:
+    """Return the statement with which a transaction of several shards keeps snapshots off until it is committed."""
+    return f"LOCK TABLE {gate_table(keyspace)} IN ROW EXCLUSIVE MODE; "
+
+
 def create_records(keyspace: str) -> str:
-    """Return the statement that creates that table if it is missing."""
+    """Return the statements that create these tables if they are missing."""
     return (
+        f"CREATE TABLE IF NOT EXISTS {gate_table(keyspace)} (); "
         f"CREATE TABLE IF NOT EXISTS {records_table(keyspace)} (id text PRIMARY KEY, committed boolean NOT NULL, "
         "decided_at timestamptz NOT NULL DEFAULT clock_timestamp())"
     )
