@@ -27,6 +27,7 @@
     │ ├ OutcomeUnknown        the connection broke after a write was sent
     │ ├ InDoubt               a transaction whose outcome cannot be found out now: has its id
     │ ├ TransactionAborted    an earlier statement failed: the transaction was rolled back
+    │ ├ CrossShardDeadlock    the victim of a deadlock over several shards (retryable)
     │ ├ SnapshotTimeout       writers were committing all the time (retryable)
     │ ├ CannotPrepare         a shard cannot prepare the transaction; it was rolled back
     │ ├ ScatterFailed         some shards of a scatter failed; the rest was cancelled
@@ -199,6 +200,19 @@ class InDoubt(ExecutionError):
 
 class TransactionAborted(ExecutionError):
     """A statement of the transaction failed before, so that it can do nothing but be rolled back."""
+
+
+class CrossShardDeadlock(ExecutionError):
+    """Transactions waited for each other on several shards. This one, the youngest, was rolled back."""
+
+    retryable = True
+
+    def __init__(self, shard: str) -> None:
+        super().__init__(
+            f"a deadlock over several shards: the transaction was chosen to end while it waited on shard {shard!r}; "
+            "run it again"
+        )
+        self.shard = shard
 
 
 class SnapshotTimeout(ExecutionError):

@@ -34,6 +34,7 @@ from shardpool.executor.background import Resolver
 from shardpool.executor.cache import PlanCache
 from shardpool.executor.constructs import Constructs
 from shardpool.executor.current import CurrentTopology
+from shardpool.executor.deadlocks import Deadlocks
 from shardpool.executor.explain import Explanation
 from shardpool.executor.ids import ById, IdClock
 from shardpool.executor.merge import Merger
@@ -117,6 +118,7 @@ class Router(Transactional):
             self._constructs,
             self._threads,
             coordinator,
+            Deadlocks(self.engines),
             config.query.max_gather_bytes,
         )
         self._ids = IdClock(self.catalog)
@@ -349,6 +351,7 @@ class Router(Transactional):
         if self._listener is not None:
             self._listener.close()
         self._resolver.close()
+        self._around.deadlocks.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
         self.engines.close()
         self.catalog.close()

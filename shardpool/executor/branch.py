@@ -12,6 +12,7 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from shardpool.engines import Engines
 from shardpool.executor.results import RoutedResult
+from shardpool.topology.names import literal
 
 
 class Branch:
@@ -22,6 +23,9 @@ class Branch:
         self.shard = shard
         self.may_write = False
         self.used = False
+        #: Cancelled from another thread. The cancellation may come late: the connection is not used again.
+        self.cancelled = False
+        self._mark = ""
         #: Partitions that were read under a snapshot and found in place.
         self.seen: set[int] = set()
         self._begin = begin
@@ -29,6 +33,10 @@ class Branch:
         self._pool = engines.pool(shard)
         self._entry = self._pool.lease()
         self.connection: Any = self._entry.dbapi_connection
+
+    def mark(self, name: str) -> None:
+        """Give the session a name, with its next statement."""
+        self._mark = f"SET LOCAL application_name TO {literal(name)}"
 
     def run(self, sql: str, parameters: Mapping[str, Any], savepoints: Sequence[str]) -> RoutedResult:
         """Run a statement inside of *savepoints*. Raise psycopg2's errors."""
@@ -49,6 +57,9 @@ class Branch:
         """What brings the session to where it must be. It is noted as done: if it fails, the transaction is over."""
         parts = [] if self.used else [self._begin]
         self.used = True
+        if self._mark:
+            parts.append(self._mark)
+            self._mark = ""
         if self._savepoints != list(savepoints):
             common = 0
             while (
@@ -76,7 +87,14 @@ class Branch:
 
     def release(self) -> None:
         """Give the connection back; one that is still in a transaction is closed, which rolls back."""
-        if self.connection.closed or self.connection.get_transaction_status() != TRANSACTION_STATUS_IDLE:
+        if (
+            self.connection.closed
+            or self.cancelled
+            or self.connection.get_transaction_status() != TRANSACTION_STATUS_IDLE
+        ):
             self._pool.discard(self._entry)
         else:
             self._pool.give_back(self._entry)
+
+    def _in_transaction(self) -> bool:
+        return bool(self.connection.get_transaction_status() != TRANSACTION_STATUS_IDLE)

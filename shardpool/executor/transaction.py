@@ -7,6 +7,8 @@ transaction is run again as a whole. Only while nothing was done yet, it follows
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,11 +23,12 @@ from sqlalchemy.sql import Executable
 
 from shardpool.engines import Engines
 from shardpool.engines.translate import is_lost, is_stale, translate
-from shardpool.errors import StalePlacement, TransactionAborted
+from shardpool.errors import CrossShardDeadlock, StalePlacement, TransactionAborted
 from shardpool.executor.branch import Branch
 from shardpool.executor.cache import PlanCache
 from shardpool.executor.constructs import Constructs
 from shardpool.executor.current import CurrentTopology
+from shardpool.executor.deadlocks import PREFIX, Deadlocks
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.transaction_queries import answer
 from shardpool.planner.keyed import KeyedStatement, types_of_key
@@ -56,6 +59,7 @@ class Surroundings:
     constructs: Constructs
     threads: ThreadPoolExecutor
     coordinator: Coordinator
+    deadlocks: Deadlocks
     max_gather_bytes: int
 
 
@@ -74,6 +78,7 @@ class Transaction:
         self._branches: dict[str, Branch] = {}
         self._savepoints: list[str] = []
         self._named = 0
+        self._name = ""
         self._failure: BaseException | None = None
         self._doomed = False
         self._untouched = True
@@ -161,8 +166,14 @@ class Transaction:
         branch = self.branch(shard)
         branch.may_write = branch.may_write or may_write
         try:
-            result = branch.run(sql, params, self._savepoints)
+            if len(self._branches) == 1:
+                result = branch.run(sql, params, self._savepoints)
+            else:
+                with self._around.deadlocks.watch(self._name, branch, self._branches):
+                    result = branch.run(sql, params, self._savepoints)
         except psycopg2.Error as error:
+            if branch.cancelled:
+                raise self.give_up(CrossShardDeadlock(shard)) from error
             raise self.failed(error, branch.connection, shard, placements) from error
         self.check_in_place(placements)
         return result
@@ -171,8 +182,23 @@ class Transaction:
         """Return the shard's branch, opened if it is not yet."""
         self._check_usable()
         if shard not in self._branches:
-            self._branches[shard] = Branch(self._around.engines, shard, self.begin_on(shard))
+            if len(self._branches) == 1:
+                self._name_sessions()
+            branch = Branch(self._around.engines, shard, self.begin_on(shard))
+            if self._branches:
+                branch.mark(PREFIX + self._name)
+            self._branches[shard] = branch
         return self._branches[shard]
+
+    def _name_sessions(self) -> None:
+        """The transaction takes a second shard: from here on it can be part of a deadlock that no server sees."""
+        self._name = f"{time.time_ns():020}-{random.getrandbits(32):08x}"
+        (first,) = self._branches.values()
+        first.mark(PREFIX + self._name)
+        try:
+            first.enter(self._savepoints)
+        except psycopg2.Error as error:
+            raise self.failed(error, first.connection, first.shard, ()) from error
 
     def begin_on(self, shard: str) -> str:
         """The statement that opens the transaction on a shard."""
