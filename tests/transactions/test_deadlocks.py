@@ -93,7 +93,7 @@ def test_run_gets_through(bank: Bank) -> None:
 
     def work(seed: int) -> None:
         choose = random.Random(seed)
-        for _ in range(3):
+        for _ in range(2):
             keys = choose.sample(bank.keys(), 2)
 
             def transfer(tx: Any, keys: list[int] = keys) -> None:
@@ -103,7 +103,7 @@ def test_run_gets_through(bank: Bank) -> None:
 
             bank.router.run(transfer, retries=30)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3, 9)]
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3, 7)]
     for thread in threads:
         thread.start()
     for thread in threads:
