@@ -25,6 +25,11 @@
     ├ ExecutionError
     │ ├ ShardUnavailable      no connection to a shard; nothing was sent (retryable)
     │ ├ OutcomeUnknown        the connection broke after a write was sent
+    │ ├ InDoubt               a transaction whose outcome cannot be found out now: has its id
+    │ ├ TransactionAborted    an earlier statement failed: the transaction was rolled back
+    │ ├ CrossShardDeadlock    the victim of a deadlock over several shards (retryable)
+    │ ├ SnapshotTimeout       writers were committing all the time (retryable)
+    │ ├ CannotPrepare         a shard cannot prepare the transaction; it was rolled back
     │ ├ ScatterFailed         some shards of a scatter failed; the rest was cancelled
     │ ├ PoolTimeout           no connection became free in time (retryable)
     │ └ PoolClosed            the router was closed
@@ -178,6 +183,52 @@ class OutcomeUnknown(ExecutionError):
     def __init__(self, shard: str, reason: str) -> None:
         super().__init__(
             f"the connection to shard {shard!r} broke after a write was sent; it may have happened: {reason}"
+        )
+        self.shard = shard
+
+
+class InDoubt(ExecutionError):
+    """Committed on all its shards or on none, but the shard that knows does not answer. Ask `router.outcome(txid)`."""
+
+    def __init__(self, txid: str, shard: str, reason: str) -> None:
+        super().__init__(
+            f"the outcome of transaction {txid} is not known: shard {shard!r} does not tell ({reason}). It is "
+            "committed as a whole or not at all; router.outcome(txid) says which when that shard answers"
+        )
+        self.txid, self.shard = txid, shard
+
+
+class TransactionAborted(ExecutionError):
+    """A statement of the transaction failed before, so that it can do nothing but be rolled back."""
+
+
+class CrossShardDeadlock(ExecutionError):
+    """Transactions waited for each other on several shards. This one, the youngest, was rolled back."""
+
+    retryable = True
+
+    def __init__(self, shard: str) -> None:
+        super().__init__(
+            f"a deadlock over several shards: the transaction was chosen to end while it waited on shard {shard!r}; "
+            "run it again"
+        )
+        self.shard = shard
+
+
+class SnapshotTimeout(ExecutionError):
+    """No moment was found, in the time given, at which no transaction was being committed on several shards."""
+
+    retryable = True
+
+
+class CannotPrepare(ExecutionError):
+    """A transaction that wrote several shards did what cannot be prepared, or a server does not prepare any."""
+
+    def __init__(self, shard: str, reason: str) -> None:
+        super().__init__(
+            f"shard {shard!r} cannot prepare the transaction, it was rolled back on all shards: {reason}. Several "
+            "shards are written together only with max_prepared_transactions > 0 (as many as connections), and without "
+            "temporary tables, NOTIFY and cursors WITH HOLD"
         )
         self.shard = shard
 

@@ -11,14 +11,13 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.engine import CursorResult, Result
+from sqlalchemy.engine import Result
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import Executable
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
@@ -32,10 +31,13 @@ from shardpool.ddl.refusals import refuse
 from shardpool.engines import Engines, PoolStats
 from shardpool.engines.registry import PasswordSource
 from shardpool.errors import SchemaBusy, StalePlacement
+from shardpool.executor.background import Resolver
 from shardpool.executor.cache import PlanCache
-from shardpool.executor.constructs import construct_engine
+from shardpool.executor.constructs import Constructs
 from shardpool.executor.current import CurrentTopology
+from shardpool.executor.deadlocks import Deadlocks
 from shardpool.executor.explain import Explanation
+from shardpool.executor.ids import ById, IdClock
 from shardpool.executor.merge import Merger
 from shardpool.executor.partition import OPTION, PartitionContext, watch
 from shardpool.executor.queries import Queries
@@ -43,11 +45,17 @@ from shardpool.executor.results import RoutedResult, StreamedResult
 from shardpool.executor.sizes import TableSizes
 from shardpool.executor.statements import MAX_RETRIES, Statements
 from shardpool.executor.trace import Trace
+from shardpool.executor.transaction import Surroundings
+from shardpool.executor.transactional import Transactional
+from shardpool.executor.writes import Writes
 from shardpool.planner.keyed import compile_keyed, types_of_key
-from shardpool.planner.ladder import compile_query
-from shardpool.topology.key import KeyValue
+from shardpool.planner.ladder import CompiledQuery
+from shardpool.planner.refusals import refuse as refuse_statement
+from shardpool.planner.writes import CompiledWrite, compile_statement
+from shardpool.topology.key import KeyValue, hash_key
 from shardpool.topology.shard_map import Partition, Placement, Shard, ShardMap, Topology
 from shardpool.topology.tables import TableKind
+from shardpool.two_phase import Coordinator
 
 Parameters = Mapping[str, Any]
 _NO_PARAMETERS: Parameters = {}
@@ -81,7 +89,7 @@ class RouterStats:
     cache_misses: int
 
 
-class Router:
+class Router(Transactional):
     """Routes statements to the partitions of one keyspace. Thread-safe; use as a context manager, or `close` it.
 
     *password* is called with a shard's name for each new connection, if given. Raises `CatalogMissing` for a catalog
@@ -93,7 +101,7 @@ class Router:
         self.catalog = Catalog(config.catalog, config.keyspace, config.pool.connect_timeout)
         self.engines = Engines(config, password, on_engine=watch)
         self._keyed = PlanCache(compile_keyed)
-        self._queries = PlanCache(compile_query)
+        self._queries = PlanCache(compile_statement)
         try:
             self._current = CurrentTopology(self.catalog, self.engines, self._forget_plans)
         except BaseException:
@@ -104,12 +112,28 @@ class Router:
         merger = Merger(self.engines, self._threads, config.query.max_gather_bytes, config.query.merge_node)
         self._sizes = TableSizes(self.engines, self._current, self._threads)
         self._answers = Queries(self.engines, self._current, self._statements, merger, self._sizes)
-        self._query_constructs = construct_engine(self._run_query)
-        self._keyed_constructs = construct_engine(self._run_keyed)
+        self._constructs = Constructs()
+        coordinator = Coordinator(self.engines, config.keyspace, self._threads)
+        self._around = Surroundings(
+            self.engines,
+            self._current,
+            self._keyed,
+            self._queries,
+            self._constructs,
+            self._threads,
+            coordinator,
+            Deadlocks(self.engines),
+            config.query.max_gather_bytes,
+        )
+        self._ids = IdClock(self.catalog)
+        self._by_id = ById(self._current, self._statements, self.transaction)
+        self._writes = Writes(self._current, self._statements, self.transaction)
+        self._resolver = Resolver(self.engines, self._current, coordinator, self._resolve_loads)
         self._borrowed: dict[int, tuple[str, Any]] = {}
         self._listener = Listener(self.catalog, self._current.refresh_quietly) if listen else None
         if self._listener is not None:
             self._listener.start()
+            self._resolver.start()
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], **options: Any) -> Self:
@@ -169,18 +193,25 @@ class Router:
         statement itself; `ShardUnavailable` and `OutcomeUnknown` for a broken connection.
         """
         if not isinstance(sql, str):
-            token = _construct_key.set(key)
-            try:
-                with self._keyed_constructs.connect() as connection:
-                    return _fetched(connection.execute(sql, dict(params) if params else None))
-            finally:
-                _construct_key.reset(token)
+            keyed, run = self._keyed.pyformat, self._statements.on_partition
+            return self._constructs.execute(
+                sql, params, lambda text, values: run(key, keyed(text, self._current.value), values)
+            )
         compiled = self._keyed.text(sql, self._current.value)
         return self._statements.on_partition(key, compiled, params or _NO_PARAMETERS)
 
-    def _run_keyed(self, sql: str, params: Parameters) -> RoutedResult:
-        compiled = self._keyed.pyformat(sql, self._current.value)
-        return self._statements.on_partition(_construct_key.get(), compiled, params)
+    def next_id(self, key: KeyValue, table: str | None = None) -> int:
+        """Return an id for a new row of *key*: unique in the keyspace, later ones greater (between routers to about a
+        second), and `execute_by_id` finds the row by it. Raise `KeyTypeMismatch`, `CatalogUnavailable`."""
+        topology = self._current.value
+        types = types_of_key(key, topology) if table is None else topology.tables[table].key_types
+        return self._ids.next_id(hash_key(key, types))
+
+    def execute_by_id(self, identity: int, sql: str, params: Parameters | None = None) -> Result[Any]:
+        """Run one statement as `execute` does, on the partition that an id of `next_id` carries. It must name its row,
+        by ``id = :id`` or so: where partitions are smaller than what an id tells, it runs on several."""
+        compiled = self._keyed.text(sql, self._current.value)
+        return self._by_id.execute(identity, compiled, params or _NO_PARAMETERS)
 
     @contextmanager
     def connect(self, key: KeyValue, table: str | None = None) -> Iterator[Connection]:
@@ -229,19 +260,24 @@ class Router:
     # -- all partitions ---------------------------------------------------------------------------------------------
 
     def query(self, sql: str | Executable, params: Parameters | None = None) -> Result[Any]:
-        """Answer a SELECT over all shards as one PostgreSQL holding all rows would.
+        """Answer a SELECT over all shards as one PostgreSQL holding all rows would; or write on all that it concerns,
+        as a transaction of its own.
 
         Raises `InvalidSQL`, `UnknownTable`, `UnsupportedStatement` (with a code), `GatherTooLarge`; `ScatterFailed` if
-        a shard fails, after the other shards were cancelled; `sqlalchemy.exc` errors of the statement itself.
+        a shard fails, after the other shards were cancelled; `sqlalchemy.exc` errors of the statement itself. A write
+        of several shards also raises as the end of a `transaction` does.
         """
         if not isinstance(sql, str):
-            with self._query_constructs.connect() as connection:
-                return _fetched(connection.execute(sql, dict(params) if params else None))
-        compiled = self._queries.text(sql, self._current.value)
-        return self._answers.answer(compiled, params or _NO_PARAMETERS)
+            queries, run = self._queries.pyformat, self._answer
+            return self._constructs.execute(
+                sql, params, lambda text, values: run(queries(text, self._current.value), values)
+            )
+        return self._answer(self._queries.text(sql, self._current.value), params or _NO_PARAMETERS)
 
-    def _run_query(self, sql: str, params: Parameters) -> RoutedResult:
-        return self._answers.answer(self._queries.pyformat(sql, self._current.value), params)
+    def _answer(self, compiled: CompiledQuery | CompiledWrite, params: Parameters) -> RoutedResult:
+        if isinstance(compiled, CompiledQuery):
+            return self._answers.answer(compiled, params)
+        return self._writes.answer(compiled, params)
 
     def stream(self, sql: str, params: Parameters | None = None) -> StreamedResult:
         """Answer a SELECT as `query` does, with rows as they come: memory is bounded whatever the size of the result.
@@ -250,7 +286,7 @@ class Router:
         context manager. Raises what `query` raises, also while rows are read. What must be sorted or grouped over all
         partitions is so on the merge node first, up to ``max_gather_bytes``.
         """
-        return self._answers.stream(self._queries.text(sql, self._current.value), params or _NO_PARAMETERS)
+        return self._answers.stream(self._select(sql), params or _NO_PARAMETERS)
 
     def explain(self, sql: str, params: Parameters | None = None, *, analyze: bool = False) -> Explanation:
         """Return the plan of a SELECT: `str()` is readable, `to_json()` is for programs.
@@ -258,7 +294,7 @@ class Router:
         With *analyze* it is run, and rows, bytes and milliseconds of its steps are told.
         """
         topology, given = self._current.value, params or _NO_PARAMETERS
-        compiled = self._queries.text(sql, topology)
+        compiled = self._select(sql)
         if not analyze:
             return Explanation(sql, compiled.bind(given, topology, self._sizes.statistics(given)))
         trace = Trace()
@@ -267,6 +303,12 @@ class Router:
         trace.milliseconds = (time.perf_counter() - started) * 1000
         assert trace.plan is not None
         return Explanation(sql, trace.plan, trace)
+
+    def _select(self, sql: str) -> CompiledQuery:
+        compiled = self._queries.text(sql, self._current.value)
+        if not isinstance(compiled, CompiledQuery):
+            raise refuse_statement("SP137")
+        return compiled
 
     # -- bulk and schema --------------------------------------------------------------------------------------------
 
@@ -288,7 +330,7 @@ class Router:
         See `shardpool.bulk.copy_into` for the options. Raises `BadRow` with source, line and reason; if a partition
         moves meanwhile, the load of a file is begun again, and that of rows raises `StalePlacement`.
         """
-        resolve_loads(self.catalog, self.engines, list(self.shard_map.shards))
+        self._resolve_loads()
         found = self._current.value.tables.get(table)
         if found is not None and not found.sharded:
             return self._load_reference(table, source, options)
@@ -300,6 +342,9 @@ class Router:
                 if not isinstance(source, str | Path) or not Path(source).is_file():
                     raise
         raise StalePlacement(f"the partitions of {table!r} moved again and again while it was loaded")
+
+    def _resolve_loads(self) -> None:
+        resolve_loads(self.catalog, self.engines, list(self.shard_map.shards))
 
     def _load_reference(self, table: str, source: Any, options: Mapping[str, Any]) -> LoadResult:
         """Load all shards' copies while no shard can be added, and no table changed."""
@@ -332,6 +377,8 @@ class Router:
         """Close all connections and threads. Connections in use are closed as they come back. Idempotent."""
         if self._listener is not None:
             self._listener.close()
+        self._resolver.close()
+        self._around.deadlocks.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
         self.engines.close()
         self.catalog.close()
@@ -345,12 +392,3 @@ class Router:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-#: The key of the construct that this thread (or task) executes.
-_construct_key: ContextVar[KeyValue] = ContextVar("shardpool construct key")
-
-
-def _fetched(result: CursorResult[Any]) -> Result[Any]:
-    """Return a result that outlives its connection."""
-    return result.freeze()() if result.returns_rows else result

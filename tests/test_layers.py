@@ -1,4 +1,4 @@
-"""Imports go one way: errors <- config <- topology <- {planner | catalog | engines} <- ... <- cli."""
+"""Imports go one way: errors <- config <- topology <- {planner | catalog | engines} <- two_phase <- ... <- cli."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ PACKAGE = Path(__file__).parent.parent / "shardpool"
 
 #: Each layer may import itself and the layers below. Layers on one line do not know each other.
 LAYERS: list[set[str]] = [
-    {"errors"},
+    {"errors", "faults"},
     {"config", "topology"},
     {"planner", "catalog", "engines"},
+    {"two_phase"},
     {"executor", "ddl", "bulk"},
     {"provision"},
     {"router"},

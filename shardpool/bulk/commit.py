@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import psycopg2
 
 from shardpool.bulk.decision import decide_commit, decision, finish_prepared
-from shardpool.bulk.faults import fault_point
 from shardpool.bulk.lane import Lane
 from shardpool.bulk.lanes import Lanes
 from shardpool.bulk.translate import refused
 from shardpool.catalog import Catalog
 from shardpool.errors import LoadError, LoadInDoubt, OutcomeUnknown, ShardpoolError
+from shardpool.faults import fault_point
 
 if TYPE_CHECKING:
     from shardpool.engines import Engines

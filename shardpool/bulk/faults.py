@@ -1,12 +1,5 @@
-"""Where a test may kill this process. A no-op unless ``SHARDPOOL_FAULT`` names the point: ``<name>:kill9``."""
+"""The fault points under the name by which moves know them."""
 
-from __future__ import annotations
+from shardpool.faults import fault_point
 
-import os
-import signal
-
-
-def fault_point(name: str) -> None:
-    """End the process with SIGKILL if the environment asks for it at the point *name*."""
-    if os.environ.get("SHARDPOOL_FAULT") == f"{name}:kill9":
-        os.kill(os.getpid(), signal.SIGKILL)
+__all__ = ["fault_point"]

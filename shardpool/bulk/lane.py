@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 
 from shardpool.bulk.decision import finish_prepared, prepared_gid
-from shardpool.bulk.faults import fault_point
 from shardpool.bulk.translate import refused
 from shardpool.errors import ShardpoolError
+from shardpool.faults import fault_point
+from shardpool.two_phase.names import enter_gate
 
 if TYPE_CHECKING:
     from shardpool.engines import Engines
@@ -27,6 +28,7 @@ class Lane:
     def __init__(self, engines: Engines, shard: str, load: str) -> None:
         self.shard = shard
         self.gid = prepared_gid(load, shard)
+        self._keyspace = load.split(":")[2]
         self.finished = False
         self.may_be_prepared = False
         self._engines = engines
@@ -50,6 +52,8 @@ class Lane:
     def prepare(self) -> None:
         self.may_be_prepared = True
         try:
+            with self.connection.cursor() as cursor:
+                cursor.execute(enter_gate(self._keyspace))
             self.connection.tpc_prepare()
         except psycopg2.Error as error:
             raise refused(error, self.shard, gone=bool(self.connection.closed)) from error

@@ -97,3 +97,9 @@ CREATE TABLE shardpool_catalog.load_decision (
     committed boolean NOT NULL,
     decided_at timestamptz NOT NULL DEFAULT now()
 );
+
+-- The last tick of ids that a router has leased; each belongs to one router for ever.
+CREATE TABLE shardpool_catalog.id_clock (
+    keyspace text PRIMARY KEY REFERENCES shardpool_catalog.keyspace,
+    tick bigint NOT NULL
+);

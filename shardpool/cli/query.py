@@ -17,6 +17,8 @@ from shardpool.cli.values import cell, duration, parse_value
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from shardpool.router import Router
+
 #: Rows that the table on the screen shows at most; JSON and CSV have all.
 SHOWN_ROWS = 200
 
@@ -45,7 +47,7 @@ def query(
     from shardpool.router import Router
 
     with Router.from_file(config, listen=False) as router:
-        route = "single" if key is not None else router.explain(statement, params).rung
+        route = "single" if key is not None else _route(router, statement, params)
         started = time.perf_counter()
         if key is None:
             result: Any = router.query(statement, params)
@@ -70,6 +72,17 @@ def query(
         # A table that goes to a pipe may be as wide as it likes.
         stdout(**({} if sys.stdout.isatty() else {"width": 10_000})).print(result_table(facts))
         stdout().print(_footer(facts), style="dim")
+
+
+def _route(router: Router, statement: str, params: dict[str, object]) -> str:
+    from shardpool.errors import UnsupportedStatement
+
+    try:
+        return router.explain(statement, params).rung
+    except UnsupportedStatement as error:
+        if error.code != "SP137":
+            raise
+        return "write"
 
 
 def explain(

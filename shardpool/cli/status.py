@@ -20,7 +20,7 @@ UNAVAILABLE = 3
 _SIZES = """
 SELECT n.nspname, sum(pg_total_relation_size(c.oid))::bigint, sum(pg_stat_get_live_tuples(c.oid))::bigint
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind = 'r' AND n.nspname = ANY(%s) AND c.relname <> 'shardpool_ddl' GROUP BY n.nspname
+WHERE c.relkind = 'r' AND n.nspname = ANY(%s) AND NOT starts_with(c.relname::text, 'shardpool_') GROUP BY n.nspname
 """
 _CONNECTIONS = """
 SELECT count(*), count(*) FILTER (WHERE state <> 'idle'), current_setting('max_connections')::int

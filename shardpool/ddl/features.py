@@ -18,7 +18,8 @@ class Feature(NamedTuple):
 _FEATURES = """
 WITH t AS (
     SELECT c.* FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p', 'f', 'v', 'm') AND c.relname <> 'shardpool_ddl'
+    WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p', 'f', 'v', 'm')
+    AND NOT starts_with(c.relname::text, 'shardpool_')
 )
 SELECT 'table', t.relname, '', concat_ws(' ', t.relkind, t.relpersistence, t.relreplident, t.reloptions) FROM t
 UNION ALL

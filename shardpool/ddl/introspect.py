@@ -24,7 +24,7 @@ JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdroppe
 JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_collation o ON o.oid = a.attcollation
 LEFT JOIN pg_namespace l ON l.oid = o.collnamespace
-WHERE n.nspname = %s AND c.relname <> 'shardpool_ddl' AND c.relkind = 'r'
+WHERE n.nspname = %s AND NOT starts_with(c.relname::text, 'shardpool_') AND c.relkind = 'r'
 ORDER BY c.relname, a.attnum
 """
 

@@ -18,6 +18,7 @@ from shardpool.ddl.objects import is_sql_function
 from shardpool.ddl.refusals import refuse
 from shardpool.errors import ShardUnavailable
 from shardpool.topology.names import quote
+from shardpool.two_phase.names import create_records
 
 #: lock_not_available, deadlock_detected: somebody else's locks were in the way; another attempt may succeed.
 RETRYABLE = frozenset({"55P03", "40P01"})
@@ -50,6 +51,7 @@ class ShardSession:
         marks = f"{quote(self.keyspace)}.shardpool_ddl"
         if not self.run("SELECT 1 WHERE to_regclass(%s) IS NOT NULL", (marks,)):
             self.run(f"CREATE TABLE {marks} (id bigint PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())")
+        self.run(create_records(self.keyspace))
         for schema in self.schemas:
             if self.create_schema(schema) and not fresh:
                 raise refuse("SP267", shard=self.shard, schema=schema)

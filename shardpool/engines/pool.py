@@ -134,6 +134,18 @@ class ShardPool(Pool):
         self._opened += 1
         return entry
 
+    def open_apart(self) -> ConnectionPoolEntry:
+        """Return a connection beyond the pool's limits, to be closed by `close_apart`: for what must go on when all
+        others wait, as they may for the locks of a transaction that is in doubt. Raise `ShardUnavailable`."""
+        try:
+            return self._create_connection()
+        except psycopg2.OperationalError as error:
+            raise ShardUnavailable(self.shard, _first_line(error)) from error
+
+    def close_apart(self, entry: ConnectionPoolEntry) -> None:
+        if entry.dbapi_connection is not None:
+            entry.close()
+
     def _wait(self, waiter: _Waiter) -> ConnectionPoolEntry | None:
         try:
             waiter.woken.wait(self.limits.timeout)

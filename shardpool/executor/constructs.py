@@ -1,19 +1,22 @@
 """SQLAlchemy constructs: compiled, bound and typed by SQLAlchemy, executed by the router.
 
-An engine whose "DBAPI connection" hands each statement to a function of ours. SQLAlchemy compiles the construct,
-converts parameters and result values by their types and caches its work, as for any engine; only the sending is
-different.
+An engine whose "DBAPI connection" hands each statement to a function of ours, the one of the current call. SQLAlchemy
+compiles the construct, converts parameters and result values by their types and caches its work, as for any engine;
+only the sending is different.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import create_engine
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
+from sqlalchemy.engine import Result
 from sqlalchemy.pool import NullPool
+from sqlalchemy.sql import Executable
 
 from shardpool.executor.results import RoutedResult
 
@@ -40,9 +43,24 @@ class RoutedDialect(PGDialect_psycopg2):
 registry.register("postgresql.shardpool", __name__, "RoutedDialect")
 
 
-def construct_engine(run: Run) -> Engine:
-    """Return an engine that executes through *run*, each statement a transaction of its own."""
-    return create_engine("postgresql+shardpool://", creator=lambda: _Connection(run), poolclass=NullPool)
+class Constructs:
+    """Executes constructs through functions that run text. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._run: ContextVar[Run] = ContextVar("shardpool construct")
+        self._engine = create_engine(
+            "postgresql+shardpool://", creator=lambda: _Connection(self._run.get()), poolclass=NullPool
+        )
+
+    def execute(self, construct: Executable, params: Mapping[str, Any] | None, run: Run) -> Result[Any]:
+        """Execute *construct* by *run*, and return a result that outlives it."""
+        token = self._run.set(run)
+        try:
+            with self._engine.connect() as connection:
+                result = connection.execute(construct, dict(params) if params else None)
+                return result.freeze()() if result.returns_rows else result
+        finally:
+            self._run.reset(token)
 
 
 class _Connection:

@@ -55,6 +55,13 @@ class CurrentTopology:
         except (CatalogUnavailable, InvalidShardMap) as error:
             log.warning("the shard map was not refreshed: %s", error)
 
+    def has_all_shards(self, seen: Topology) -> bool:
+        """Whether the keyspace has the shards of *seen*, and no others, at this moment. Raise `CatalogUnavailable`."""
+        same = set(self._catalog.identities()) == set(seen.shard_map.shards)
+        if not same:
+            self.refresh()
+        return same
+
     def moved(self, seen: Topology, placements: Iterable[Placement]) -> bool:
         """Whether one of *placements*, as of *seen*, is no longer true; if one is moving, wait for its new place.
 

@@ -40,17 +40,31 @@ FIRST_USER_OID = 16384
 #: Rows that a stream fetches at a time, from each shard.
 STREAM_ROWS = 2000
 
+#: Stands for a merge node apart; no shard has such a name.
+APART = "the merge node"
+
 ScatterPlan = PushdownPlan | StagesPlan | GatherPlan
 
 
 class Merger:
-    """Runs the plans that read several partitions."""
+    """Runs the plans that read several partitions.
 
-    def __init__(self, engines: Engines, threads: ThreadPoolExecutor, max_bytes: int, merge_node: str | None) -> None:
+    *apart*: the merge node is not one of the connections that read, but one more to this shard.
+    """
+
+    def __init__(
+        self,
+        engines: Engines,
+        threads: ThreadPoolExecutor,
+        max_bytes: int,
+        merge_node: str | None,
+        apart: str | None = None,
+    ) -> None:
         self._engines = engines
         self._threads = threads
         self._max_bytes = max_bytes
         self._merge_node = merge_node
+        self._apart = apart
 
     def run(self, plan: ScatterPlan, parameters: Parameters, topology: Topology, trace: Trace) -> RoutedResult:
         """Return all rows."""
@@ -92,9 +106,10 @@ class Merger:
             everywhere_too = stream or any(stage.spread for stage in stages)
             in_transaction = leases.shards if everywhere_too else [node] if stages else []
             with _rolled_back(node, in_transaction, leases):
-                given = _at_moment(parameters, leases.connection(leases.shards[0])) if plan.moment else parameters
-                partition = everywhere[node][0] if node in everywhere else None
-                job = Job(node, partition, leases, self._threads, given, self._max_bytes)
+                clock = leases.connection(node if stages else leases.shards[0])
+                given = _at_moment(parameters, clock) if plan.moment else parameters
+                partitions = everywhere.get(self._apart or node)
+                job = Job(node, partitions[0] if partitions else None, leases, self._threads, given, self._max_bytes)
                 for stage in stages:
                     with trace.step(_title(stage)) as step:
                         before = job.bytes
@@ -104,6 +119,8 @@ class Merger:
 
     def _node(self, stages: tuple[Stage, ...], then: PushdownPlan | MergeQuery, everywhere: ByShard) -> str:
         """The merge node. Partial columns take their types there: it must have partitions, best of those asked."""
+        if self._apart is not None:
+            return APART
         partial = any(isinstance(stage, PartialRows) for stage in stages)
         if self._merge_node is not None and (self._merge_node in everywhere or not partial):
             return self._merge_node

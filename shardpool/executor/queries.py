@@ -84,13 +84,13 @@ class Queries:
             try:
                 return run(plan, topology)
             except DBAPIError as error:
-                rung = _gives_way(plan, str(getattr(error.orig, "pgcode", None)))
+                rung = gives_way(plan, str(getattr(error.orig, "pgcode", None)))
                 if rung is None:
                     raise
                 failed[rung] = f"PostgreSQL refused it: {error.orig}".strip()
             except psycopg2.Error as error:
                 retries += 1
-                if retries > MAX_RETRIES or not self._current.moved(topology, _placements(plan, topology)):
+                if retries > MAX_RETRIES or not self._current.moved(topology, placements_of(plan, topology)):
                     if compiled.unknown_function is not None:
                         raise refuse("SP116", compiled.unknown_function) from error
                     raise translate(error, None, "", compiled.words, writes=False) from error
@@ -118,7 +118,7 @@ class Queries:
         return min(shards, key=lambda name: stats[name].in_use if name in stats else 0)
 
 
-def _placements(plan: Plan, topology: Topology) -> list[Placement]:
+def placements_of(plan: Plan, topology: Topology) -> list[Placement]:
     """Where the partitions of a plan were when it was made."""
     match plan:
         case SinglePlan():
@@ -133,7 +133,7 @@ def _placements(plan: Plan, topology: Topology) -> list[Placement]:
             return list(topology.shard_map.placements)
 
 
-def _gives_way(plan: Plan, code: str) -> str | None:
+def gives_way(plan: Plan, code: str) -> str | None:
     """The rung that gives way to the next one after an error of the statement."""
     if isinstance(plan, PushdownPlan) and code in _NO_PUSHDOWN:
         return "pushdown"

@@ -33,6 +33,7 @@ def move_partition(router: Router, partition: int, to: str, *, progress: Callbac
         OwnershipAmbiguous: the servers contradict the catalog; says what to look at.
     """
     recover_moves(router)
+    router.resolve_transactions()
     meter = Meter(partition, progress)
     with move_locked(router, partition, patience=GRACE):
         settle_partition(router, partition)

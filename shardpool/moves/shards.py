@@ -78,6 +78,9 @@ def remove_shard(router: Router, name: str) -> None:
         failures = [f"partition {partition.id} is on shard {name}: drain it first" for partition in partitions]
         failures += [str(move) for move in Journal(router.catalog).running() if name in (move.source, move.target)]
         failures += [f"{left} must be dropped first" for left in drop_leftovers(router) if left.shard == name]
+        router.resolve_transactions()
+        doubtful = [it for it in router.transactions_in_doubt() if name in (it.shard, it.transaction.decider)]
+        failures += [f"transaction {it.transaction} is in doubt on shard {it.shard}: resolve it" for it in doubtful]
         if len(shard_map.shards) == 1:
             failures.append(f"shard {name} is the only one")
         if failures:

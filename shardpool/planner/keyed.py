@@ -170,16 +170,16 @@ def _written(statement: Statement, topology: Topology) -> Iterator[WrittenKey]:
         if not table.sharded:
             raise refuse("SP112", table.name)
         if isinstance(node, pb.InsertStmt):
-            yield from _inserted(node, table, statement, topology)
+            yield from inserted_keys(node, table, statement, topology)
             changes = node.on_conflict_clause.target_list
         elif isinstance(node, pb.UpdateStmt):
             changes = node.target_list
         else:
             continue
-        yield from _updated(changes, table, statement)
+        yield from assigned_keys(changes, table, statement)
 
 
-def _updated(changes: Any, table: Table, statement: Statement) -> Iterator[WrittenKey]:
+def assigned_keys(changes: Any, table: Table, statement: Statement) -> Iterator[WrittenKey]:
     """An assignment to the key may only repeat a key of the same partition; for composite keys all parts must show."""
     assigned = {node.res_target.name: node.res_target.val for node in changes}
     if not assigned.keys() & set(table.key):
@@ -190,7 +190,7 @@ def _updated(changes: Any, table: Table, statement: Statement) -> Iterator[Writt
     yield _written_key(table, sources, "SP114")
 
 
-def _inserted(insert: Tree, table: Table, statement: Statement, topology: Topology) -> Iterator[WrittenKey]:
+def inserted_keys(insert: Tree, table: Table, statement: Statement, topology: Topology) -> Iterator[WrittenKey]:
     columns = [node.res_target.name for node in insert.cols] or [column.name for column in table.columns]
     if not is_a(insert.select_stmt, "select_stmt") or not set(table.key) <= set(columns):
         raise refuse("SP113", table.name)

@@ -157,6 +157,7 @@ class CompiledQuery:
             pruned,
             appended=pushdown.appended,
             moment=self._moment,
+            reads_tables=pushdown.reads_tables,
         )
 
     def _stages_for(self, parameters: Mapping[str, Any], topology: Topology, statistics: Statistics) -> Stages | str:

@@ -78,6 +78,8 @@ class PushdownPlan:
     appended: str = ""
     #: The current time is a parameter, which the executor is to ask for.
     moment: bool = False
+    #: The merge query reads reference tables too.
+    reads_tables: bool = False
 
 
 @dataclass(frozen=True)

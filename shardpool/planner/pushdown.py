@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.aggregates import NotPartial
-from shardpool.planner.ast import Tree, UnfaithfulText, column_fields, is_a, to_sql
+from shardpool.planner.ast import Tree, UnfaithfulText, column_fields, is_a, to_sql, walk
 from shardpool.planner.groups import partial_groups
 from shardpool.planner.partitionwise import NotPartitionWise, PartitionWise, is_grouped, outputs, windows
 from shardpool.planner.plan import APPENDED_ROWS, PARTIAL_TABLE, SCHEMA_MARKER, Concatenation, MergeQuery
@@ -39,6 +39,8 @@ class Pushdown:
     table: str = PARTIAL_TABLE
     #: The query of the one table whose rows are appended before they are joined, if that is better.
     appended: str = ""
+    #: The merge query reads reference tables too.
+    reads_tables: bool = False
 
 
 def plan_pushdown(
@@ -75,6 +77,11 @@ def plan_pushdown(
         return str(reason)
     except UnfaithfulText:
         return "the generated text could not be proven faithful"
+
+
+def _reads_tables(merge: Tree, partial_table: str) -> bool:
+    tables = [node for node in walk(merge) if isinstance(node, pb.RangeVar) and node.relname != partial_table]
+    return any(node.schemaname != STAGE_SCHEMA for node in tables)
 
 
 def why_not(

@@ -11,7 +11,11 @@ from shardpool.errors import UnsupportedStatement
 _PARTITION = "router.execute(key, ...) runs a statement on the one partition of its key"
 
 REFUSALS: dict[str, tuple[str, str, str]] = {
-    "SP101": ("query() answers SELECTs, this is {what}", _PARTITION, "delete from orders"),
+    "SP101": (
+        "query() takes SELECT, INSERT, UPDATE, DELETE and TRUNCATE, this is {what}",
+        "tables are changed by router.create_schema; MERGE can be said by INSERT .. ON CONFLICT, UPDATE and DELETE",
+        "merge into orders using items on false when not matched then do nothing",
+    ),
     "SP102": (
         "data-modifying CTEs are not run over several partitions",
         _PARTITION,
@@ -62,6 +66,46 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
         "the row type of table {what!r} belongs to each partition",
         "create a composite type of the columns, or name them",
         "select (null::orders).total from orders",
+    ),
+    "SP130": (
+        "function {what}() may read or write anything, and a query in a transaction asks several shards",
+        "run it on one partition: transaction.execute(key, ...)",
+        "select number_of_orders()",
+    ),
+    "SP131": (
+        "reference table {what!r} is named with its schema in a query that gathers its rows from the transaction",
+        "name it without the schema",
+        "with recursive r as (select total from orders union select total from r) select * from r, shop.country",
+    ),
+    "SP132": (
+        "the write does not mean in each partition what it means over all: {what}",
+        "pin it to one partition key, or query the rows first and write them by their keys in one transaction",
+        "update orders set total = (select max(total) from orders)",
+    ),
+    "SP133": (
+        "the write would find another value on every shard: {what}",
+        "evaluate it once, and pass the value as a parameter",
+        "update country set name = now()::text",
+    ),
+    "SP134": (
+        "reference tables are written in READ COMMITTED transactions only: their copies could part otherwise",
+        "write it in a transaction of its own",
+        "update country set name = 'x'",
+    ),
+    "SP135": (
+        "function {what}() may read or write anything, and a write over several partitions asks each of them",
+        "run it on one partition: execute(key, ...)",
+        "delete from orders where number_of_orders() > 5",
+    ),
+    "SP136": (
+        "a reference table is written by VALUES, and by conditions on its own rows: {what}",
+        "query the rows first, and write them as VALUES or by copy_into",
+        "insert into country select code, name from country",
+    ),
+    "SP137": (
+        "explain() and stream() are for SELECTs",
+        "ask for a SELECT of the rows that it writes; query() writes",
+        "delete from orders",
     ),
     "SP110": (
         "{what} inside execute(): every call is a transaction of its own",

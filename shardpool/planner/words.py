@@ -25,9 +25,10 @@ def over_gathered(statement: Statement, topology: Topology) -> str:
     return statement.render(_edits(statement, topology, "pg_temp."))
 
 
-def on_search_path(statement: Statement, topology: Topology) -> Template:
-    """The statement for a session whose search path has the partition: only qualified names are changed."""
-    return _pieces(statement, _edits(statement, topology, SCHEMA_MARKER))
+def on_search_path(statement: Statement, topology: Topology, marks: Iterable[Edit] = ()) -> Template:
+    """The statement for a session whose search path has the partition: only qualified names are changed, and *marks*
+    are made."""
+    return _pieces(statement, [*_edits(statement, topology, SCHEMA_MARKER), *marks])
 
 
 def in_partition(statement: Statement, topology: Topology, occurrences: Iterable[Tree]) -> Template:

@@ -190,7 +190,11 @@ def make_shop(urls: Mapping[str, str]) -> Shop:
     """Create the catalog, the schemas and the tables, and open them."""
     shop = Shop(urls)
     for name in urls:
-        shop.execute(name, "CREATE SCHEMA shop; CREATE SCHEMA plain; " + ddl("shop", "country", COUNTRY))
+        shop.execute(
+            name,
+            "CREATE SCHEMA shop; CREATE TABLE shop.shardpool_gate (); CREATE SCHEMA plain; "
+            + ddl("shop", "country", COUNTRY),
+        )
         for placement in shop.topology.shard_map.placements:
             if placement.shard == name:
                 schema = placement.partition.schema

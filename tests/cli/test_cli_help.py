@@ -26,6 +26,8 @@ COMMANDS = (
     ("move", "start"),
     ("move", "status"),
     ("move", "recover"),
+    ("transactions", "list"),
+    ("transactions", "resolve"),
     ("doctor",),
 )
 

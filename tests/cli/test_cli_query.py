@@ -66,6 +66,12 @@ def test_a_key_sends_a_write_to_its_partition(shop: Path) -> None:
     assert run("query", "select 1", "--key", "seven", config=shop).code == 2
 
 
+def test_a_write_over_several_partitions(shop: Path) -> None:
+    written = run("query", "update customers set email = lower(email) where customer_id < 30", config=shop)
+    assert written.code == 0
+    assert "30 rows affected · write" in written.out
+
+
 def test_no_rows_and_wide_values(shop: Path) -> None:
     assert "0 rows" in run("query", "select name from customers where customer_id = -1", config=shop).out
     wide = run("query", "select repeat('x', 300) as wide", config=shop).out
@@ -77,7 +83,7 @@ def test_no_rows_and_wide_values(shop: Path) -> None:
     [
         ("select * from nowhere", "UnknownTable", "nowhere"),
         ("selec 1", "InvalidSQL", "selec"),
-        ("delete from customers", "UnsupportedStatement", "SP101"),
+        ("explain select 1", "UnsupportedStatement", "SP101"),
         ("select nothing from customers", "UndefinedColumn", "nothing"),
         ("select 1 / (customer_id - customer_id) from customers", "DivisionByZero", "zero"),
     ],

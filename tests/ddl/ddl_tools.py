@@ -126,7 +126,7 @@ class Place:
 
     def tables_of(self, shard: str, schema: str) -> set[str]:
         rows = self.sql(shard, f"select tablename from pg_tables where schemaname = '{schema}'")
-        return {name for (name,) in rows} - {"shardpool_ddl"}
+        return {name for (name,) in rows} - {"shardpool_ddl", "shardpool_transaction", "shardpool_gate"}
 
     def everywhere(self, table: str, column: str) -> dict[str, bool]:
         """Partition schema -> whether its table has the column."""

@@ -1,0 +1,100 @@
+"""One shard's part of a transaction: a leased connection on which a transaction is open.
+
+BEGIN and savepoints are not sent alone: they travel in one message with the statement that first needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+
+from shardpool.engines import Engines
+from shardpool.executor.results import RoutedResult
+from shardpool.topology.names import literal
+
+
+class Branch:
+    """Takes a connection of *shard*, in autocommit mode; *begin* opens the transaction. Raise `ShardUnavailable`,
+    `PoolTimeout`. `release` gives the connection back."""
+
+    def __init__(self, engines: Engines, shard: str, begin: str) -> None:
+        self.shard = shard
+        self.may_write = False
+        self.used = False
+        #: Cancelled from another thread. The cancellation may come late: the connection is not used again.
+        self.cancelled = False
+        self._mark = ""
+        #: Partitions that were read under a snapshot and found in place.
+        self.seen: set[int] = set()
+        self._begin = begin
+        self._savepoints: list[str] = []
+        self._pool = engines.pool(shard)
+        self._entry = self._pool.lease()
+        self.connection: Any = self._entry.dbapi_connection
+
+    def mark(self, name: str) -> None:
+        """Give the session a name, with its next statement."""
+        self._mark = f"SET LOCAL application_name TO {literal(name)}"
+
+    def run(self, sql: str, parameters: Mapping[str, Any], savepoints: Sequence[str]) -> RoutedResult:
+        """Run a statement inside of *savepoints*. Raise psycopg2's errors."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(self._prefix(savepoints) + sql, parameters)
+            description = cursor.description
+            rows = cursor.fetchall() if description is not None else []
+            return RoutedResult(description, rows, cursor.rowcount)
+
+    def enter(self, savepoints: Sequence[str]) -> None:
+        """Open the transaction and set *savepoints*, if that is still to be done."""
+        prefix = self._prefix(savepoints)
+        if prefix:
+            with self.connection.cursor() as cursor:
+                cursor.execute(prefix)
+
+    def _prefix(self, savepoints: Sequence[str]) -> str:
+        """What brings the session to where it must be. It is noted as done: if it fails, the transaction is over."""
+        parts = [] if self.used else [self._begin]
+        self.used = True
+        if self._mark:
+            parts.append(self._mark)
+            self._mark = ""
+        if self._savepoints != list(savepoints):
+            common = 0
+            while (
+                common < min(len(savepoints), len(self._savepoints)) and savepoints[common] == self._savepoints[common]
+            ):
+                common += 1
+            if common < len(self._savepoints):
+                parts.append(f"RELEASE SAVEPOINT {self._savepoints[common]}")
+            parts += [f"SAVEPOINT {name}" for name in savepoints[common:]]
+            self._savepoints = list(savepoints)
+        return "".join(part + "; " for part in parts)
+
+    def roll_back_to(self, savepoint: str) -> None:
+        """Take back what was done since *savepoint*. Raise psycopg2's errors."""
+        if savepoint in self._savepoints:
+            with self.connection.cursor() as cursor:
+                cursor.execute(f"ROLLBACK TO SAVEPOINT {savepoint}")
+            del self._savepoints[self._savepoints.index(savepoint) + 1 :]
+
+    def end(self, command: str) -> None:
+        """COMMIT or ROLLBACK. Raise psycopg2's errors."""
+        if self.used:
+            with self.connection.cursor() as cursor:
+                cursor.execute(command)
+
+    def release(self) -> None:
+        """Give the connection back; one that is still in a transaction is closed, which rolls back."""
+        if (
+            self.connection.closed
+            or self.cancelled
+            or self.connection.get_transaction_status() != TRANSACTION_STATUS_IDLE
+        ):
+            self._pool.discard(self._entry)
+        else:
+            self._pool.give_back(self._entry)
+
+    def _in_transaction(self) -> bool:
+        return bool(self.connection.get_transaction_status() != TRANSACTION_STATUS_IDLE)

@@ -1,0 +1,161 @@
+"""Deadlocks over several shards: no server sees one, so whoever waits long looks at all of them.
+
+The sessions of a transaction on several shards carry its name in `application_name`. A router that has such a
+transaction waiting for more than `PATIENCE` asks every shard who waits for whom. A cycle that is found twice, with the
+same waits, is a deadlock; its victim is the youngest transaction of the cycle, whichever router it belongs to, and each
+router cancels its own. Waits of other sessions in between count as well; a prepared transaction waits for nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+
+from shardpool.engines import Engines
+from shardpool.errors import ExecutionError, NoSuchShard
+from shardpool.two_phase.sessions import run, session
+
+if TYPE_CHECKING:
+    from shardpool.executor.branch import Branch
+
+log = logging.getLogger(__name__)
+
+PREFIX = "shardpool tx "
+#: How long a statement waits before its router suspects a deadlock, and between two looks at the shards, in seconds.
+PATIENCE = 1.0
+INTERVAL = 0.25
+
+_WAITS = """
+SELECT w.pid, w.application_name, w.query_start::text, b.pid, coalesce(o.application_name, '')
+FROM pg_stat_activity w CROSS JOIN LATERAL unnest(pg_blocking_pids(w.pid)) AS b (pid)
+LEFT JOIN pg_stat_activity o ON o.pid = b.pid
+WHERE w.wait_event_type = 'Lock' AND w.datname = current_database() AND b.pid <> 0
+"""
+
+#: A transaction by its name, or another session by its shard and process.
+Node = str
+#: (who waits, for whom) -> (shard, process, since when) of who waits.
+Waits = Mapping[tuple[Node, Node], tuple[str, int, str]]
+
+
+class Deadlocks:
+    """Watches the statements of a router's transactions. Its thread runs only while there are some."""
+
+    def __init__(self, engines: Engines) -> None:
+        self._engines = engines
+        self._waiting: dict[str, tuple[float, Branch, tuple[str, ...]]] = {}
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._something = threading.Event()
+
+    @contextmanager
+    def watch(self, name: str, branch: Branch, shards: Iterable[str]) -> Iterator[None]:
+        """While the block runs, the transaction *name* may wait on *branch*; it holds locks on *shards*."""
+        self._waiting[name] = (time.monotonic(), branch, tuple(shards))
+        if self._thread is None:
+            self._start()
+        self._something.set()
+        try:
+            yield
+        finally:
+            with self._lock:  # no cancellation is under way any more
+                del self._waiting[name]
+
+    def close(self) -> None:
+        """End the thread. Idempotent."""
+        self._closing.set()
+        self._something.set()
+        if self._thread is not None:
+            self._thread.join(timeout=30)
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="shardpool-deadlocks", daemon=True)
+                self._thread.start()
+
+    def _work(self) -> None:
+        while not self._closing.is_set():
+            self._something.wait()
+            if not self._waiting:
+                self._something.clear()
+                if not self._waiting:
+                    continue
+            self._closing.wait(INTERVAL)
+            try:
+                self._look()
+            except (ExecutionError, NoSuchShard, psycopg2.Error) as error:
+                log.warning("deadlocks could not be looked for: %s", error)
+
+    def _look(self) -> None:
+        overdue = time.monotonic() - PATIENCE
+        shards = {shard for began, _, held in list(self._waiting.values()) if began < overdue for shard in held}
+        if not shards:
+            return
+        first = self._ask(shards)
+        mine = {PREFIX + name for name in list(self._waiting)}
+        if not victims(first) & mine:
+            return
+        again = self._ask(shards)
+        for victim in victims({wait: place for wait, place in first.items() if again.get(wait) == place}) & mine:
+            shard, process = next(place[:2] for wait, place in again.items() if wait[0] == victim)
+            self._cancel(victim.removeprefix(PREFIX), shard, process)
+
+    def _ask(self, shards: Iterable[str]) -> Waits:
+        found: dict[tuple[Node, Node], tuple[str, int, str]] = {}
+        for shard in sorted(shards):
+            with session(self._engines, shard) as connection:
+                rows: list[Any] = run(connection, _WAITS)
+            for pid, name, since, blocker, blocker_name in rows:
+                waits = (_node(shard, pid, name), _node(shard, blocker, blocker_name))
+                found[waits] = (shard, pid, since)
+        return found
+
+    def _cancel(self, name: str, shard: str, process: int) -> None:
+        # By a statement: the driver's own way holds up all threads of this process while it waits for the server.
+        with self._lock, session(self._engines, shard) as connection:
+            found = self._waiting.get(name)
+            if found is not None and found[1].shard == shard:
+                log.info("transaction %s is the victim of a deadlock over several shards", name)
+                found[1].cancelled = True
+                run(connection, "SELECT pg_cancel_backend(%s)", (process,))
+
+
+def _node(shard: str, pid: int, name: str) -> Node:
+    return name if name.startswith(PREFIX) else f"{shard}/{pid}"
+
+
+def victims(waits: Iterable[tuple[Node, Node]]) -> set[Node]:
+    """Return of each cycle the youngest transaction: names begin with the time."""
+    following: dict[Node, set[Node]] = {}
+    for waiting, blocker in waits:
+        following.setdefault(waiting, set()).add(blocker)
+    found = set()
+    for start in following:
+        for cycle in _cycles(start, following):
+            named = [node for node in cycle if node.startswith(PREFIX)]
+            if named:
+                found.add(max(named))
+    return found
+
+
+def _cycles(start: Node, following: Mapping[Node, set[Node]]) -> Iterator[list[Node]]:
+    """Yield a cycle through *start*, if there is one."""
+    paths = [[start]]
+    seen = {start}
+    while paths:
+        path = paths.pop()
+        for node in sorted(following.get(path[-1], ())):
+            if node == start:
+                yield path
+                return
+            if node not in seen:
+                seen.add(node)
+                paths.append([*path, node])

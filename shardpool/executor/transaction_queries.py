@@ -1,0 +1,172 @@
+"""Queries inside a transaction: every row is read on the transaction's own connections, so that its writes are seen.
+
+The result is made on one more connection, apart from them: the temporary tables of a merge would keep the transaction
+from being prepared. It reads nothing by itself: reference tables, too, are copied to it from the transaction.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import psycopg2
+from sqlalchemy.exc import DBAPIError
+
+from shardpool.engines import Engines
+from shardpool.executor.merge import APART, Merger
+from shardpool.executor.queries import gives_way, placements_of
+from shardpool.executor.results import RoutedResult
+from shardpool.executor.trace import Trace
+from shardpool.executor.writes import write
+from shardpool.planner.ladder import CompiledQuery
+from shardpool.planner.plan import GatherPlan, Plan, PushdownPlan, ReferencePlan, Relation, SinglePlan
+from shardpool.planner.refusals import refuse
+from shardpool.planner.writes import CompiledWrite
+from shardpool.topology.names import quote
+from shardpool.topology.shard_map import Topology
+from shardpool.topology.tables import Table
+
+if TYPE_CHECKING:
+    from shardpool.executor.transaction import Transaction
+
+
+def answer(
+    transaction: Transaction, compiled: CompiledQuery | CompiledWrite, parameters: Mapping[str, Any]
+) -> RoutedResult:
+    """Answer a SELECT, or write. Raises as `Router.query`; refuses functions whose reads and writes are unknown."""
+    if not isinstance(compiled, CompiledQuery):
+        return transaction.following(lambda topology: write(transaction, compiled, parameters))
+    if compiled.unknown_function is not None:
+        raise refuse("SP130", compiled.unknown_function)
+    return transaction.following(lambda topology: _answer(transaction, compiled, parameters, topology))
+
+
+def _answer(
+    transaction: Transaction, compiled: CompiledQuery, parameters: Mapping[str, Any], topology: Topology
+) -> RoutedResult:
+    failed = {"stages": "temporary tables of a transaction's own would keep it from being prepared"}
+    plan = compiled.bind(parameters, topology, failed=failed)
+    if isinstance(plan, PushdownPlan) and plan.reads_tables:
+        failed["pushdown"] = "the merge query would not see what the transaction wrote"
+        plan = compiled.bind(parameters, topology, failed=failed)
+    try:
+        return _run(transaction, compiled, plan, parameters)
+    except DBAPIError as error:
+        rung = gives_way(plan, str(getattr(error.orig, "pgcode", None)))
+        if rung is None:
+            raise
+        failed[rung] = f"PostgreSQL refused it: {error.orig}".strip()
+        return _run(transaction, compiled, compiled.bind(parameters, topology, failed=failed), parameters)
+
+
+def _run(transaction: Transaction, compiled: CompiledQuery, plan: Plan, parameters: Mapping[str, Any]) -> RoutedResult:
+    match plan:
+        case SinglePlan():
+            return transaction.on_shard(plan.placement.shard, plan.sql, parameters, [plan.placement], False)
+        case ReferencePlan():
+            return transaction.on_shard(_any_shard(transaction), plan.sql, parameters, [], False)
+        case PushdownPlan():
+            return _merge(transaction, plan, plan, min(plan.by_shard), parameters)
+        case GatherPlan():
+            whole = _with_reference_tables(transaction, compiled, plan)
+            home = min(shard for relation in whole.relations for shard in relation.by_shard)
+            return _merge(transaction, plan, whole, home, parameters)
+    raise AssertionError(f"a transaction has no {type(plan).__name__}")
+
+
+def _merge(
+    transaction: Transaction,
+    plan: Plan,
+    run: PushdownPlan | GatherPlan,
+    home: str,
+    parameters: Mapping[str, Any],
+) -> RoutedResult:
+    merger = _merger(transaction, home)
+    placements = placements_of(plan, transaction.topology)
+    try:
+        result = merger.run(run, parameters, transaction.topology, Trace())
+    except psycopg2.Error as error:
+        raise transaction.failed(error, None, "", placements) from error
+    except BaseException as error:
+        transaction.note_failure(error)
+        raise
+    transaction.check_in_place(placements)
+    return result
+
+
+def _any_shard(transaction: Transaction) -> str:
+    """A shard that takes part already, or any."""
+    return next(iter(transaction.shards), None) or random.choice(list(transaction.topology.shard_map.by_shard()))
+
+
+def _with_reference_tables(transaction: Transaction, compiled: CompiledQuery, plan: GatherPlan) -> GatherPlan:
+    found: dict[str, Table] = {}
+    for item in compiled.analysis.occurrences:
+        if item.table is not None and not item.table.sharded:
+            if item.node.schemaname:
+                raise refuse("SP131", item.table.name)
+            found[item.table.name] = item.table
+    if not found:
+        return plan
+    shard = _any_shard(transaction)
+    # Read once: for any one partition of the shard.
+    somewhere = {shard: transaction.topology.shard_map.by_shard()[shard][:1]}
+    relations = [
+        Relation(
+            table.name,
+            table.name,
+            table.columns,
+            table.primary_key,
+            (),
+            _whole(table, transaction.topology.keyspace),
+            somewhere,
+        )
+        for table in found.values()
+    ]
+    return replace(plan, relations=(*plan.relations, *relations))
+
+
+def _whole(table: Table, keyspace: str) -> str:
+    columns = ", ".join(quote(column.name) for column in table.columns)
+    return f"SELECT {columns} FROM {quote(keyspace)}.{quote(table.name)}".replace("%", "%%")
+
+
+def _merger(transaction: Transaction, home: str) -> Merger:
+    around = transaction.around
+    pools = cast(Engines, _Pools(transaction, home))
+    return Merger(pools, around.threads, around.max_gather_bytes, None, apart=home)
+
+
+@dataclass(frozen=True)
+class _Pools:
+    """As much of `Engines` as a merger uses: pools that lend the transaction's own connections."""
+
+    transaction: Transaction
+    home: str
+
+    def pool(self, shard: str) -> Any:
+        if shard == APART:
+            return self.transaction.around.engines.pool(self.home)
+        return _BranchPool(self.transaction, shard)
+
+
+@dataclass(frozen=True)
+class _BranchPool:
+    transaction: Transaction
+    shard: str
+
+    def lease(self) -> _Lent:
+        return _Lent(self.transaction.enter(self.shard))
+
+    def give_back(self, entry: _Lent) -> None:
+        """It stays with the transaction."""
+
+    def discard(self, entry: _Lent) -> None:
+        entry.dbapi_connection.close()
+
+
+@dataclass(frozen=True)
+class _Lent:
+    dbapi_connection: Any

@@ -1,0 +1,113 @@
+"""What a write becomes for the parameters of one call: statements for partitions and shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from postgast import pg_query_pb2 as pb
+
+from shardpool.errors import CrossShardTransaction, UnknownTable
+from shardpool.planner.ast import Tree, unwrap, walk
+from shardpool.planner.keyed import KeyedStatement, WrittenKey
+from shardpool.planner.pins import UNKNOWN
+from shardpool.planner.refusals import refuse
+from shardpool.planner.statement import Statement
+from shardpool.topology.key import KeyValue
+from shardpool.topology.shard_map import Partition, Placement, Topology
+from shardpool.topology.tables import Table
+
+
+@dataclass(frozen=True)
+class Step:
+    """One statement on one shard, in psycopg2's spelling; for a partition, or (`placement` None) for the whole shard.
+
+    `rows`: which rows of the user's VALUES it inserts, by their places.
+    """
+
+    shard: str
+    sql: str
+    placement: Placement | None = None
+    rows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Each step changes a copy of the same tables, which `lock` locks first. `returns`: it has columns of the user's;
+    `checked`: the last column, not one of them, is the text of each changed row."""
+
+    lock: str
+    returns: bool
+    checked: bool
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The whole write, to be taken one after another."""
+
+    steps: tuple[Step, ...]
+    copies: Copies | None = None
+
+
+class CompiledWrite(Protocol):
+    """A write, analysed."""
+
+    def bind(self, parameters: Mapping[str, Any], topology: Topology) -> Steps:
+        """Return the steps. Raise `RoutingError` or `UnsupportedStatement`."""
+
+
+def target_of(statement: Statement, topology: Topology) -> Table:
+    """Return the table that is written. Raise `UnknownTable`."""
+    node = unwrap(statement.node).relation
+    table = topology.tables.get(node.relname)
+    if table is None or node.schemaname not in ("", topology.keyspace):
+        raise UnknownTable(node.relname, topology.keyspace, list(topology.tables))
+    return table
+
+
+def modifying_ctes(statement: Statement) -> bool:
+    """Whether there is a write besides the statement itself."""
+    return any(
+        isinstance(node, pb.InsertStmt | pb.UpdateStmt | pb.DeleteStmt | pb.MergeStmt)
+        for node in walk(statement.node)
+        if node is not unwrap(statement.node) and node != unwrap(statement.node)
+    )
+
+
+def in_partition(keyed: KeyedStatement, partition: Partition, topology: Topology) -> str:
+    """Return the user's words for a partition. The search path has it: triggers and foreign keys may look there."""
+    return topology.search_paths[partition.id] + topology.qualifiers[partition.id].join(keyed.template)
+
+
+def check_assigned(rows: Iterable[WrittenKey], partition: Partition, parameters: Any, topology: Topology) -> None:
+    """Raise if an assignment to the partition key takes a row of *partition* elsewhere."""
+    for row in rows:
+        owner = owner_of(row, parameters, topology)
+        if owner.partition.id != partition.id:
+            raise CrossShardTransaction(
+                f"the new partition key belongs to partition {owner.partition.id}, and rows of {row.table!r} in "
+                f"partition {partition.id} may match: delete and insert the row in one transaction"
+            )
+
+
+def owner_of(row: WrittenKey, parameters: Mapping[str, Any], topology: Topology) -> Placement:
+    """Return where a written row belongs. Raise `UnsupportedStatement` if its key is not certain."""
+    values = row.values(parameters)
+    if UNKNOWN in values:
+        raise refuse(row.code, row.table)
+    key: Any = values[0] if len(values) == 1 else values
+    found: KeyValue = key
+    return topology.place(found, row.key_types)
+
+
+def expressions(nodes: Iterable[Tree]) -> list[Tree]:
+    """The values in a list of targets."""
+    return [node.res_target.val for node in nodes]
+
+
+def returned(write: Tree) -> list[Tree]:
+    """The expressions of RETURNING."""
+    if write.returning_clause.options:
+        raise refuse("SP132", "RETURNING WITH renames old and new rows")
+    return expressions(write.returning_clause.exprs)

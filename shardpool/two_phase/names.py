@@ -1,0 +1,80 @@
+"""Ids of transactions, and the names under which their parts are prepared."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+from shardpool.topology.names import quote
+
+_PREFIX = "shardpool:tx:"
+_ID = re.compile(r"([a-z][a-z0-9_]{0,39}):([a-z0-9][a-z0-9_-]{0,39}):([0-9a-f]{32})")
+
+
+@dataclass(frozen=True)
+class TransactionId:
+    """``<keyspace>:<decider>:<token>``, as users see it. The token is random."""
+
+    keyspace: str
+    decider: str
+    token: str
+
+    def __str__(self) -> str:
+        return f"{self.keyspace}:{self.decider}:{self.token}"
+
+    def gid(self, number: int) -> str:
+        """Return the name (< 200 bytes) of the part with this number: unique also where shards share a server."""
+        return f"{gid_prefix(self.keyspace)}{self.decider}:{self.token}:{number}"
+
+
+def new_id(keyspace: str, decider: str) -> TransactionId:
+    return TransactionId(keyspace, decider, os.urandom(16).hex())
+
+
+def parse_id(text: str) -> TransactionId:
+    """Read an id. Raise `ValueError` if it is none."""
+    found = _ID.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is not the id of a transaction, expected <keyspace>:<shard>:<token>")
+    return TransactionId(*found.groups())
+
+
+def gid_prefix(keyspace: str) -> str:
+    """Return how the gids of a keyspace begin."""
+    return f"{_PREFIX}{keyspace}:"
+
+
+def parse_gid(gid: str) -> TransactionId | None:
+    """Return the transaction of a prepared part, or None if it is not one of ours."""
+    head, _, number = gid.removeprefix(_PREFIX).rpartition(":")
+    if not gid.startswith(_PREFIX) or not number.isdigit():
+        return None
+    try:
+        return parse_id(head)
+    except ValueError:
+        return None
+
+
+def records_table(keyspace: str) -> str:
+    """Return the qualified, quoted name of the table of decisions, which is on every shard."""
+    return f"{quote(keyspace)}.shardpool_transaction"
+
+
+def gate_table(keyspace: str) -> str:
+    """Return the qualified, quoted name of the empty table that committing transactions and snapshots lock."""
+    return f"{quote(keyspace)}.shardpool_gate"
+
+
+def enter_gate(keyspace: str) -> str:
+    """Return the statement with which a transaction of several shards keeps snapshots off until it is committed."""
+    return f"LOCK TABLE {gate_table(keyspace)} IN ROW EXCLUSIVE MODE; "
+
+
+def create_records(keyspace: str) -> str:
+    """Return the statements that create these tables if they are missing."""
+    return (
+        f"CREATE TABLE IF NOT EXISTS {gate_table(keyspace)} (); "
+        f"CREATE TABLE IF NOT EXISTS {records_table(keyspace)} (id text PRIMARY KEY, committed boolean NOT NULL, "
+        "decided_at timestamptz NOT NULL DEFAULT clock_timestamp())"
+    )

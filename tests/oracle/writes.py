@@ -1,0 +1,313 @@
+"""Generated writes, and the two databases that must agree on them: one plain PostgreSQL, and the cluster."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg2
+from sqlalchemy.exc import DBAPIError
+
+from shardpool import Reference, Router, Sharded, parse_config
+from shardpool.errors import CrossShardTransaction, UnsupportedStatement
+from tests.support.backends import databases, plain_connection
+
+DDL = """
+CREATE TABLE country (code text PRIMARY KEY, name text NOT NULL, size int DEFAULT 7);
+CREATE TABLE orders (
+    customer bigint NOT NULL, id int NOT NULL, total numeric(10,2), note text DEFAULT 'none',
+    code text REFERENCES country, placed date, CHECK (total IS NULL OR total < 10000), PRIMARY KEY (customer, id)
+);
+CREATE TABLE items (
+    customer bigint NOT NULL, id int NOT NULL, line int NOT NULL, quantity int DEFAULT 1, product text,
+    PRIMARY KEY (customer, id, line), FOREIGN KEY (customer, id) REFERENCES orders ON DELETE CASCADE
+);
+CREATE TABLE sums (customer bigint PRIMARY KEY, orders bigint, total numeric);
+"""
+TABLES = {
+    "country": Reference(),
+    "orders": Sharded("customer"),
+    "items": Sharded("customer"),
+    "sums": Sharded("customer"),
+}
+CODES = ("de", "fr", "it", "es")
+KEYS = 12
+
+Parameters = dict[str, Any]
+Execute = Callable[[str, Parameters], Any]
+
+
+@dataclass
+class Both:
+    """`cluster` and `plain`, a psycopg2 connection in autocommit mode."""
+
+    router: Router
+    plain: Any
+
+    def rows(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        """The contents of all tables in the cluster, each row where its key belongs, and in the plain database."""
+        return {table: self._cluster_rows(table) for table in TABLES}, {
+            table: sorted(map(repr, self._ask(self.plain, f"SELECT * FROM {table}"))) for table in TABLES
+        }
+
+    def _cluster_rows(self, table: str) -> list[str]:
+        kind = TABLES[table]
+        if isinstance(kind, Reference):
+            copies = []
+            for shard in sorted(self.router.shard_map.shards):
+                with self.router.engines.borrow(shard) as connection:
+                    copies.append(sorted(map(repr, self._ask(connection, f"SELECT * FROM shop.{table}"))))
+            assert all(copy == copies[0] for copy in copies), f"the copies of {table} differ: {copies}"
+            return copies[0]
+        found = []
+        for placement in self.router.shard_map.placements:
+            with self.router.engines.borrow(placement.shard) as connection:
+                for row in self._ask(connection, f"SELECT * FROM {placement.partition.schema}.{table}"):
+                    assert self.router.partition_of(row[0]) == placement.partition, (table, row)
+                    found.append(repr(row))
+        return sorted(found)
+
+    @staticmethod
+    def _ask(connection: Any, query: str) -> list[tuple[Any, ...]]:
+        with connection.cursor() as cursor:
+            cursor.execute(query)
+            return list(cursor.fetchall())
+
+
+@contextmanager
+def open_both(server_urls: list[str]) -> Iterator[Both]:
+    with databases(server_urls) as urls, databases(server_urls[:1]) as (other,):
+        shards = {f"s{number}": {"url": url} for number, url in enumerate(urls)}
+        config = parse_config({"keyspace": "shop", "partitions": 6, "catalog": urls[0], "shards": shards}, "test")
+        Router.initialise(config)
+        plain = plain_connection(other)
+        try:
+            with Router(config, listen=False) as router:
+                router.create_schema(DDL, TABLES)
+                with plain.cursor() as cursor:
+                    cursor.execute(DDL)
+                yield Both(router, plain)
+        finally:
+            plain.close()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a statement did: its rows in any order and their number, an SQLSTATE, or a refusal's code."""
+
+    rows: tuple[str, ...] = ()
+    count: int = 0
+    state: str = ""
+    refused: str = ""
+
+    def agrees(self, other: Answer) -> bool:
+        """Of a statement with several faults each side may name another one."""
+        return bool(self.state and other.state) or self == other
+
+
+def on_cluster(execute: Execute, sql: str, parameters: Parameters) -> Answer:
+    try:
+        result = execute(sql, parameters)
+    except UnsupportedStatement as error:
+        return Answer(refused=error.code)
+    except CrossShardTransaction:
+        return Answer(refused="key")
+    except DBAPIError as error:
+        return Answer(state=str(getattr(error.orig, "pgcode", "")))
+    rows = sorted(repr(tuple(row)) for row in result.rows)
+    return Answer(tuple(rows), result.rowcount)
+
+
+def on_plain(connection: Any, sql: str, parameters: Parameters) -> Answer:
+    words = sql.replace("%", "%%")
+    for name in sorted(parameters, key=len, reverse=True):
+        words = words.replace(f":{name}", f"%({name})s")
+    with connection.cursor() as cursor:
+        try:
+            cursor.execute(words, parameters)
+        except psycopg2.Error as error:
+            return Answer(state=str(error.pgcode))
+        rows = sorted(repr(row) for row in cursor.fetchall()) if cursor.description else []
+        return Answer(tuple(rows), cursor.rowcount)
+
+
+class Generator:
+    """Statements by seed."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+
+    def statement(self) -> tuple[str, Parameters]:
+        kinds = [self._insert] * 5 + [self._update] * 4 + [self._delete] * 2 + [self._select_into] * 2
+        kinds += [self._reference] * 3 + [self._odd] * 2
+        return self._random.choice(kinds)()
+
+    def _pick(self, *choices: str) -> str:
+        return self._random.choice(choices)
+
+    def _key(self) -> int:
+        return self._random.randrange(KEYS)
+
+    def _condition(self, alias: str = "") -> tuple[str, Parameters]:
+        parameters: Parameters = {}
+        parts = []
+        for number in range(self._random.choice([0, 1, 1, 1, 2])):
+            key = f"p{number}"
+            part, value = self._random.choice(
+                [
+                    (f"{alias}customer = :{key}", self._key()),
+                    (f"{alias}customer = {self._key()}", None),
+                    (f"{alias}customer IN ({self._key()}, {self._key()}, {self._key()})", None),
+                    (f"{alias}customer = ANY(:{key})", [self._key(), self._key()]),
+                    (f"({alias}customer = {self._key()} OR {alias}customer = {self._key()})", None),
+                    (f"{alias}customer > :{key}", self._key()),
+                    (f"{alias}customer IN ({self._key()}, NULL)", None),
+                    (f"{alias}id = :{key}", self._random.randrange(5)),
+                    (f"{alias}id IS NOT NULL AND {alias}id % 2 = 1", None),
+                    (f"NOT {alias}customer = {self._key()}", None),
+                    ("true", None),
+                    ("false", None),
+                ]
+            )
+            parts.append(part)
+            if value is not None:
+                parameters[key] = value
+        return (" WHERE " + " AND ".join(parts) if parts else ""), parameters
+
+    def _returning(self, *columns: str) -> str:
+        picked = self._random.sample(columns, self._random.randrange(1, len(columns) + 1))
+        return self._pick("", f" RETURNING {', '.join(picked)}", " RETURNING *" if len(columns) > 2 else "")
+
+    def _insert(self) -> tuple[str, Parameters]:
+        table = self._pick("orders", "orders", "items", "sums")
+        parameters: Parameters = {}
+        rows = []
+        for number in range(self._random.choice([1, 1, 2, 3, 8])):
+            key = str(self._key())
+            if self._random.random() < 0.4:
+                parameters[f"k{number}"], key = int(key), f":k{number}"
+            if table == "orders":
+                total = self._pick("NULL", "1.005", "DEFAULT", "2 + 2", "20000", "abs(-3)", "9.99", "1")
+                note = self._pick("'a'", "DEFAULT", "lower('B, (') || ')'", "NULL", "'VALUES (1)'")
+                code = self._pick("'de'", "'fr'", "NULL", "NULL", "'it'")
+                rows.append(f"({key}, {self._random.randrange(5)}, {total}, {note}, {code})")
+            elif table == "items":
+                rows.append(f"({key}, {self._random.randrange(5)}, {self._random.randrange(3)}, DEFAULT, 'x')")
+            else:
+                rows.append(f"({key}, {self._random.randrange(9)}, 0.5)")
+        columns = {
+            "orders": "(customer, id, total, note, code)",
+            "items": "(customer, id, line, quantity, product)",
+            "sums": "",
+        }[table]
+        key_columns = {"orders": "customer, id", "items": "customer, id, line", "sums": "customer"}[table]
+        update = {"orders": "total = 5", "items": "quantity = items.quantity + 1", "sums": "orders = excluded.orders"}
+        conflict = self._pick(
+            "",
+            "",
+            " ON CONFLICT DO NOTHING",
+            f" ON CONFLICT ({key_columns}) DO UPDATE SET {update[table]}",
+            f" ON CONFLICT ({key_columns}) DO UPDATE SET {update[table]} WHERE {table}.customer > 3",
+        )
+        named = self._pick(table, table, f"shop.{table}") if False else table
+        returning = self._pick(
+            "", "", " RETURNING customer", " RETURNING *", f" RETURNING {table}.customer * 2 AS twice"
+        )
+        return f"INSERT INTO {named} {columns} VALUES {', '.join(rows)}{conflict}{returning}", parameters
+
+    def _update(self) -> tuple[str, Parameters]:
+        condition, parameters = self._condition("o." if self._random.random() < 0.5 else "")
+        alias = " o" if "o.customer" in condition or "o.id" in condition else ""
+        change = self._pick(
+            "total = total + 1",
+            "note = note || '!', total = NULL",
+            "total = CASE WHEN customer % 2 = 0 THEN 1 ELSE total END",
+            "note = DEFAULT",
+            "(total, note) = (3, upper(note))",
+            "total = total * 1000",
+            "code = 'zz'",
+            "customer = customer",
+            f"customer = {self._key()}",
+            "placed = '2026-01-02'",
+            "placed = CURRENT_DATE",
+            "total = (SELECT max(quantity) FROM items i)",
+        )
+        if self._random.random() < 0.25 and not alias:
+            joined = self._pick("items i", "sums i")
+            return (
+                f"UPDATE orders SET note = 'joined' FROM {joined} WHERE orders.customer = i.customer "
+                f"AND i.customer > {self._key()}{self._returning('orders.customer', 'orders.id', 'note')}".replace(
+                    "*", "orders.*"
+                ),
+                {},
+            )
+        return f"UPDATE orders{alias} SET {change}{condition}{self._returning('customer', 'id', 'total')}", parameters
+
+    def _delete(self) -> tuple[str, Parameters]:
+        table = self._pick("orders", "items")
+        if self._random.random() < 0.3:
+            return (
+                f"DELETE FROM items USING orders o WHERE items.customer = o.customer AND items.id = o.id "
+                f"AND o.id = {self._random.randrange(5)}{self._pick('', ' RETURNING items.line, o.id')}",
+                {},
+            )
+        condition, parameters = self._condition()
+        condition = condition or f" WHERE customer = {self._key()}"
+        return f"DELETE FROM {table}{condition}{self._returning('customer', 'id')}", parameters
+
+    def _select_into(self) -> tuple[str, Parameters]:
+        return (
+            self._pick(
+                "INSERT INTO sums SELECT customer, count(*), sum(total) FROM orders GROUP BY customer "
+                "ON CONFLICT (customer) DO UPDATE SET total = excluded.total, orders = excluded.orders",
+                "INSERT INTO items (customer, id, line) SELECT customer, id, 9 FROM orders WHERE id < 3 "
+                "ON CONFLICT DO NOTHING",
+                "INSERT INTO items (customer, id, line) SELECT customer, id, line + 20 FROM items "
+                "RETURNING customer, line",
+                f"INSERT INTO sums (customer) SELECT customer FROM items WHERE customer = {self._key()} "
+                "ON CONFLICT DO NOTHING",
+                "INSERT INTO sums (customer, orders) SELECT customer + 1, 1 FROM sums",
+                "INSERT INTO items (customer, id, line) SELECT customer, id, 1 FROM orders LIMIT 2",
+                "INSERT INTO sums SELECT customer, count(*), 1 FROM orders GROUP BY customer HAVING count(*) > 1",
+            ),
+            {},
+        )
+
+    def _reference(self) -> tuple[str, Parameters]:
+        code = self._random.choice(CODES)
+        return self._random.choice(
+            [
+                ("INSERT INTO country VALUES (:code, 'n') ON CONFLICT DO NOTHING", {"code": code}),
+                (f"INSERT INTO country (code, name) VALUES ('{code}', 'a'), ('xx', 'b') RETURNING code, size", {}),
+                (
+                    "INSERT INTO country VALUES (:c, 'z', 3) ON CONFLICT (code) DO UPDATE SET size = country.size + 1",
+                    {"c": code},
+                ),
+                ("UPDATE country SET size = size + 1, name = upper(name) RETURNING *", {}),
+                ("UPDATE country SET name = name || :x WHERE code = :c", {"x": "+", "c": code}),
+                ("DELETE FROM country WHERE code = 'xx'", {}),
+                (f"DELETE FROM country WHERE code = '{code}'", {}),
+                ("UPDATE country SET size = (SELECT count(*) FROM country)", {}),
+                ("UPDATE country SET name = now()::text", {}),
+                ("INSERT INTO country SELECT 'q' || code, name FROM country", {}),
+            ]
+        )
+
+    def _odd(self) -> tuple[str, Parameters]:
+        return (
+            self._pick(
+                "TRUNCATE sums",
+                "TRUNCATE items",
+                "TRUNCATE orders",
+                "TRUNCATE orders CASCADE" if self._random.random() < 0.2 else "TRUNCATE sums, items",
+                "WITH x AS (SELECT 3) DELETE FROM sums WHERE customer = 1",
+                "INSERT INTO sums DEFAULT VALUES",
+                "UPDATE orders SET total = absent",
+                "DELETE FROM sums WHERE 1 / (customer - customer) = 1",
+                "WITH gone AS (DELETE FROM sums RETURNING *) SELECT * FROM gone",
+            ),
+            {},
+        )
