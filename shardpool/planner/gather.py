@@ -56,7 +56,7 @@ def plan_sources(
 class Sources:
     """Makes `Source`s for the tables of one query. With *everything* they are whole.
 
-    Conditions that `drop` names need not be checked again, so that their columns need not be gathered.
+    Conditions that `drop` names are not checked again, and their columns not gathered for that.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Sources:
         #: Occurrences whose needed rows stand in a temporary table of every shard: its name.
         self.spread: dict[Item, str] = {}
         self._shares: dict[Item, float] = {}
+        self._dropped = False
         self._own = cache(self._own_conditions)
         self._own_share = cache(self._guess_own_share)
         self._equalities = cache(_equalities)
@@ -111,6 +112,7 @@ class Sources:
         found = [fact.condition for item in alone for fact in item.scope.facts if self._filters(fact, item)]
         found = [condition for condition in found if getattr(unwrap(condition), "location", 0) > 0]
         self._needed = Needed(self._select_stmt, self._analysis, found)
+        self._dropped = bool(found)
         return found
 
     def mark_spread(self, name: str, occurrences: Collection[Item], table: str) -> None:
@@ -275,7 +277,8 @@ class Sources:
         try:
             return to_pyformat(to_sql(select), self._statement)
         except UnfaithfulText:
-            if condition is None:
+            # Rows that are not checked again must be checked here.
+            if condition is None or self._dropped:
                 raise
             return self._select(table, columns, None)
 

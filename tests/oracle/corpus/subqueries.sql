@@ -298,3 +298,8 @@ select code, rank() over (order by sum(total) desc nulls last, code) from orders
 
 -- rung: pushdown
 select distinct on (code) code, id from orders order by code, total desc nulls last, id;
+
+-- A condition whose generated text is not faithful is not taken for checked.
+(select cpeople.n as c1 from cpeople where cpeople.login = 'user3') union all (select t2.v as c1 from blobs t2 where ((true or t2.k is not null)) is null);
+
+select count(*) from people p join orders o on o.note = p.login where (not p.age > 3) is null;
