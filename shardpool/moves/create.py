@@ -27,42 +27,56 @@ def create(move: Move) -> None:
     with target.cursor() as cursor:
         cursor.execute(f"CREATE SCHEMA {quote(record.incoming)}")
     _replay(move, after_copy=False)
+    target.commit()
 
 
 def finish(move: Move) -> None:
     """Create foreign keys, triggers and indexes over the rows, and let the planner know them."""
+    build_rest(move)
+    move.servers.target.commit()
+    analyze(move)
+
+
+def build_rest(move: Move) -> None:
+    """Create foreign keys, triggers and indexes over the rows, without a commit. Raise as `compare_features` does."""
+    source, target = move.servers.source, move.servers.target
+    together([Work(target, lambda: _replay(move, after_copy=True))], meanwhile=lambda: keep_alive(source))
+    compare_features(move)
+
+
+def analyze(move: Move) -> None:
+    """Let the planner know the rows."""
     record, source, target = move.record, move.servers.source, move.servers.target
 
-    def analyze() -> None:
+    def run() -> None:
         tables = read_layout(target, record.incoming)
         with target.cursor() as cursor:
             if tables:
                 cursor.execute(f"ANALYZE {qualified(record.incoming, tables)}")
         target.commit()
 
-    together([Work(target, lambda: _replay(move, after_copy=True))], meanwhile=lambda: keep_alive(source))
-    _compare_features(move)
-    together([Work(target, analyze)], meanwhile=lambda: keep_alive(source))
+    together([Work(target, run)], meanwhile=lambda: keep_alive(source))
 
 
 def drop_incoming(move: Move) -> None:
     """Drop what was built on the target; if it cannot be reached, leave that to a later recovery."""
-    leftover = Leftover(move.record.id, move.record.target, move.record.incoming)
-    try:
-        dropped = drop_schema(move.servers.target, leftover.schema)
-    except ShardUnavailable:
-        dropped = False
-    if dropped:
-        move.journal.forget_object(leftover.move, leftover.schema)
-    else:
-        move.leftovers.append(leftover)
+    record = move.record
+    for schema in (record.incoming, record.ledger) if record.online else (record.incoming,):
+        try:
+            dropped = drop_schema(move.servers.target, schema)
+        except ShardUnavailable:
+            dropped = False
+        if dropped:
+            move.journal.forget_object(record.id, schema)
+        else:
+            move.leftovers.append(Leftover(record.id, record.target, schema))
 
 
-def drop_schema(connection: Any, schema: str) -> bool:
+def drop_schema(connection: Any, schema: str, lock_timeout: str = "2s") -> bool:
     """Drop a schema that is no longer used. Return whether it is gone: somebody may hold a lock in it."""
     try:
         with connection.cursor() as cursor:
-            cursor.execute("SET LOCAL lock_timeout = '2s'")
+            cursor.execute("SELECT set_config('lock_timeout', %s, true)", (lock_timeout,))
             cursor.execute(f"DROP SCHEMA IF EXISTS {quote(schema)} CASCADE")
         connection.commit()
     except psycopg2.Error as error:
@@ -81,10 +95,9 @@ def _replay(move: Move, after_copy: bool) -> None:
         raise CutoverTimeout(f"{record}: on {record.target} others hold locks: {error.__cause__ or error}") from error
     except SchemaError as error:
         raise MoveError(f"{record}: {record.target} refuses the recorded schema: {error.__cause__ or error}") from error
-    target.commit()
 
 
-def _compare_features(move: Move) -> None:
+def compare_features(move: Move) -> None:
     """Raise `SchemaDrift` if the recorded statements have not made what the source has."""
     record = move.record
     found = []

@@ -80,8 +80,8 @@ class Journal:
 
     # -- beginning and ending ---------------------------------------------------------------------------------------
 
-    def register(self, partition: int, source: str, target: str, step: str) -> MoveRecord:
-        """Begin a move: it is in the catalog when this returns, and routers are told that the partition moves.
+    def register(self, partition: int, source: str, target: str, step: str, detail: Mapping[str, Any]) -> MoveRecord:
+        """Begin a move: it is in the catalog when this returns.
 
         The caller holds the catalog's lock "topology", so that the tables stay as they are. Raise `MoveInProgress` if
         the partition moves already, `PreflightFailed` if its placement or the target changed since they were checked.
@@ -94,12 +94,12 @@ class Journal:
             with self._bounded() as connection:
                 epoch = self._check_unchanged(connection, partition, source, target)
                 values = self._values(partition=partition, source=source, target=target, step=step)
-                values["detail"] = json.dumps({"epoch": epoch})
+                detail = {**detail, "epoch": epoch}
+                values["detail"] = json.dumps(detail)
                 number = int(connection.execute(text(insert), values).scalar_one())
-                self._set_moving(connection, partition, True)
         except IntegrityError as error:
             raise MoveInProgress(f"partition {partition} is being moved by another process") from error
-        return MoveRecord(number, self._catalog.keyspace, partition, source, target, 1, step, epoch)
+        return MoveRecord(number, self._catalog.keyspace, partition, source, target, 1, step, epoch, detail)
 
     def _check_unchanged(self, connection: Connection, partition: int, source: str, target: str) -> int:
         placement = connection.execute(
@@ -149,11 +149,13 @@ class Journal:
         with self.guarded(record):
             pass
 
-    def enter(self, record: MoveRecord, step: str) -> None:
-        """Note the step that is about to run."""
+    def enter(self, record: MoveRecord, step: str, moving: bool | None = None) -> None:
+        """Note the step that is about to run; tell routers that the partition moves, or no longer does, if given."""
         query = "UPDATE shardpool_catalog.move SET step = :step, updated_at = now() WHERE id = :id"
         with self.guarded(record) as connection:
             connection.execute(text(query), {"id": record.id, "step": step})
+            if moving is not None:
+                self._set_moving(connection, record.partition, moving)
 
     def beat(self, record: MoveRecord, detail: Mapping[str, Any]) -> None:
         """Note that the process is alive, and how far it is."""

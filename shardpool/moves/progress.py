@@ -34,6 +34,7 @@ class Meter:
         self._callback = callback
         self._began = self._told = time.monotonic()
         self.rows = self.bytes = self.total_bytes = 0
+        self.carried = self.lag = 0
         self.step = ""
         self.started: dict[str, float] = {}
 
@@ -53,6 +54,17 @@ class Meter:
         """Tell the callback if it was not told lately."""
         if time.monotonic() - self._told >= INTERVAL:
             self.tell()
+
+    def facts(self) -> dict[str, int | float]:
+        """Return what other processes are told."""
+        return {
+            "rows": self.rows,
+            "bytes": self.bytes,
+            "total_bytes": self.total_bytes,
+            "carried": self.carried,
+            "lag": self.lag,
+            "copying": round(self.seconds - self.started.get("copy", self.seconds), 3),
+        }
 
     def tell(self) -> None:
         self._told = time.monotonic()

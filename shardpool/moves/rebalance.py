@@ -8,12 +8,14 @@ from typing import Literal
 
 from shardpool.errors import CutoverTimeout, NoSuchShard, PreflightFailed
 from shardpool.moves.balance import Item, choose_moves, imbalance
+from shardpool.moves.journal import Journal
 from shardpool.moves.locks import GRACE, move_locked
 from shardpool.moves.partition import move_partition
 from shardpool.moves.progress import Callback
 from shardpool.moves.recovery import recover_moves, settle_partition
 from shardpool.moves.runner import MoveReport
 from shardpool.moves.sizes import PartitionSize, read_sizes
+from shardpool.moves.steps import is_committed
 from shardpool.router import Router
 
 Measure = Literal["bytes", "rows", "count"]
@@ -119,7 +121,7 @@ def apply_rebalance(router: Router, plan: RebalancePlan, *, progress: Callback |
     Partitions that are in use are tried again after the others. Raise as `move_partition` does, and `PreflightFailed`
     for a partition that was moved elsewhere since the plan was made.
     """
-    recover_moves(router)
+    recover_moves(router, leave={planned.partition for planned in plan.moves})
     reports: list[MoveReport] = []
     remaining = list(plan.moves)
     for last in (False,) * (ROUNDS - 1) + (True,):
@@ -138,7 +140,9 @@ def apply_rebalance(router: Router, plan: RebalancePlan, *, progress: Callback |
 
 
 def _is_done(router: Router, planned: PlannedMove) -> bool:
-    if router.topology.shard_map.placement(planned.partition).moving:
+    for record in Journal(router.catalog).running(planned.partition):
+        if record.target == planned.target and record.online and not is_committed(record.mode, record.step):
+            return False  # it is gone on with
         with move_locked(router, planned.partition, patience=GRACE):
             settle_partition(router, planned.partition)
         router.refresh()

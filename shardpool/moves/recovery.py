@@ -7,13 +7,14 @@ is frozen holds the lock all the same. Taking over a move whose process does liv
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
 import psycopg2
 from sqlalchemy.exc import DBAPIError
 
-from shardpool.errors import MoveInProgress, ShardpoolError
+from shardpool.errors import MoveInProgress, PreflightFailed, ShardpoolError
 from shardpool.moves.create import drop_schema
 from shardpool.moves.journal import Journal, Leftover
 from shardpool.moves.locks import break_move_lock, move_locked
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 #: After so many seconds without a sign of life, a move's process counts as frozen.
 FROZEN_AFTER = 30.0
+#: So long, in seconds, an abort waits for the lock that it took from the move's process.
+ABORT_PATIENCE = 10.0
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,18 @@ class Recovered:
         return f"{what}: {self.reason}" if self.reason else what
 
 
-def recover_moves(router: Router, *, frozen_after: float = FROZEN_AFTER) -> list[Recovered]:
-    """Settle all moves whose processes are gone, and drop schemas that are no longer used.
+def recover_moves(
+    router: Router, *, frozen_after: float = FROZEN_AFTER, leave: Collection[int] = ()
+) -> list[Recovered]:
+    """Settle all moves whose processes are gone, but those of partitions in *leave*; drop schemas that are not used.
 
     Raise `CatalogUnavailable`. Anything else that stands in the way of one move is told in the result.
     """
-    found = [_recover(router, record, frozen_after) for record in Journal(router.catalog).running()]
+    found = [
+        _recover(router, record, frozen_after)
+        for record in Journal(router.catalog).running()
+        if record.partition not in leave
+    ]
     drop_leftovers(router)
     if found:
         router.refresh()
@@ -81,6 +90,23 @@ def drop_leftovers(router: Router) -> list[Leftover]:
         else:
             remaining.append(leftover)
     return remaining
+
+
+def abort_move(router: Router, partition: int) -> Recovered:
+    """Undo the move of a partition, also while its process is at work: that one gets `MoveTakenOver`.
+
+    The outcome is 'completed' if it was past its commit point. Raise `PreflightFailed` if the partition does not move,
+    and as `settle` does.
+    """
+    running = Journal(router.catalog).running(partition)
+    if not running:
+        raise PreflightFailed([f"partition {partition} does not move"])
+    break_move_lock(router, partition)
+    with move_locked(router, partition, patience=ABORT_PATIENCE):
+        outcome, _ = settle(router, running[0])
+    drop_leftovers(router)
+    router.refresh()
+    return _recovered(running[0], outcome)
 
 
 def _recover(router: Router, record: MoveRecord, frozen_after: float) -> Recovered:

@@ -9,7 +9,7 @@ from shardpool.moves.recovery import FROZEN_AFTER
 from shardpool.moves.steps import STEPS
 from shardpool.router import Router
 
-_DESCRIPTIONS = {step.name: step.describe for step in STEPS}
+_DESCRIPTIONS = {(mode, step.name): step.describe for mode, steps in STEPS.items() for step in steps}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def move_status(router: Router) -> list[MoveStatus]:
             source=record.source,
             target=record.target,
             step=record.step,
-            description=_DESCRIPTIONS.get(record.step, ""),
+            description=_DESCRIPTIONS.get((record.mode, record.step), ""),
             rows=int(record.detail.get("rows", 0)),
             bytes=int(record.detail.get("bytes", 0)),
             silent=journal.seconds_silent(record),

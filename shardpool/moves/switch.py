@@ -43,11 +43,18 @@ def switch_on(move: Move) -> None:
 def release(move: Move) -> None:
     """Drop what is left on the source, or leave that to a later recovery, and end the move."""
     record = move.record
-    leftover = Leftover(record.id, record.source, record.moved)
-    try:
-        dropped = drop_schema(move.servers.source, record.moved)
-    except ShardUnavailable:
-        dropped = False
-    if not dropped:
-        move.leftovers.append(leftover)
-    move.journal.close(record, "done", forget=[record.moved] if dropped else [])
+    schemas = [(record.source, record.moved)]
+    if record.online:
+        schemas += [(record.source, record.capture), (record.target, record.ledger)]
+    gone = []
+    for shard, schema in schemas:
+        try:
+            connection = move.servers.source if shard == record.source else move.servers.target
+            dropped = drop_schema(connection, schema)
+        except ShardUnavailable:
+            dropped = False
+        if dropped:
+            gone.append(schema)
+        else:
+            move.leftovers.append(Leftover(record.id, shard, schema))
+    move.journal.close(record, "done", forget=gone)
