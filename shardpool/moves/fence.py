@@ -17,7 +17,7 @@ long report would make the partition unavailable meanwhile; therefore the rename
 
 from __future__ import annotations
 
-from shardpool.errors import OwnershipAmbiguous
+from shardpool.errors import CutoverTimeout, OwnershipAmbiguous
 from shardpool.moves.holders import OLD, Holder, read_holders, readers, wait_until_none
 from shardpool.moves.layout import schemas_of
 from shardpool.moves.move import Move
@@ -56,6 +56,9 @@ def drain(move: Move) -> None:
     before = {holder.transaction for holder in remaining()}
     patience = min(DRAIN_PATIENCE, move.patience) if record.online else DRAIN_PATIENCE
     wait_until_none(lambda: [it for it in remaining() if it.transaction in before], patience, _busy(move))
+    if record.online and not move.patience:
+        limit = move.router.config.moves.cutover_timeout
+        raise CutoverTimeout(f"{record}: the cutover took longer than {limit:g} s, nothing was moved")
 
 
 def take_fence_down(move: Move) -> None:

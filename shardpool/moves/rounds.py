@@ -48,7 +48,7 @@ class Rounds:
 
     def run_locked(self) -> int:
         """Do the last round: no writer is left, because the source's transaction has locked the tables."""
-        return self._round("SELECT")
+        return self._round("SELECT", "last")
 
     def verify_all(self) -> None:
         """Do one round, and compare all rows of both sides as of its snapshot. Later rounds compare theirs."""
@@ -71,7 +71,7 @@ class Rounds:
 
     # -- one round --------------------------------------------------------------------------------------------------
 
-    def _round(self, begin: str) -> int:
+    def _round(self, begin: str, name: str = "round") -> int:
         record, source, target = self._move.record, self._move.servers.source, self._move.servers.target
         with source.cursor() as cursor:
             cursor.execute(begin)
@@ -85,9 +85,9 @@ class Rounds:
             together([Work(target, lambda: self._apply(written))], meanwhile=lambda: keep_alive(source))
         if self.verified:
             self._compare(written)
-        faults.fault_point("move:round:inside")
+        faults.fault_point(f"move:{name}:inside")
         target.commit()
-        faults.fault_point("move:round:committed")
+        faults.fault_point(f"move:{name}:committed")
         self._move.meter.carried += count
         self._move.meter.lag = count
         return count
