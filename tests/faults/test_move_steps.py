@@ -42,13 +42,7 @@ ROUNDS = [f"move:{name}:{when}" for name in ("round", "last") for when in ("insi
 #: Points inside steps.
 INSIDE = {
     "block": [],
-    "trigger": [
-        "move:capture:inside",
-        "move:round:inside",
-        "move:round:committed",
-        "move:last:inside",
-        "move:last:committed",
-    ],
+    "trigger": ["move:capture:inside", *ROUNDS],
 }
 
 
