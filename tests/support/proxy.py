@@ -5,12 +5,14 @@ It reads the client's messages of PostgreSQL's protocol, without TLS, as far as 
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 import socket
 import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 from typing import Literal
 
 from sqlalchemy.engine import make_url
@@ -21,36 +23,76 @@ When = Literal["before", "after"]
 
 
 class CuttingProxy:
-    """Passes everything on to the server of *url*, until `cut` says otherwise. `url` leads through it."""
+    """Passes everything on to the server of *url*, until `cut` says otherwise. `url` leads through it.
+
+    It is a process of its own: psycopg2 holds the interpreter's lock while it sends a cancel request.
+    """
 
     def __init__(self, url: str) -> None:
         behind = make_url(url)
-        self._server = (behind.host or "127.0.0.1", behind.port or 5432)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = behind.set(host="127.0.0.1", port=self._listener.getsockname()[1]).render_as_string(False)
-        self._lock = threading.Lock()
-        self._pattern: re.Pattern[bytes] | None = None
-        self._countdown = 0
-        self._when: When = "before"
-        #: How many messages matched since `cut` or `watch`, and whether a connection was cut.
-        self.matched = 0
-        self.has_cut = False
-        threading.Thread(target=self._accept, daemon=True).start()
+        context = multiprocessing.get_context("forkserver")
+        self._pipe, there = context.Pipe()
+        server = (behind.host or "127.0.0.1", behind.port or 5432)
+        self._process = context.Process(target=_run, args=(server, there), daemon=True)
+        self._process.start()
+        self.url = behind.set(host="127.0.0.1", port=self._pipe.recv()).render_as_string(False)
 
     def cut(self, pattern: str, number: int, when: When) -> None:
         """Cut the connection that sends the *number*-th query that matches, counted from now: once."""
-        with self._lock:
-            self._pattern, self._countdown, self._when = re.compile(pattern.encode()), number, when
-            self.matched, self.has_cut = 0, False
+        self._pipe.send((pattern, number, when))
+        self._pipe.recv()
 
     def watch(self, pattern: str) -> None:
         """Only count."""
         self.cut(pattern, -1, "before")
 
-    def close(self) -> None:
-        self._listener.close()
+    @property
+    def matched(self) -> int:
+        """How many messages matched since `cut` or `watch`."""
+        return self._ask()[0]
 
-    # -- inside -----------------------------------------------------------------------------------------------------
+    @property
+    def has_cut(self) -> bool:
+        """Whether a connection was cut since then."""
+        return self._ask()[1]
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.join(5)
+
+    def _ask(self) -> tuple[int, bool]:
+        self._pipe.send(None)
+        found: tuple[int, bool] = self._pipe.recv()
+        return found
+
+
+def _run(server: tuple[str, int], pipe: Connection) -> None:
+    proxy = _Proxy(server)
+    pipe.send(proxy.port)
+    while True:
+        command = pipe.recv()
+        if command is not None:
+            proxy.cut(*command)
+        pipe.send((proxy.matched, proxy.has_cut))
+
+
+class _Proxy:
+    def __init__(self, server: tuple[str, int]) -> None:
+        self._server = server
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._lock = threading.Lock()
+        self._pattern: re.Pattern[bytes] | None = None
+        self._countdown = 0
+        self._when: When = "before"
+        self.matched = 0
+        self.has_cut = False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self, pattern: str, number: int, when: When) -> None:
+        with self._lock:
+            self._pattern, self._countdown, self._when = re.compile(pattern.encode()), number, when
+            self.matched, self.has_cut = 0, False
 
     def _accept(self) -> None:
         while True:
