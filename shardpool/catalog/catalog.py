@@ -241,7 +241,7 @@ class Catalog:
 
         The lock is an advisory lock of a session of its own: it goes with the process, however that ends.
         """
-        key = {"name": f"shardpool {self.keyspace} {name}"}
+        key = self._lock_key(name)
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             if not connection.execute(
                 text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))"), key
@@ -254,6 +254,20 @@ class Catalog:
                 with suppress(DBAPIError):
                     connection.execute(text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))"), key)
                 connection.invalidate()
+
+    def break_lock(self, name: str) -> None:
+        """End the session that holds a named lock, and wait until it is gone."""
+        query = text(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks "
+            "WHERE locktype = 'advisory' AND objsubid = 1 AND granted "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+            "AND (classid::bigint << 32) | objid::bigint = hashtextextended(:name, 0)"
+        )
+        with self.begin() as connection:
+            connection.execute(query, self._lock_key(name))
+
+    def _lock_key(self, name: str) -> dict[str, str]:
+        return {"name": f"shardpool {self.keyspace} {name}"}
 
 
 def connection_failed(error: DBAPIError) -> bool:

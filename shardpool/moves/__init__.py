@@ -15,7 +15,7 @@ from shardpool.moves.journal import Leftover
 from shardpool.moves.partition import move_partition
 from shardpool.moves.progress import MoveProgress
 from shardpool.moves.rebalance import PlannedMove, RebalancePlan, ShardTotals, apply_rebalance, plan_rebalance
-from shardpool.moves.recovery import Recovered, abort_move, recover_moves
+from shardpool.moves.recovery import Recovered, abort_move, care_for_moves, recover_moves
 from shardpool.moves.runner import MoveReport
 from shardpool.moves.shards import add_shard, drain_shard, remove_shard
 from shardpool.moves.status import MoveStatus, move_status
@@ -35,6 +35,7 @@ __all__ = [
     "abort_move",
     "add_shard",
     "apply_rebalance",
+    "care_for_moves",
     "drain_shard",
     "move_partition",
     "move_status",

@@ -20,6 +20,7 @@ from shardpool.moves.journal import Journal, Leftover
 from shardpool.moves.locks import break_move_lock, move_locked
 from shardpool.moves.record import MoveRecord
 from shardpool.moves.settle import settle
+from shardpool.moves.steps import is_cut_over
 from shardpool.router import Router
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,19 @@ def recover_moves(
     if found:
         router.refresh()
     return found
+
+
+def care_for_moves(router: Router) -> None:
+    """Settle what keeps a partition from being served, and moves that nobody has worked on for a while.
+
+    An online move whose process was killed earlier than that is left for half a minute, so that it can be gone on with.
+    Raise `CatalogUnavailable`.
+    """
+    journal = Journal(router.catalog)
+    for record in journal.running():
+        if is_cut_over(record.mode, record.step) or journal.seconds_silent(record) > FROZEN_AFTER:
+            _recover(router, record, FROZEN_AFTER)
+    drop_leftovers(router)
 
 
 def settle_partition(router: Router, partition: int) -> None:

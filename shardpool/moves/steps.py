@@ -102,6 +102,12 @@ def is_committed(mode: Mode, name: str) -> bool:
     return name in [step.name for step in _forward(mode)]
 
 
+def is_cut_over(mode: Mode, name: str) -> bool:
+    """Whether writers wait, or the partition may be on neither side, when the step of that name runs."""
+    names = names_of(mode)
+    return names.index(name) >= names.index(LOCK)
+
+
 def steps_to_run(mode: Mode, name: str) -> tuple[Step, ...]:
     """Return the step of that name and those after it if the move is past its commit point, else none."""
     forward = _forward(mode)

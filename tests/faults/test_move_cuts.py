@@ -59,14 +59,15 @@ def count_commits(cut: Cut, party: str, mode: Mode) -> int:
     return proxy.matched
 
 
-def run_cut(cut: Cut, party: str, mode: Mode, number: int, when: When) -> None:
+def run_cut(cut: Cut, party: str, mode: Mode, number: int, when: When) -> bool:
+    """Cut the *number*-th commit of a move, recover, and check. Return whether the move had so many."""
     place = cut.place
     source, target, before = place.owner(0), place.other(0), place.contents()
     proxy = cut.proxy(party)
     proxy.cut(COMMIT, number, when)
     with suppress(ShardUnavailable, CatalogUnavailable, OutcomeUnknown, MoveError):
         move_partition(place.router, 0, target, mode=mode)
-    assert proxy.has_cut
+    has_cut = proxy.has_cut
 
     def settled() -> bool:
         with suppress(CatalogUnavailable):
@@ -79,6 +80,7 @@ def run_cut(cut: Cut, party: str, mode: Mode, number: int, when: When) -> None:
     assert place.owner(0) in (source, target)
     assert place.contents() == before
     place.assert_clean()
+    return has_cut
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +96,7 @@ def test_some_cuts(cut: Cut, party: str, when: When) -> None:
     assert count > 4
     for number in random.Random(f"{party} {when}").sample(range(1, count + 1), 3):
         print(f"{party}: commit {number} of {count}, cut {when}")
-        run_cut(cut, party, "trigger", number, when)
+        assert run_cut(cut, party, "trigger", number, when) or number == count
 
 
 @pytest.mark.slow
@@ -102,6 +104,8 @@ def test_some_cuts(cut: Cut, party: str, when: When) -> None:
 @pytest.mark.parametrize("party", PARTIES)
 @pytest.mark.parametrize("mode", ["block", "trigger"])
 def test_every_cut(cut: Cut, mode: Mode, party: str, when: When) -> None:
-    for number in range(1, count_commits(cut, party, mode) + 1):
-        print(f"{party}: commit {number}, cut {when}")
-        run_cut(cut, party, mode, number, when)
+    count = count_commits(cut, party, mode)
+    for number in range(1, count + 1):
+        print(f"{party}: commit {number} of {count}, cut {when}")
+        # A lock that had to be asked for twice makes one more.
+        assert run_cut(cut, party, mode, number, when) or number > count - 2
