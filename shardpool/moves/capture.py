@@ -32,7 +32,6 @@ from shardpool.topology.names import literal, quote
 
 #: The triggers' names begin with this; `ddl.features` leaves them out.
 TRIGGER = "shardpool_capture"
-DROP_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -140,9 +139,8 @@ def drop_capture(move: Move) -> None:
     """Note nothing any more. While the tables are in use, that may have to wait for a later recovery."""
     leftover = Leftover(move.record.id, move.record.source, move.record.capture)
     try:
-        # Short tries: it needs the tables for itself, and whoever comes meanwhile queues behind it.
         source = move.servers.source
-        dropped = any(drop_schema(source, leftover.schema, "100ms") for _ in range(DROP_TRIES))
+        dropped = drop_schema(source, leftover.schema)
         if not dropped:
             _silence(source, leftover.schema)
     except ShardUnavailable:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import random
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -18,6 +20,15 @@ from shardpool.moves.parallel import Work, keep_alive, together
 from shardpool.topology.names import quote
 
 log = logging.getLogger(__name__)
+
+#: So often a schema is tried to be dropped before that is left to a later recovery.
+DROP_TRIES = 8
+
+_TRIGGERED = """
+SELECT DISTINCT format('%%I.%%I', t.nspname, c.relname) FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid
+JOIN pg_namespace t ON t.oid = c.relnamespace JOIN pg_proc p ON p.oid = g.tgfoid
+JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = %s AND t.nspname <> n.nspname ORDER BY 1
+"""
 
 
 def create(move: Move) -> None:
@@ -72,19 +83,32 @@ def drop_incoming(move: Move) -> None:
             move.leftovers.append(Leftover(record.id, record.target, schema))
 
 
-def drop_schema(connection: Any, schema: str, lock_timeout: str = "2s") -> bool:
-    """Drop a schema that is no longer used. Return whether it is gone: somebody may hold a lock in it."""
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT set_config('lock_timeout', %s, true)", (lock_timeout,))
-            cursor.execute(f"DROP SCHEMA IF EXISTS {quote(schema)} CASCADE")
-        connection.commit()
-    except psycopg2.Error as error:
-        log.info("schema %s cannot be dropped yet: %s", schema, error)
-        with suppress(psycopg2.Error):
-            connection.rollback()
-        return False
-    return True
+def drop_schema(connection: Any, schema: str) -> bool:
+    """Drop a schema that is no longer used. Return whether it is gone: somebody may hold a lock in it.
+
+    Foreign keys to reference tables, and triggers on a partition that is in use, go with it. So it takes tables from
+    others for a moment: in short tries, in the order in which these lock (the table, then its log), and never as long
+    as PostgreSQL waits before it looks for a deadlock.
+    """
+    for last in (False,) * (DROP_TRIES - 1) + (True,):
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '500ms'")
+                cursor.execute(_TRIGGERED, (schema,))
+                if triggered := ", ".join(name for (name,) in cursor.fetchall()):
+                    cursor.execute(f"LOCK TABLE {triggered} IN ACCESS EXCLUSIVE MODE")
+                cursor.execute("SET LOCAL statement_timeout = 0")
+                cursor.execute(f"DROP SCHEMA IF EXISTS {quote(schema)} CASCADE")
+            connection.commit()
+            return True
+        except psycopg2.Error as error:
+            log.info("schema %s cannot be dropped yet: %s", schema, error)
+            with suppress(psycopg2.Error):
+                connection.rollback()
+            if last or connection.closed:
+                return False
+            time.sleep(random.uniform(0.05, 0.15))
+    return False
 
 
 def _replay(move: Move, after_copy: bool) -> None:

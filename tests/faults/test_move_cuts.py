@@ -68,6 +68,7 @@ def run_cut(cut: Cut, party: str, mode: Mode, number: int, when: When) -> bool:
     with suppress(ShardUnavailable, CatalogUnavailable, OutcomeUnknown, MoveError):
         move_partition(place.router, 0, target, mode=mode)
     has_cut = proxy.has_cut
+    proxy.watch(COMMIT)
 
     def settled() -> bool:
         with suppress(CatalogUnavailable):

@@ -68,7 +68,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fence, "DRAIN_PATIENCE", 20.0)
 
 
-pytestmark = pytest.mark.usefixtures("mode")
+pytestmark = pytest.mark.parametrize("mode", [pytest.param("block", marks=pytest.mark.slow), "trigger"], indirect=True)
 
 
 class Client:
