@@ -13,6 +13,7 @@ import psycopg2
 from shardpool.ddl import SchemaManager
 from shardpool.ddl.features import read_features
 from shardpool.errors import CutoverTimeout, MoveError, SchemaBusy, SchemaDrift, SchemaError, ShardUnavailable
+from shardpool.moves.grants import give_grants, read_grants
 from shardpool.moves.journal import Leftover
 from shardpool.moves.layout import look_into, qualified, read_layout
 from shardpool.moves.move import Move
@@ -53,6 +54,7 @@ def build_rest(move: Move) -> None:
     source, target = move.servers.source, move.servers.target
     together([Work(target, lambda: _replay(move, after_copy=True))], meanwhile=lambda: keep_alive(source))
     compare_features(move)
+    give_grants(target, move.record.incoming, read_grants(source, move.record.schema))
 
 
 def analyze(move: Move) -> None:

@@ -16,6 +16,7 @@ from shardpool.errors import CutoverTimeout, MoveError
 from shardpool.moves.capture import check_captured
 from shardpool.moves.constraints import put_on, read_kept, take_off, validate_foreign_keys
 from shardpool.moves.create import analyze, build_rest, create
+from shardpool.moves.grants import give_grants, read_grants
 from shardpool.moves.layout import look_into, qualified, read_layout
 from shardpool.moves.ledger import create_ledger, note, read_ledger
 from shardpool.moves.move import Move
@@ -85,6 +86,8 @@ def verify_ahead(move: Move) -> None:
 def catch_up(move: Move) -> None:
     """Carry over what was written meanwhile, until only little is left."""
     _take_off(move)
+    give_grants(move.servers.target, move.record.incoming, read_grants(move.servers.source, move.record.schema))
+    move.servers.target.commit()
     _follow(move)
 
 

@@ -12,7 +12,8 @@ import pytest
 from psycopg2 import errors
 from sqlalchemy.engine import make_url
 
-from shardpool.config import MoveConfig
+from shardpool import Router
+from shardpool.config import MoveConfig, PoolConfig
 from shardpool.ddl import SchemaManager
 from shardpool.errors import (
     CutoverTimeout,
@@ -27,6 +28,7 @@ from shardpool.moves import (
     STEPS,
     MoveProgress,
     fence,
+    grants,
     lock,
     move_partition,
     move_status,
@@ -149,6 +151,51 @@ def test_a_router_sees_no_move(place: Place) -> None:
         client.wait()
     extra = place.router.query(f"SELECT extra FROM plain WHERE customer_id = {keys[0]}").scalar_one()
     assert extra == counts["writes"]
+
+
+def test_rights_travel(place: Place) -> None:
+    source, target = place.owner(0), place.other(0)
+    role = f'Odd "role" {uuid.uuid4().hex[:8]}'
+    for shard in (source, target):
+        place.sql(shard, f"CREATE ROLE {quote(role)}")
+    place.sql(source, f"GRANT USAGE ON SCHEMA shop_p0000 TO {quote(role)} WITH GRANT OPTION")
+    place.sql(source, f"GRANT SELECT, UPDATE (payload) ON shop_p0000.plain TO {quote(role)}")
+    place.sql(source, "GRANT SELECT ON shop_p0000.customers TO PUBLIC")
+    given = grants.read_grants(place.connect(source), "shop_p0000")
+    assert len(given) == 4
+    move_partition(place.router, 0, target)
+    assert grants.read_grants(place.connect(target), "shop_p0000") == given
+    place.sql(source, f"DROP OWNED BY {quote(role)}; DROP ROLE {quote(role)}")
+    assert f"role {role} has rights on shop_p0000, and does not exist on shard {source}" in refused(place, source)
+    place.sql(target, f"DROP OWNED BY {quote(role)}; DROP ROLE {quote(role)}")
+    place.sql(target, "REVOKE SELECT ON shop_p0000.customers FROM PUBLIC")
+
+
+def test_waiting_writers_leave_room_in_the_pool(place: Place, gates: Gates, mode: Mode) -> None:
+    """For everybody else on that shard."""
+    config = replace(place.config, pool=PoolConfig(max_size=4, timeout=20))
+    with Router(config) as router:
+        by_partition = {
+            it.id: next(k for k in range(60) if router.partition_of(k) == it) for it in router.shard_map.partitions
+        }
+        here = [it.id for it in router.shard_map.by_shard()[place.owner(0)]]
+        other = next(it for it in here if it != 0)
+        gates.close(WRITERS_WAIT[mode])
+        moving = Background(lambda: move_partition(place.router, 0, place.other(0)))
+        gates.wait_for(WRITERS_WAIT[mode])
+        eventually(lambda: router.shard_map.placement(0).moving, "the router knows")
+        key = by_partition[0]
+        write = "UPDATE plain SET extra = coalesce(extra, 0) + 1 WHERE customer_id = :key"
+        writing = [Background(lambda: router.execute(key, write, {"key": key})) for _ in range(8)]
+        shard = place.owner(0)
+        eventually(lambda: router.stats().pools[shard].in_use >= 2, "writers wait in the server")
+        for _ in range(20):
+            router.execute(by_partition[other], write, {"key": by_partition[other]})
+        assert router.stats().pools[shard].in_use == 2
+        gates.open_all()
+        moving.wait()
+        for it in writing:
+            it.wait()
 
 
 # -- two at once ------------------------------------------------------------------------------------------------------
