@@ -34,6 +34,9 @@ def start(
     mode: Annotated[
         str, typer.Option("--mode", metavar="auto|trigger|block", help="How writes are dealt with meanwhile.")
     ] = "auto",
+    keep: Annotated[
+        float, typer.Option("--keep", metavar="SECONDS", min=0, help="Keep the old side so long: see move back.")
+    ] = 0.0,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,7 +54,7 @@ def start(
     with Router.from_file(config, listen=False) as router:
         source = router.shard_map.owner(partition).name
         with watched_moves({partition: f"{source} → {shard}"}, quiet=as_json) as progress:
-            report = move_partition(router, partition, shard, mode=cast("Wanted", mode), progress=progress)
+            report = move_partition(router, partition, shard, mode=cast("Wanted", mode), keep=keep, progress=progress)
     show(report_facts(report), as_json, _report_picture)
 
 
@@ -63,6 +66,26 @@ def status_command(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = 
     with Router.from_file(config, listen=False) as router:
         facts = {"moves": read_moves(router)}
     show(facts, as_json, moves_picture)
+
+
+@app.command()
+def back(
+    partition: Annotated[int, typer.Argument(metavar="PARTITION", help="The partition's number.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Move a partition back to where it was, while its old side is kept: a cutover, and no copy."""
+    from shardpool.cli.moving import watched_moves
+    from shardpool.moves import move_partition, move_status
+    from shardpool.router import Router
+
+    with Router.from_file(config, listen=False) as router:
+        kept = [it for it in move_status(router) if it.partition == partition and it.until is not None]
+        if not kept:
+            raise typer.BadParameter(f"the old side of partition {partition} is not kept: start a move instead")
+        with watched_moves({partition: f"back to {kept[0].target}"}, quiet=as_json) as progress:
+            report = move_partition(router, partition, kept[0].target, progress=progress)
+    show(report_facts(report), as_json, _report_picture)
 
 
 @app.command()
@@ -112,6 +135,7 @@ def read_moves(router: Router) -> list[dict[str, Any]]:
             "bytes_per_second": round(it.rate),
             "seconds_left": None if it.left is None else round(it.left, 1),
             "lag_rows": it.lag,
+            "until": it.until,
             "silent_seconds": round(it.silent, 1),
             "frozen": it.frozen,
         }
@@ -149,8 +173,7 @@ def moves_picture(facts: dict[str, Any]) -> RenderableType:
         return Text("no moves under way", style="dim")
     table = new_table("move>", "partition>", "from", "to", "step", "copied>", "speed>", "left>", "behind>", "heard of")
     for it in facts["moves"]:
-        heard = f"{duration(it['silent_seconds'])} ago"
-        last = Text(f"{heard}: shardpool move recover", style="red") if it["frozen"] else Text(heard, style="dim")
+        last = _heard(it)
         copied = f"{it['rows']:,} rows, {size(it['bytes'])}"
         speed = f"{size(it['bytes_per_second'])}/s" if it["bytes_per_second"] else ""
         left = "" if it["seconds_left"] is None else duration(it["seconds_left"])
@@ -158,6 +181,16 @@ def moves_picture(facts: dict[str, Any]) -> RenderableType:
         where = f"{it['partition']:02}", it["source"], it["target"], it["description"]
         table.add_row(str(it["move"]), *where, copied, speed, left, behind, last)
     return table
+
+
+def _heard(it: dict[str, Any]) -> RenderableType:
+    """When the move's process was heard of; a way back has none."""
+    from rich.text import Text
+
+    if it["until"] is not None:
+        return Text("the old side is kept: shardpool move back", style="dim")
+    heard = f"{duration(it['silent_seconds'])} ago"
+    return Text(f"{heard}: shardpool move recover", style="red") if it["frozen"] else Text(heard, style="dim")
 
 
 def _report_picture(facts: dict[str, Any]) -> RenderableType:

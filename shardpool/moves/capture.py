@@ -106,6 +106,18 @@ def _create_triggers(move: Move, tables: Sequence[Captured]) -> None:
     source.commit()
 
 
+def create_capture(
+    connection: Any, capture_schema: str, schema: str, partition: int, tables: Sequence[Captured]
+) -> None:
+    """Create logs, functions and triggers for tables that nobody uses, in the transaction of the connection."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE SCHEMA {quote(capture_schema)}")
+        for statement in _definitions(capture_schema, schema, partition, tables):
+            cursor.execute(statement)
+        for it in tables:
+            cursor.execute(_triggers(capture_schema, schema, it))
+
+
 def check_captured(move: Move) -> None:
     """Raise `MoveError` if a trigger is gone or was switched off: then what was written meanwhile is not known."""
     record, source = move.record, move.servers.source

@@ -24,7 +24,7 @@ WHERE k.contype = 'f' AND c.relnamespace = to_regnamespace(%s) ORDER BY k.oid
 """
 _TRIGGERS = """
 SELECT c.relname, g.tgname, g.tgenabled::text FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid
-WHERE NOT g.tgisinternal AND c.relnamespace = to_regnamespace(%s) ORDER BY g.oid
+WHERE NOT g.tgisinternal AND g.tgname !~ '^shardpool_capture' AND c.relnamespace = to_regnamespace(%s) ORDER BY g.oid
 """
 _ENABLE = {"O": "ENABLE", "A": "ENABLE ALWAYS", "R": "ENABLE REPLICA"}
 

@@ -122,7 +122,7 @@ class Journal:
     def take_over(self, record: MoveRecord) -> MoveRecord:
         """Become the move's only process: what earlier attempts write into the catalog is refused from now on."""
         query = (
-            "UPDATE shardpool_catalog.move SET attempt = attempt + 1, updated_at = now() "
+            "UPDATE shardpool_catalog.move SET attempt = attempt + 1, updated_at = now(), detail = detail - 'until' "
             "WHERE id = :id AND attempt = :attempt AND state = 'running' "
             "RETURNING id, partition, source, target, attempt, step, detail"
         )
@@ -200,6 +200,46 @@ class Journal:
             self._forget(connection, record.id, record.incoming)
             self._note(connection, record.id, record.source, record.moved)
             faults.fault_point("move:flip:inside")
+
+    def reserve(self) -> int:
+        """Return the number of a move that may be entered later."""
+        query = "SELECT nextval(pg_get_serial_sequence('shardpool_catalog.move', 'id'))"
+        with self._bounded() as connection:
+            return int(connection.execute(text(query)).scalar_one())
+
+    def hand_over(
+        self, record: MoveRecord, back: MoveRecord, keep: float, forget: Collection[str], take: Collection[str]
+    ) -> None:
+        """End a move, and enter the one that leads back, which nobody works on, for *keep* seconds.
+
+        *forget* are schemas that are gone or have another name, *take* those that belong to the way back from now on.
+        """
+        epoch = "SELECT epoch FROM shardpool_catalog.placement WHERE keyspace = :keyspace AND partition = :partition"
+        insert = (
+            "INSERT INTO shardpool_catalog.move (id, keyspace, partition, source, target, step, state, detail) "
+            "OVERRIDING SYSTEM VALUE VALUES (:id, :keyspace, :partition, :source, :target, :step, 'running', "
+            "CAST(:detail AS jsonb) || jsonb_build_object('until', extract(epoch FROM now()) + :keep))"
+        )
+        with self.guarded(record) as connection:
+            for name in forget:
+                self._forget(connection, record.id, name)
+            end = "UPDATE shardpool_catalog.move SET state = 'done', updated_at = now() WHERE id = :id"
+            connection.execute(text(end), {"id": record.id})
+            values = self._values(
+                partition=back.partition, id=back.id, source=back.source, target=back.target, step=back.step, keep=keep
+            )
+            detail = {**back.detail, "epoch": int(connection.execute(text(epoch), values).scalar_one())}
+            connection.execute(text(insert), {**values, "detail": json.dumps(detail)})
+            give = "UPDATE shardpool_catalog.cleanup SET move = :back WHERE move = :id AND name = ANY(:names)"
+            connection.execute(text(give), {"id": record.id, "back": back.id, "names": list(take)})
+
+    def kept(self, record: MoveRecord) -> bool:
+        """Whether this is a way back whose time has not passed."""
+        if record.until is None:
+            return False
+        with self._catalog.begin() as connection:
+            now = connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
+        return float(now) < record.until
 
     def serve(self, record: MoveRecord) -> None:
         """Tell routers that the partition no longer moves."""

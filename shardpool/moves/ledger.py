@@ -18,15 +18,23 @@ def create_ledger(move: Move) -> None:
     """Create the ledger, in the transaction that the target's connection is in."""
     record, target = move.record, move.servers.target
     move.journal.note_object(record, record.target, record.ledger)
-    with target.cursor() as cursor:
+    create_ledger_table(target, record)
+
+
+def create_ledger_table(connection: Any, record: MoveRecord) -> None:
+    with connection.cursor() as cursor:
         cursor.execute(f"CREATE SCHEMA {quote(record.ledger)}")
         cursor.execute(f"CREATE TABLE {_table(record)} (what text PRIMARY KEY, detail jsonb NOT NULL)")
 
 
 def note(move: Move, what: str, detail: Mapping[str, Any]) -> None:
     """Write that something is done, in the transaction that does it."""
-    with move.servers.target.cursor() as cursor:
-        cursor.execute(f"INSERT INTO {_table(move.record)} VALUES (%s, %s)", (what, json.dumps(dict(detail))))
+    note_in(move.servers.target, move.record, what, detail)
+
+
+def note_in(connection: Any, record: MoveRecord, what: str, detail: Mapping[str, Any]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"INSERT INTO {_table(record)} VALUES (%s, %s)", (what, json.dumps(dict(detail))))
 
 
 def read_ledger(connection: Any, record: MoveRecord) -> dict[str, Any] | None:

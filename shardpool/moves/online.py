@@ -21,6 +21,7 @@ from shardpool.moves.layout import look_into, qualified, read_layout
 from shardpool.moves.ledger import create_ledger, note, read_ledger
 from shardpool.moves.move import Move
 from shardpool.moves.relay import Relay
+from shardpool.moves.reverse import note_from_the_first
 from shardpool.moves.rounds import Rounds
 
 #: A round of so few keys is followed by the lock.
@@ -104,6 +105,7 @@ def last_round(move: Move) -> None:
         cursor.execute(f"SET LOCAL statement_timeout = {milliseconds}")
     look_into(target, record.keyspace, record.incoming)
     put_on(target, record.incoming, _ledger(move)["finished"])
+    note_from_the_first(move)
     target.commit()
     with source.cursor() as cursor:
         cursor.execute("SET LOCAL statement_timeout = 0")

@@ -22,14 +22,23 @@ from shardpool.router import Router
 
 
 def move_partition(
-    router: Router, partition: int, to: str, *, mode: Wanted = "auto", progress: Callback | None = None
+    router: Router,
+    partition: int,
+    to: str,
+    *,
+    mode: Wanted = "auto",
+    keep: float = 0.0,
+    progress: Callback | None = None,
 ) -> MoveReport:
     """Move a partition to the shard *to* while everybody goes on.
 
     *mode* "trigger" makes its writers wait only for a moment at the end, "block" for the whole copy; "auto" takes the
-    latter where rights for the former are missing. Moves that were left half way by other processes are settled first;
-    an online one of this partition to this shard is gone on with. If this one fails, it is undone before the error is
-    raised; after its commit point it is completed instead.
+    latter where rights for the former are missing. For *keep* seconds the old side is kept, so that moving the
+    partition back is a cutover and not a copy (not with "block"); meanwhile the schema cannot be changed.
+
+    Moves that were left half way by other processes are settled first; an online one of this partition to this shard
+    is gone on with. If this one fails, it is undone before the error is raised; after its commit point it is completed
+    instead.
 
     Raises:
         PreflightFailed: it cannot be done; all reasons are named. Nothing was created.
@@ -51,7 +60,10 @@ def move_partition(
         check_move(router, partition, source, to)
         meter.enter("register")
         chosen, reason = choose_mode(router, source, to, mode)
-        record = _register(router, partition, source, to, {"mode": chosen, "reason": reason})
+        detail: dict[str, Any] = {"mode": chosen, "reason": reason}
+        if keep > 0 and chosen != "block":
+            detail |= {"keep": keep, "back": Journal(router.catalog).reserve()}
+        record = _register(router, partition, source, to, detail)
         try:
             return run_move(router, record, meter)
         finally:

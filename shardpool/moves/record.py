@@ -63,6 +63,12 @@ class MoveRecord:
         return cast(Mode, self.detail.get("mode", "block"))
 
     @property
+    def until(self) -> float | None:
+        """For a way back that nobody works on: when it is given up, in seconds since 1970 by the catalog's clock."""
+        found = self.detail.get("until")
+        return None if found is None else float(found)
+
+    @property
     def online(self) -> bool:
         """Whether writers go on while rows are copied."""
         return self.mode != "block"

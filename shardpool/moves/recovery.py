@@ -52,14 +52,13 @@ def recover_moves(
     router: Router, *, frozen_after: float = FROZEN_AFTER, leave: Collection[int] = ()
 ) -> list[Recovered]:
     """Settle all moves whose processes are gone, but those of partitions in *leave*; drop schemas that are not used.
+    Ways back are left until their time has passed.
 
     Raise `CatalogUnavailable`. Anything else that stands in the way of one move is told in the result.
     """
-    found = [
-        _recover(router, record, frozen_after)
-        for record in Journal(router.catalog).running()
-        if record.partition not in leave
-    ]
+    journal = Journal(router.catalog)
+    running = [it for it in journal.running() if it.partition not in leave and not journal.kept(it)]
+    found = [_recover(router, record, frozen_after) for record in running]
     drop_leftovers(router)
     if found:
         router.refresh()
@@ -74,6 +73,8 @@ def care_for_moves(router: Router) -> None:
     """
     journal = Journal(router.catalog)
     for record in journal.running():
+        if journal.kept(record):
+            continue
         if is_cut_over(record.mode, record.step) or journal.seconds_silent(record) > FROZEN_AFTER:
             _recover(router, record, FROZEN_AFTER)
     drop_leftovers(router)

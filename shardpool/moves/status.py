@@ -18,7 +18,8 @@ class MoveStatus:
 
     `rows` and `bytes` are copied so far, of about `total_bytes`; `lag` rows were to be carried over in the last round.
     `rate` is in bytes per second, `left` the seconds that copying will go on, or None. `silent` is for how many seconds
-    the process was not heard of: every two seconds is normal; after half a minute `recover_moves` takes over.
+    the process was not heard of: every two seconds is normal; after half a minute `recover_moves` takes over. A way
+    back has none; it is there `until` (seconds since 1970).
     """
 
     move: int
@@ -34,10 +35,11 @@ class MoveStatus:
     total_bytes: int = 0
     lag: int = 0
     copying: float = 0.0
+    until: float | None = None
 
     @property
     def frozen(self) -> bool:
-        return self.silent > FROZEN_AFTER
+        return self.until is None and self.silent > FROZEN_AFTER
 
     @property
     def rate(self) -> float:
@@ -67,6 +69,7 @@ def move_status(router: Router) -> list[MoveStatus]:
             mode=record.mode,
             total_bytes=int(record.detail.get("total_bytes", 0)),
             lag=int(record.detail.get("lag", 0)),
+            until=record.until,
             copying=float(record.detail.get("copying", 0.0)),
         )
         for record in journal.running()

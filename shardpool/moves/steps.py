@@ -26,6 +26,7 @@ from shardpool.moves.online import (
     verify_ahead,
 )
 from shardpool.moves.record import Mode
+from shardpool.moves.reverse import undo_notes
 from shardpool.moves.switch import flip, release, switch_on
 from shardpool.moves.verify import verify
 
@@ -76,7 +77,7 @@ STEPS: Mapping[Mode, tuple[Step, ...]] = {
         Step("verify", verify_ahead, nothing, "compare digests of all rows, while writers go on"),
         Step("catch_up", catch_up, nothing, "carry over what was written meanwhile"),
         Step("lock", lock_briefly, nothing, _LOCK),
-        Step("last", last_round, nothing, "carry over and compare what was written last"),
+        Step("last", last_round, undo_notes, "carry over and compare what was written last"),
         _FENCE,
         _DRAIN,
         _FLIP,

@@ -279,11 +279,20 @@ class Mover:
     """A process that moves a partition, and is killed (SIGKILL) or frozen (SIGSTOP) at a point of the move."""
 
     def __init__(
-        self, config: Config, partition: int, to: str, point: str, kill: bool = True, mode: Wanted = "auto"
+        self,
+        config: Config,
+        partition: int,
+        to: str,
+        point: str,
+        kill: bool = True,
+        mode: Wanted = "auto",
+        keep: float = 0.0,
     ) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["shardpool.moves", "tests.moves.move_tools"])
-        self._process = context.Process(target=_move, args=(config, partition, to, point, kill, mode), daemon=True)
+        self._process = context.Process(
+            target=_move, args=(config, partition, to, point, kill, mode, keep), daemon=True
+        )
         self._process.start()
 
     def wait_killed(self) -> None:
@@ -307,7 +316,7 @@ class Mover:
         return self._process.exitcode
 
 
-def _move(config: Config, partition: int, to: str, point: str, kill: bool, mode: Wanted) -> None:
+def _move(config: Config, partition: int, to: str, point: str, kill: bool, mode: Wanted, keep: float) -> None:
     if kill:
         os.environ["SHARDPOOL_FAULT"] = f"{point}:kill9"
     else:
@@ -321,6 +330,6 @@ def _move(config: Config, partition: int, to: str, point: str, kill: bool, mode:
 
     with Router(config, listen=False) as router:
         try:
-            move_partition(router, partition, to, mode=mode)
+            move_partition(router, partition, to, mode=mode, keep=keep)
         except MoveTakenOver:
             os._exit(3)
