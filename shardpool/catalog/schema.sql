@@ -97,3 +97,18 @@ CREATE TABLE shardpool_catalog.load_decision (
     committed boolean NOT NULL,
     decided_at timestamptz NOT NULL DEFAULT now()
 );
+
+-- Rebalancing: what a shard takes in proportion to the others, and whether it takes anything at all.
+ALTER TABLE shardpool_catalog.shard ADD COLUMN capacity float8 NOT NULL DEFAULT 1 CHECK (capacity > 0);
+ALTER TABLE shardpool_catalog.shard DROP CONSTRAINT shard_state_check,
+    ADD CONSTRAINT shard_state_check CHECK (state IN ('active', 'draining', 'closed'));
+
+-- A plan that is carried out, so that another process can go on with it.
+CREATE TABLE shardpool_catalog.rebalance (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    keyspace text NOT NULL REFERENCES shardpool_catalog.keyspace,
+    moves jsonb NOT NULL,
+    state text NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'done', 'replaced')),
+    started_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE UNIQUE INDEX one_rebalance ON shardpool_catalog.rebalance (keyspace) WHERE state = 'running';

@@ -13,8 +13,9 @@ are made to wait and not to fail.
 
 from shardpool.moves.journal import Leftover
 from shardpool.moves.partition import move_partition
+from shardpool.moves.plan import PlannedMove, RebalancePlan, ShardTotals, plan_rebalance
 from shardpool.moves.progress import MoveProgress
-from shardpool.moves.rebalance import PlannedMove, RebalancePlan, ShardTotals, apply_rebalance, plan_rebalance
+from shardpool.moves.rebalance import apply_rebalance, resume_rebalance
 from shardpool.moves.recovery import Recovered, abort_move, care_for_moves, recover_moves
 from shardpool.moves.runner import MoveReport
 from shardpool.moves.shards import add_shard, drain_shard, remove_shard
@@ -42,4 +43,5 @@ __all__ = [
     "plan_rebalance",
     "recover_moves",
     "remove_shard",
+    "resume_rebalance",
 ]

@@ -201,6 +201,17 @@ class Journal:
             self._note(connection, record.id, record.source, record.moved)
             faults.fault_point("move:flip:inside")
 
+    def rate(self) -> float | None:
+        """Return the bytes per second of the latest moves, from beginning to end; None if there were none."""
+        query = (
+            "SELECT sum((detail->>'bytes')::float8) / nullif(sum(extract(epoch FROM updated_at - started_at)), 0) "
+            "FROM (SELECT * FROM shardpool_catalog.move WHERE keyspace = :keyspace AND state = 'done' "
+            "AND (detail->>'bytes')::bigint > 1000000 ORDER BY id DESC LIMIT 50) AS latest"
+        )
+        with self._catalog.begin() as connection:
+            found = connection.execute(text(query), self._values()).scalar_one()
+        return None if found is None else float(found)
+
     def reserve(self) -> int:
         """Return the number of a move that may be entered later."""
         query = "SELECT nextval(pg_get_serial_sequence('shardpool_catalog.move', 'id'))"

@@ -50,6 +50,13 @@ def move_partition(
         OwnershipAmbiguous: the servers contradict the catalog; says what to look at.
     """
     recover_moves(router, leave={partition})
+    return move_one(router, partition, to, mode, keep, progress)
+
+
+def move_one(
+    router: Router, partition: int, to: str, mode: Wanted, keep: float, progress: Callback | None
+) -> MoveReport:
+    """Move a partition, and settle only what was left of its own moves. See `move_partition`."""
     meter = Meter(partition, progress)
     with move_locked(router, partition, patience=GRACE):
         if (resumed := _resume(router, partition, to, meter)) is not None:

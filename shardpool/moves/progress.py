@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 #: Seconds between two calls of the callback within a step.
 INTERVAL = 0.2
+#: The step of the last thing that is told of a move in a rebalance.
+DONE = "done"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from shardpool.moves.journal import Journal
 from shardpool.moves.layout import TableLayout, look_into, qualified, read_layout
 from shardpool.moves.lock import lock_tables
 from shardpool.moves.locks import keyspace_locked
-from shardpool.moves.rebalance import RebalancePlan, plan_rebalance
+from shardpool.moves.plan import RebalancePlan, plan_rebalance
 from shardpool.moves.recovery import drop_leftovers, recover_moves
 from shardpool.moves.relay import Relay
 from shardpool.moves.server_facts import ServerFacts, differences, read_facts
