@@ -6,7 +6,9 @@ What is exported here is imported at first use, so that the command line answers
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from shardpool.caretakers import register
 
 if TYPE_CHECKING:
     from shardpool.config import Config, parse_config, read_config
@@ -24,6 +26,12 @@ _HOMES = {
     "parse_config": "config",
     "read_config": "config",
 }
+
+
+@register
+def _settle_moves(router: Any) -> None:
+    """Every router looks after moves whose processes have died."""
+    import_module("shardpool.moves").care_for_moves(router)
 
 
 def __getattr__(name: str) -> object:

@@ -72,6 +72,15 @@ class QueryConfig:
 
 
 @dataclass(frozen=True)
+class MoveConfig:
+    """Limits of moves, in seconds. A cutover that makes writers wait longer than `cutover_timeout` is undone and tried
+    again, for `patience` altogether; then the move is given up."""
+
+    cutover_timeout: float = 3.0
+    patience: float = 300.0
+
+
+@dataclass(frozen=True)
 class Config:
     """A validated configuration; see `parse_config`."""
 
@@ -83,6 +92,7 @@ class Config:
     timezone: str = "UTC"
     pool: PoolConfig = PoolConfig()
     query: QueryConfig = QueryConfig()
+    moves: MoveConfig = MoveConfig()
     tables: Mapping[str, TableKind] = field(default_factory=dict)
 
 
@@ -120,6 +130,7 @@ def parse_config(document: Mapping[str, Any], source: str = "configuration") -> 
         timezone=document.get("timezone", "UTC"),
         pool=PoolConfig(**document.get("pool", {})),
         query=QueryConfig(**document.get("query", {})),
+        moves=MoveConfig(**document.get("moves", {})),
         tables={name: _table(name, entry, source) for name, entry in document.get("tables", {}).items()},
     )
     _check(config)

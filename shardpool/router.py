@@ -24,6 +24,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 
 from shardpool import provision
 from shardpool.bulk import LoadResult, copy_into, resolve_loads
+from shardpool.caretakers import CaretakerThread
 from shardpool.catalog import Catalog, Listener
 from shardpool.config import Config, read_config
 from shardpool.ddl import SchemaManager, StatementReport, created_tables, parse_script
@@ -92,7 +93,8 @@ class RouterStats:
 class Router(Transactional):
     """Routes statements to the partitions of one keyspace. Thread-safe; use as a context manager, or `close` it.
 
-    *password* is called with a shard's name for each new connection, if given. Raises `CatalogMissing` for a catalog
+    *password* is called with a shard's name for each new connection, if given. With *listen*, threads of the router
+    hear of changes at once, and settle moves whose processes have died. Raises `CatalogMissing` for a catalog
     that was not initialised and `CatalogUnavailable` if it does not answer now; later the router goes on without it.
     """
 
@@ -131,9 +133,12 @@ class Router(Transactional):
         self._resolver = Resolver(self.engines, self._current, coordinator, self._resolve_loads)
         self._borrowed: dict[int, tuple[str, Any]] = {}
         self._listener = Listener(self.catalog, self._current.refresh_quietly) if listen else None
+        self._caretaker = CaretakerThread(self) if listen else None
         if self._listener is not None:
             self._listener.start()
             self._resolver.start()
+        if self._caretaker is not None:
+            self._caretaker.start()
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], **options: Any) -> Self:
@@ -375,6 +380,8 @@ class Router(Transactional):
 
     def close(self) -> None:
         """Close all connections and threads. Connections in use are closed as they come back. Idempotent."""
+        if self._caretaker is not None:
+            self._caretaker.close()
         if self._listener is not None:
             self._listener.close()
         self._resolver.close()

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "shardpool"
 
 #: Each layer may import itself and the layers below. Layers on one line do not know each other.
 LAYERS: list[set[str]] = [
-    {"errors", "faults"},
+    {"errors", "faults", "caretakers"},
     {"config", "topology"},
     {"planner", "catalog", "engines"},
     {"two_phase"},

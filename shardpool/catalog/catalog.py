@@ -143,7 +143,9 @@ class Catalog:
             keyspace = self._rows(connection, "SELECT epoch, user_functions FROM shardpool_catalog.keyspace WHERE name")
             if not keyspace:
                 raise CatalogMissing(f"keyspace {self.keyspace!r} is not in the catalog: run `shardpool init`")
-            shards = self._rows(connection, "SELECT name, url, state FROM shardpool_catalog.shard WHERE keyspace")
+            shards = self._rows(
+                connection, "SELECT name, url, state, capacity FROM shardpool_catalog.shard WHERE keyspace"
+            )
             partitions = self._rows(
                 connection,
                 "SELECT p.id, p.low, p.high, l.shard, l.epoch, l.moving FROM shardpool_catalog.partition p "
@@ -156,7 +158,7 @@ class Catalog:
         shard_map = ShardMap(
             keyspace=self.keyspace,
             epoch=keyspace[0].epoch,
-            shards={row.name: Shard(row.name, row.url, row.state) for row in shards},
+            shards={row.name: Shard(row.name, row.url, row.state, row.capacity) for row in shards},
             placements=[
                 Placement(new_partition(self.keyspace, row.id, row.low, row.high), row.shard, row.epoch, row.moving)
                 for row in partitions
@@ -199,10 +201,19 @@ class Catalog:
             self.bump(connection)
 
     def set_shard_state(self, name: str, state: str) -> None:
-        """Mark a shard 'active' or 'draining'."""
+        """Mark a shard 'active', 'draining' or 'closed'."""
         query = text("UPDATE shardpool_catalog.shard SET state = :state WHERE keyspace = :keyspace AND name = :name")
         with self.begin() as connection:
             if connection.execute(query, {"state": state, "keyspace": self.keyspace, "name": name}).rowcount != 1:
+                raise NoSuchShard(f"keyspace {self.keyspace!r} has no shard {name!r}")
+            self.bump(connection)
+
+    def set_shard_capacity(self, name: str, capacity: float) -> None:
+        """Say how much a shard is to take, in proportion to the others."""
+        query = "UPDATE shardpool_catalog.shard SET capacity = :capacity WHERE keyspace = :keyspace AND name = :name"
+        values = {"capacity": capacity, "keyspace": self.keyspace, "name": name}
+        with self.begin() as connection:
+            if connection.execute(text(query), values).rowcount != 1:
                 raise NoSuchShard(f"keyspace {self.keyspace!r} has no shard {name!r}")
             self.bump(connection)
 
@@ -241,7 +252,7 @@ class Catalog:
 
         The lock is an advisory lock of a session of its own: it goes with the process, however that ends.
         """
-        key = {"name": f"shardpool {self.keyspace} {name}"}
+        key = self._lock_key(name)
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             if not connection.execute(
                 text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))"), key
@@ -254,6 +265,20 @@ class Catalog:
                 with suppress(DBAPIError):
                     connection.execute(text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))"), key)
                 connection.invalidate()
+
+    def break_lock(self, name: str) -> None:
+        """End the session that holds a named lock, and wait until it is gone."""
+        query = text(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks "
+            "WHERE locktype = 'advisory' AND objsubid = 1 AND granted "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+            "AND (classid::bigint << 32) | objid::bigint = hashtextextended(:name, 0)"
+        )
+        with self.begin() as connection:
+            connection.execute(query, self._lock_key(name))
+
+    def _lock_key(self, name: str) -> dict[str, str]:
+        return {"name": f"shardpool {self.keyspace} {name}"}
 
 
 def connection_failed(error: DBAPIError) -> bool:

@@ -16,7 +16,10 @@ CREATE TABLE shardpool_catalog.shard (
     keyspace text NOT NULL REFERENCES shardpool_catalog.keyspace,
     name text NOT NULL,
     url text NOT NULL,
-    state text NOT NULL DEFAULT 'active' CHECK (state IN ('active', 'draining')),
+    -- closed: takes no further partitions
+    state text NOT NULL DEFAULT 'active' CHECK (state IN ('active', 'draining', 'closed')),
+    -- what it takes of partitions, in proportion to the others
+    capacity float8 NOT NULL DEFAULT 1 CHECK (capacity > 0),
     system_identifier text NOT NULL,
     database text NOT NULL,
     PRIMARY KEY (keyspace, name),
@@ -103,3 +106,13 @@ CREATE TABLE shardpool_catalog.id_clock (
     keyspace text PRIMARY KEY REFERENCES shardpool_catalog.keyspace,
     tick bigint NOT NULL
 );
+
+-- A plan that is carried out, so that another process can go on with it.
+CREATE TABLE shardpool_catalog.rebalance (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    keyspace text NOT NULL REFERENCES shardpool_catalog.keyspace,
+    moves jsonb NOT NULL,
+    state text NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'done', 'replaced')),
+    started_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE UNIQUE INDEX one_rebalance ON shardpool_catalog.rebalance (keyspace) WHERE state = 'running';

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from shardpool.moves import MoveReport
+    from shardpool.moves.modes import Wanted
     from shardpool.router import Router
 
 app = typer.Typer(no_args_is_help=True)
@@ -30,10 +31,22 @@ def _noun() -> None:
 def start(
     partition: Annotated[int, typer.Argument(metavar="PARTITION", help="The partition's number.")],
     shard: Annotated[str, typer.Argument(metavar="SHARD", help="Where it is to live.")],
+    mode: Annotated[
+        str, typer.Option("--mode", metavar="auto|trigger|block", help="How writes are dealt with meanwhile.")
+    ] = "auto",
+    keep: Annotated[
+        float, typer.Option("--keep", metavar="SECONDS", min=0, help="Keep the old side so long: see move back.")
+    ] = 0.0,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """Move one partition. Writes to it wait meanwhile; reads, and all other partitions, do not."""
+    """Move one partition while everybody goes on; its writers wait a moment at the end.
+
+    trigger notes the keys of rows that are written meanwhile; with block, writers of the partition wait for the whole
+    copy. auto takes the former where it may. Called again, it goes on where an interrupted move stopped.
+    """
+    if mode not in ("auto", "trigger", "block"):
+        raise typer.BadParameter(f"got --mode {mode!r}, expected auto, trigger or block")
     from shardpool.cli.moving import watched_moves
     from shardpool.moves import move_partition
     from shardpool.router import Router
@@ -41,7 +54,7 @@ def start(
     with Router.from_file(config, listen=False) as router:
         source = router.shard_map.owner(partition).name
         with watched_moves({partition: f"{source} → {shard}"}, quiet=as_json) as progress:
-            report = move_partition(router, partition, shard, progress=progress)
+            report = move_partition(router, partition, shard, mode=cast("Wanted", mode), keep=keep, progress=progress)
     show(report_facts(report), as_json, _report_picture)
 
 
@@ -53,6 +66,41 @@ def status_command(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = 
     with Router.from_file(config, listen=False) as router:
         facts = {"moves": read_moves(router)}
     show(facts, as_json, moves_picture)
+
+
+@app.command()
+def back(
+    partition: Annotated[int, typer.Argument(metavar="PARTITION", help="The partition's number.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Move a partition back to where it was, while its old side is kept: a cutover, and no copy."""
+    from shardpool.cli.moving import watched_moves
+    from shardpool.moves import move_partition, move_status
+    from shardpool.router import Router
+
+    with Router.from_file(config, listen=False) as router:
+        kept = [it for it in move_status(router) if it.partition == partition and it.until is not None]
+        if not kept:
+            raise typer.BadParameter(f"the old side of partition {partition} is not kept: start a move instead")
+        with watched_moves({partition: f"back to {kept[0].target}"}, quiet=as_json) as progress:
+            report = move_partition(router, partition, kept[0].target, progress=progress)
+    show(report_facts(report), as_json, _report_picture)
+
+
+@app.command()
+def abort(
+    partition: Annotated[int, typer.Argument(metavar="PARTITION", help="The partition's number.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Undo the move of a partition, wherever it runs. Past its commit point it is completed instead."""
+    from shardpool.moves import abort_move
+    from shardpool.router import Router
+
+    with Router.from_file(config, listen=False) as router:
+        facts = {"recovered": [abort_move(router, partition)]}
+    show(facts, as_json, _recovered_picture)
 
 
 @app.command()
@@ -82,6 +130,12 @@ def read_moves(router: Router) -> list[dict[str, Any]]:
             "description": it.description,
             "rows": it.rows,
             "bytes": it.bytes,
+            "mode": it.mode,
+            "total_bytes": it.total_bytes,
+            "bytes_per_second": round(it.rate),
+            "seconds_left": None if it.left is None else round(it.left, 1),
+            "lag_rows": it.lag,
+            "until": it.until,
             "silent_seconds": round(it.silent, 1),
             "frozen": it.frozen,
         }
@@ -103,6 +157,8 @@ def report_facts(report: MoveReport) -> dict[str, Any]:
         "seconds": round(report.seconds, 4),
         "pause": round(report.pause, 4),
         "steps": lasted,
+        "mode": report.mode,
+        "reason": report.reason,
         "leftovers": [str(it) for it in report.leftovers],
     }
 
@@ -115,15 +171,26 @@ def moves_picture(facts: dict[str, Any]) -> RenderableType:
 
     if not facts["moves"]:
         return Text("no moves under way", style="dim")
-    table = new_table("move>", "partition>", "from", "to", "step", "copied>", "heard of")
+    table = new_table("move>", "partition>", "from", "to", "step", "copied>", "speed>", "left>", "behind>", "heard of")
     for it in facts["moves"]:
-        heard = f"{duration(it['silent_seconds'])} ago"
-        last = Text(f"{heard}: shardpool move recover", style="red") if it["frozen"] else Text(heard, style="dim")
+        last = _heard(it)
         copied = f"{it['rows']:,} rows, {size(it['bytes'])}"
-        table.add_row(
-            str(it["move"]), f"{it['partition']:02}", it["source"], it["target"], it["description"], copied, last
-        )
+        speed = f"{size(it['bytes_per_second'])}/s" if it["bytes_per_second"] else ""
+        left = "" if it["seconds_left"] is None else duration(it["seconds_left"])
+        behind = f"{it['lag_rows']:,} rows" if it["mode"] != "block" else ""
+        where = f"{it['partition']:02}", it["source"], it["target"], it["description"]
+        table.add_row(str(it["move"]), *where, copied, speed, left, behind, last)
     return table
+
+
+def _heard(it: dict[str, Any]) -> RenderableType:
+    """When the move's process was heard of; a way back has none."""
+    from rich.text import Text
+
+    if it["until"] is not None:
+        return Text("the old side is kept: shardpool move back", style="dim")
+    heard = f"{duration(it['silent_seconds'])} ago"
+    return Text(f"{heard}: shardpool move recover", style="red") if it["frozen"] else Text(heard, style="dim")
 
 
 def _report_picture(facts: dict[str, Any]) -> RenderableType:

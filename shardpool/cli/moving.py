@@ -10,6 +10,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 from shardpool.cli.output import stderr
 
+#: As `shardpool.moves.progress` has it, which is imported later.
+DONE = "done"
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -37,17 +40,16 @@ def watched_moves(
         disable=not (console or stderr()).is_terminal,
     )
     tasks: dict[int, TaskID] = {}
-    current: list[int] = []
 
     def report(state: MoveProgress) -> None:
         if state.partition not in tasks:
-            for earlier in current:
-                _finish(display, tasks[earlier])
             label = labels.get(state.partition, "")
             tasks[state.partition] = display.add_task(
                 f"partition {state.partition:02}  {label}", step=state.step, total=None
             )
-            current[:] = [state.partition]
+        if state.step == DONE:
+            _finish(display, tasks[state.partition])
+            return
         total = max(state.total_bytes, state.bytes) or None
         display.update(tasks[state.partition], completed=state.bytes, total=total, step=state.step)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 
@@ -15,25 +15,36 @@ if TYPE_CHECKING:
 
     from shardpool.moves import RebalancePlan
 
-Measure = Literal["bytes", "rows", "count"]
+Measure = Literal["bytes", "rows", "count", "load"]
+MEASURES = get_args(Measure)
 
 
 def rebalance(
     plan: Annotated[bool, typer.Option("--plan", help="Only show what would move.")] = False,
-    apply: Annotated[bool, typer.Option("--apply", help="Move the partitions of the plan, one after another.")] = False,
-    by: Annotated[str, typer.Option("--by", metavar="bytes|rows|count", help="What to balance.")] = "bytes",
+    apply: Annotated[bool, typer.Option("--apply", help="Move the partitions of the plan.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the plan that was interrupted.")] = False,
+    by: Annotated[str, typer.Option("--by", metavar="bytes|rows|count|load", help="What to balance.")] = "bytes",
+    parallel: Annotated[int, typer.Option("--parallel", min=1, help="How many partitions move at a time.")] = 1,
+    per_shard: Annotated[int, typer.Option("--per-shard", min=1, help="How many to or from one shard.")] = 1,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """Balance the partitions over the shards with the fewest bytes moved. Draining shards are emptied."""
-    if plan == apply:
-        raise typer.BadParameter("say either --plan or --apply")
-    if by not in ("bytes", "rows", "count"):
-        raise typer.BadParameter(f"got --by {by!r}, expected bytes, rows or count")
+    """Balance the partitions over the shards with the fewest bytes moved.
+
+    Shares are in proportion to capacities (shard set). Draining shards are emptied, closed ones are left as they are.
+    By load, rows read and written within five seconds count.
+    """
+    if plan + apply + resume != 1:
+        raise typer.BadParameter("say one of --plan, --apply and --resume")
+    if by not in MEASURES:
+        raise typer.BadParameter(f"got --by {by!r}, expected one of {', '.join(MEASURES)}")
     from shardpool.moves import plan_rebalance
     from shardpool.router import Router
 
     with Router.from_file(config, listen=False) as router:
+        if resume:
+            show({"reports": _resume(router, parallel, per_shard, as_json), "applied": True}, as_json, _done_picture)
+            return
         planned = plan_rebalance(router, by=cast(Measure, by))
         facts = plan_facts(planned)
         if plan or not planned.moves:
@@ -41,19 +52,32 @@ def rebalance(
             return
         if not as_json:
             stdout().print(plan_picture(facts))
-        facts["reports"] = _apply(router, planned, as_json)
+        facts["reports"] = _apply(router, planned, parallel, per_shard, as_json)
     facts["applied"] = True
     show(facts, as_json, _done_picture)
 
 
-def _apply(router: Any, planned: RebalancePlan, quiet: bool) -> list[dict[str, Any]]:
+def _resume(router: Any, parallel: int, per_shard: int, quiet: bool) -> list[dict[str, Any]]:
+    from shardpool.cli.move import report_facts
+    from shardpool.cli.moving import watched_moves
+    from shardpool.moves import resume_rebalance
+
+    with watched_moves({}, quiet=quiet) as progress:
+        reports = resume_rebalance(router, parallel=parallel, per_shard=per_shard, progress=progress)
+    if reports is None:
+        raise typer.BadParameter("no plan was interrupted: say --plan or --apply")
+    return [report_facts(it) for it in reports]
+
+
+def _apply(router: Any, planned: RebalancePlan, parallel: int, per_shard: int, quiet: bool) -> list[dict[str, Any]]:
     from shardpool.cli.move import report_facts
     from shardpool.cli.moving import watched_moves
     from shardpool.moves import apply_rebalance
 
     labels = {it.partition: f"{it.source} → {it.target}" for it in planned.moves}
     with watched_moves(labels, quiet=quiet) as progress:
-        return [report_facts(it) for it in apply_rebalance(router, planned, progress=progress)]
+        reports = apply_rebalance(router, planned, parallel=parallel, per_shard=per_shard, progress=progress)
+    return [report_facts(it) for it in reports]
 
 
 def plan_facts(planned: RebalancePlan) -> dict[str, Any]:
@@ -62,6 +86,8 @@ def plan_facts(planned: RebalancePlan) -> dict[str, Any]:
         "measure": planned.measure,
         "moves": planned.moves,
         "bytes": planned.bytes,
+        "seconds": round(planned.seconds, 1),
+        "bytes_per_second": round(planned.rate),
         "before": planned.before,
         "after": planned.after,
         "imbalance_before": round(planned.imbalance_before, 4),
@@ -82,7 +108,9 @@ def plan_picture(facts: dict[str, Any]) -> RenderableType:
     for it in facts["moves"]:
         moves.add_row(f"{it.partition:02}", it.source, it.target, size(it.bytes), f"{it.rows:,}")
     before, after = facts["imbalance_before"], facts["imbalance_after"]
-    moved = f"{_moves(len(facts['moves']))}, {size(facts['bytes'])}"
+    moved = (
+        f"{_moves(len(facts['moves']))}, {size(facts['bytes'])}, about {duration(facts['seconds'])} one after another"
+    )
     told = f"{moved}; imbalance by {facts['measure']} {before:.0%} → {after:.0%}"
     return Group(moves, Text(""), _balance(facts), Text(""), Text(told, style="bold"))
 

@@ -41,6 +41,36 @@ def add(
     show(facts, as_json, _picture)
 
 
+@app.command("set")
+def set_command(
+    name: NameArgument,
+    capacity: Annotated[
+        float | None, typer.Option("--capacity", min=0.001, help="What it is to take beside the others, which have 1.")
+    ] = None,
+    state: Annotated[
+        str | None,
+        typer.Option("--state", metavar="active|closed", help="closed: keeps what it has, gets nothing."),
+    ] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how much of the next rebalance a shard is to take."""
+    if state not in (None, "active", "closed"):
+        raise typer.BadParameter(f"got --state {state!r}, expected active or closed")
+    from shardpool.router import Router
+
+    with Router.from_file(config, listen=False) as router:
+        if capacity is not None:
+            router.catalog.set_shard_capacity(name, capacity)
+        if state is not None:
+            router.catalog.set_shard_state(name, state)
+        router.refresh()
+        shard = router.shard_map.shards[name]
+        facts = {"shard": name, "state": shard.state, "capacity": shard.capacity, "epoch": router.shard_map.epoch}
+    facts["next"] = "shardpool rebalance --plan"
+    show(facts, as_json, _picture)
+
+
 @app.command()
 def drain(name: NameArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """Let a shard get no more partitions; the next rebalance moves its own away."""

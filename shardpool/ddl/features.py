@@ -45,6 +45,7 @@ WHERE NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid AN
 UNION ALL
 SELECT 'trigger', t.relname, g.tgname, pg_get_triggerdef(g.oid, true) || ' ' || g.tgenabled::text
 FROM t JOIN pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal
+WHERE g.tgname !~ '^shardpool_capture'
 """
 
 

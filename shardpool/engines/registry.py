@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import psycopg2
@@ -48,6 +49,19 @@ class Engines:
             gone = [self._engines.pop(name) for name in list(self._engines) if name not in self._endpoints]
         for engine in gone:
             _pool(engine).shut()
+
+    @contextmanager
+    def apart(self, shard: str, endpoint: Endpoint) -> Iterator[Engines]:
+        """Engines of a database that is not yet a shard, with the same settings and source of passwords.
+
+        A password of *endpoint* itself goes before that source. They are closed when the block ends.
+        """
+        password = None if endpoint.password is not None else self._password
+        engines = Engines(replace(self._config, shards={shard: endpoint}), password)
+        try:
+            yield engines
+        finally:
+            engines.close()
 
     def engine(self, shard: str) -> Engine:
         """Return the engine of a shard. Raise `NoSuchShard`. Nothing is connected yet."""

@@ -31,6 +31,7 @@ class CurrentTopology:
         self._engines = engines
         self._on_new_tables = on_new_tables
         self._refreshing = threading.Lock()
+        self._changed = threading.Condition()
         self.value = catalog.load()
         engines.set_shards(self.value.shard_map.shards)
 
@@ -45,6 +46,8 @@ class CurrentTopology:
                 )
             self._engines.set_shards(found.shard_map.shards)
             self.value = found
+            with self._changed:
+                self._changed.notify_all()
             if found.tables != known.tables or found.user_functions != known.user_functions:
                 self._on_new_tables()
 
@@ -86,5 +89,10 @@ class CurrentTopology:
                 return self.value.shard_map.epoch != seen.shard_map.epoch
             if time.monotonic() > deadline:
                 return False
-            time.sleep(CUTOVER_POLL)
-            self.refresh()
+            if not self._heard_of_change(current):
+                self.refresh()
+
+    def _heard_of_change(self, placement: Placement) -> bool:
+        """Wait a moment; whether a notice has brought another map meanwhile."""
+        with self._changed:
+            return self.value.shard_map.at(placement.partition.low) is not placement or self._changed.wait(CUTOVER_POLL)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg2
 
 from shardpool.engines import Engines
 from shardpool.engines.translate import is_stale, translate
+from shardpool.errors import PoolTimeout
 from shardpool.executor.current import CurrentTopology
 from shardpool.executor.results import RoutedResult
 from shardpool.planner.keyed import KeyedStatement, types_of_key
 from shardpool.topology.key import KeyValue
+from shardpool.topology.shard_map import Placement
 
 #: How often a statement follows a partition that moves again and again.
 MAX_RETRIES = 20
@@ -24,6 +28,8 @@ class Statements:
     def __init__(self, engines: Engines, current: CurrentTopology) -> None:
         self._engines = engines
         self._current = current
+        self._lock = threading.Lock()
+        self._rooms: dict[int, threading.Semaphore] = {}
 
     def on_partition(self, key: KeyValue, compiled: KeyedStatement, parameters: Mapping[str, Any]) -> RoutedResult:
         """Run a statement on the partition of *key*, wherever that is by now."""
@@ -38,11 +44,30 @@ class Statements:
             if compiled.needs_path:
                 sql = topology.search_paths[partition.id] + sql
             try:
+                if placement.moving and compiled.writes:
+                    with self._room_to_wait(placement):
+                        return self.on_shard(placement.shard, sql, parameters, compiled.writes)
                 return self.on_shard(placement.shard, sql, parameters, compiled.writes)
             except psycopg2.Error as error:
                 retries += 1
                 if retries > MAX_RETRIES or not self._current.moved(topology, [placement]):
                     raise translate(error, None, placement.shard, sql, compiled.writes) from error
+
+    @contextmanager
+    def _room_to_wait(self, placement: Placement) -> Iterator[None]:
+        """Keep writers that wait for a cutover from taking all the shard's connections. Raise `PoolTimeout`."""
+        limits = self._engines.pool(placement.shard).limits
+        with self._lock:
+            room = self._rooms.setdefault(placement.partition.id, threading.Semaphore(max(limits.max_size // 2, 1)))
+        if not room.acquire(timeout=limits.timeout):
+            raise PoolTimeout(
+                f"partition {placement.partition.id} is being moved, and its writers wait for longer than "
+                f"{limits.timeout:g} s"
+            )
+        try:
+            yield
+        finally:
+            room.release()
 
     def on_shard(self, shard: str, sql: str, parameters: Mapping[str, Any], writes: bool = False) -> RoutedResult:
         """Run a statement on a shard. A possibly stale placement comes out as the driver's error, the rest as ours."""

@@ -13,9 +13,10 @@ are made to wait and not to fail.
 
 from shardpool.moves.journal import Leftover
 from shardpool.moves.partition import move_partition
+from shardpool.moves.plan import PlannedMove, RebalancePlan, ShardTotals, plan_rebalance
 from shardpool.moves.progress import MoveProgress
-from shardpool.moves.rebalance import PlannedMove, RebalancePlan, ShardTotals, apply_rebalance, plan_rebalance
-from shardpool.moves.recovery import Recovered, recover_moves
+from shardpool.moves.rebalance import apply_rebalance, resume_rebalance
+from shardpool.moves.recovery import Recovered, abort_move, care_for_moves, recover_moves
 from shardpool.moves.runner import MoveReport
 from shardpool.moves.shards import add_shard, drain_shard, remove_shard
 from shardpool.moves.status import MoveStatus, move_status
@@ -32,12 +33,15 @@ __all__ = [
     "Recovered",
     "ShardTotals",
     "Step",
+    "abort_move",
     "add_shard",
     "apply_rebalance",
+    "care_for_moves",
     "drain_shard",
     "move_partition",
     "move_status",
     "plan_rebalance",
     "recover_moves",
     "remove_shard",
+    "resume_rebalance",
 ]

@@ -1,8 +1,9 @@
 """Which partitions should move where: a pure function of sizes.
 
-A shard is in balance when its load is within the tolerance around the mean. The search begins with what must leave
-draining shards, then goes on by single changes, each of which either brings shards closer to balance at the least cost
-per gain, or costs less and leaves the balance as it is. It ends because every change improves one and worsens neither.
+A shard is in balance when its load is within the tolerance around its share, which is in proportion to its capacity.
+The search begins with what must leave draining shards, then goes on by single changes, each of which either brings
+shards closer to balance at the least cost per gain, or costs less and leaves the balance as it is. It ends because
+every change improves one and worsens neither.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ class Item:
     cost: int
 
 
-def choose_moves(items: Sequence[Item], targets: Collection[str], tolerance: float) -> dict[int, str]:
+def choose_moves(
+    items: Sequence[Item], targets: Collection[str], tolerance: float, capacities: Mapping[str, float] | None = None
+) -> dict[int, str]:
     """Return partition -> new shard, for those to move. All of *items* end on *targets*; the same input gives the same
     output."""
-    return _Search(sorted(items, key=lambda item: item.partition), sorted(targets), tolerance).run()
+    return _Search(sorted(items, key=lambda item: item.partition), sorted(targets), tolerance, capacities or {}).run()
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,14 @@ class _Change:
 
 
 class _Search:
-    def __init__(self, items: Sequence[Item], targets: Sequence[str], tolerance: float) -> None:
+    def __init__(
+        self, items: Sequence[Item], targets: Sequence[str], tolerance: float, capacities: Mapping[str, float]
+    ) -> None:
         self._items = items
         self._targets = targets
-        mean = sum(item.weight for item in items) / len(targets)
-        self._low, self._high = mean * (1 - tolerance), mean * (1 + tolerance)
+        self._share = shares(sum(item.weight for item in items), targets, capacities)
+        mean = sum(self._share.values()) / len(targets)
+        self._tolerance = tolerance
         self._epsilon = mean * EPSILON
         self._place = {item.partition: item.shard for item in items}
         self._load = dict.fromkeys(targets, 0.0)
@@ -71,7 +77,7 @@ class _Search:
         """Put the items of draining shards, the heaviest first, each where there is least."""
         leaving = [item for item in self._items if item.shard not in self._load]
         for item in sorted(leaving, key=lambda item: (-item.weight, item.partition)):
-            self._put(item, min(self._targets, key=lambda shard: (self._load[shard], shard)))
+            self._put(item, min(self._targets, key=self._fullness))
 
     def _apply(self, change: _Change) -> None:
         for item, shard in change.places:
@@ -88,9 +94,14 @@ class _Search:
 
     # -- judging ----------------------------------------------------------------------------------------------------
 
-    def _outside(self, load: float) -> float:
-        """Return how far a load is from balance."""
-        return max(0.0, load - self._high) + max(0.0, self._low - load)
+    def _fullness(self, shard: str) -> tuple[float, str]:
+        return self._load[shard] / (self._share[shard] or 1.0), shard
+
+    def _outside(self, shard: str, load: float) -> float:
+        """Return how far a load of a shard is from balance."""
+        share = self._share[shard]
+        high, low = share * (1 + self._tolerance), share * (1 - self._tolerance)
+        return max(0.0, load - high) + max(0.0, low - load)
 
     def _gain(self, change: _Change) -> float:
         """Return by how much a change brings the shards closer to balance."""
@@ -100,7 +111,7 @@ class _Search:
             delta[old] = delta.get(old, 0.0) - item.weight
             delta[shard] = delta.get(shard, 0.0) + item.weight
         return sum(
-            self._outside(self._load[shard]) - self._outside(self._load[shard] + change)
+            self._outside(shard, self._load[shard]) - self._outside(shard, self._load[shard] + change)
             for shard, change in sorted(delta.items())
         )
 
@@ -116,8 +127,8 @@ class _Search:
     def _best_gain(self) -> _Change | None:
         """Return the change with the most gain per cost: from the fullest shard to the emptiest, or else anywhere; and
         where nothing can move alone, two that change places."""
-        fullest = max(self._targets, key=lambda shard: (self._load[shard], shard))
-        emptiest = min(self._targets, key=lambda shard: (self._load[shard], shard))
+        fullest = max(self._targets, key=self._fullness)
+        emptiest = min(self._targets, key=self._fullness)
         return (
             self._best(self._between(fullest, emptiest))
             or self._best(self._anywhere(self._between))
@@ -147,7 +158,7 @@ class _Search:
     def _anywhere(self, changes: Callable[[str, str], Iterator[_Change]]) -> Iterator[_Change]:
         for source in self._targets:
             for target in self._targets:
-                if self._outside(self._load[source]) or self._outside(self._load[target]):
+                if self._outside(source, self._load[source]) or self._outside(target, self._load[target]):
                     yield from changes(source, target)
 
     def _save(self) -> bool:
@@ -168,12 +179,21 @@ class _Search:
         return saved
 
 
-def imbalance(loads: Mapping[str, float], targets: Collection[str]) -> float:
+def shares(total: float, targets: Collection[str], capacities: Mapping[str, float]) -> dict[str, float]:
+    """Return what each of *targets* should have of a total load; without a capacity it counts as 1."""
+    whole = sum(capacities.get(shard, 1.0) for shard in targets)
+    return {shard: total * capacities.get(shard, 1.0) / whole for shard in targets}
+
+
+def imbalance(
+    loads: Mapping[str, float], targets: Collection[str], capacities: Mapping[str, float] | None = None
+) -> float:
     """Return the largest difference of a shard's load from what it should have, as a share of the mean: 0 is perfect.
 
     Shards that are not in *targets* should have nothing.
     """
-    mean = sum(loads.values()) / len(targets)
-    if not mean:
+    total = sum(loads.values())
+    if not total:
         return 0.0
-    return max(abs(load - (mean if shard in targets else 0.0)) for shard, load in loads.items()) / mean
+    share = shares(total, targets, capacities or {})
+    return max(abs(load - share.get(shard, 0.0)) for shard, load in loads.items()) / (total / len(targets))

@@ -12,6 +12,7 @@ import psycopg2
 from shardpool.ddl.introspect import find_behind
 from shardpool.ddl.log import read_log
 from shardpool.errors import PoolTimeout, PreflightFailed, ShardUnavailable
+from shardpool.moves.grants import missing_roles, read_grants
 from shardpool.moves.holders import read_holders
 from shardpool.moves.layout import read_layout, schemas_of
 from shardpool.moves.server_facts import differences, read_facts
@@ -138,6 +139,12 @@ def privileges_suffice(checked: Checked) -> Iterable[str]:
         yield f"{owner} on shard {checked.source_name} belongs to another role"
 
 
+def roles_with_rights_exist(checked: Checked) -> Iterable[str]:
+    grants = read_grants(checked.source, checked.schema)
+    for role in missing_roles(checked.target, grants):
+        yield f"role {role} has rights on {checked.schema}, and does not exist on shard {checked.target_name}"
+
+
 CHECKS: tuple[Callable[[Checked], Iterable[str]], ...] = (
     target_takes_partitions,
     shards_are_the_registered_databases,
@@ -149,6 +156,7 @@ CHECKS: tuple[Callable[[Checked], Iterable[str]], ...] = (
     nothing_reaches_the_tables_by_another_name,
     no_transaction_is_prepared,
     privileges_suffice,
+    roles_with_rights_exist,
 )
 
 _OTHER_OBJECTS = """

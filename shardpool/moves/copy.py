@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shardpool.bulk import faults
+from shardpool import faults
 from shardpool.moves.layout import look_into, qualified, read_layout
 from shardpool.moves.move import Move
 from shardpool.moves.relay import Relay

@@ -17,21 +17,16 @@ long report would make the partition unavailable meanwhile; therefore the rename
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-
 from shardpool.errors import CutoverTimeout, OwnershipAmbiguous
-from shardpool.moves.holders import Holder, read_holders, readers
+from shardpool.moves.holders import OLD, Holder, read_holders, readers, wait_until_none
 from shardpool.moves.layout import schemas_of
 from shardpool.moves.move import Move
 from shardpool.topology.names import quote
 
-#: A reader is old after this time, in seconds; so long the fence waits for old ones before it renames.
-OLD = 0.3
+#: So long the fence of a block move waits for old readers before it renames, in seconds.
 READER_PATIENCE = 5.0
 #: How long the partition may be on neither side, in seconds, while readers end.
 DRAIN_PATIENCE = 3.0
-POLL = 0.01
 
 
 def fence(move: Move) -> None:
@@ -43,7 +38,7 @@ def fence(move: Move) -> None:
         found = readers(read_holders(source, record.schema))
         return [holder for holder in found if holder.seconds > OLD and not holder.waits]
 
-    _wait_until_none(move, old, READER_PATIENCE)
+    wait_until_none(old, min(READER_PATIENCE, move.patience) if record.online else READER_PATIENCE, _busy(move))
     with source.cursor() as cursor:
         cursor.execute(f"ALTER SCHEMA {quote(record.schema)} RENAME TO {quote(record.moved)}")
     source.commit()
@@ -59,7 +54,11 @@ def drain(move: Move) -> None:
         return found
 
     before = {holder.transaction for holder in remaining()}
-    _wait_until_none(move, lambda: [holder for holder in remaining() if holder.transaction in before], DRAIN_PATIENCE)
+    patience = min(DRAIN_PATIENCE, move.patience) if record.online else DRAIN_PATIENCE
+    wait_until_none(lambda: [it for it in remaining() if it.transaction in before], patience, _busy(move))
+    if record.online and not move.patience:
+        limit = move.router.config.moves.cutover_timeout
+        raise CutoverTimeout(f"{record}: the cutover took longer than {limit:g} s, nothing was moved")
 
 
 def take_fence_down(move: Move) -> None:
@@ -77,16 +76,9 @@ def take_fence_down(move: Move) -> None:
     source.commit()
 
 
+def _busy(move: Move) -> str:
+    return f"{move.record}: long transactions read the partition, nothing was moved; try again when they have ended"
+
+
 def _these(schemas: set[str]) -> str:
     return " and ".join(sorted(schemas)) or "neither"
-
-
-def _wait_until_none(move: Move, ask: Callable[[], Sequence[Holder]], patience: float) -> None:
-    deadline = time.monotonic() + patience
-    while found := ask():
-        if time.monotonic() > deadline:
-            raise CutoverTimeout(
-                f"{move.record}: long transactions read the partition, nothing was moved; try again when they have "
-                f"ended: {', '.join(map(str, found))}"
-            )
-        time.sleep(POLL)

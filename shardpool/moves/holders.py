@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shardpool.errors import CutoverTimeout
 from shardpool.topology.names import quote
 
 # Sessions of other roles show no more than their process id, and count as old. A prepared transaction has no process.
 _HOLDERS = """
 SELECT l.pid, l.virtualtransaction, array_agg(DISTINCT l.mode), coalesce(a.application_name, ''),
        coalesce(a.state, ''), coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 1e9)::float8,
+       coalesce(a.backend_type = 'autovacuum worker', false),
        EXISTS (SELECT FROM pg_locks w JOIN pg_class r ON r.oid = w.relation AND r.relnamespace = c.relnamespace
                WHERE w.pid = l.pid AND NOT w.granted),
        (SELECT min(p.gid) FROM pg_locks x JOIN pg_prepared_xacts p ON p.transaction = x.transactionid
@@ -21,9 +24,15 @@ JOIN pg_class c ON c.oid = l.relation AND c.relnamespace = to_regnamespace(%s) A
 LEFT JOIN pg_stat_activity a ON a.pid = l.pid
 WHERE l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 AND l.pid IS DISTINCT FROM pg_backend_pid()
-GROUP BY c.relnamespace, l.pid, l.virtualtransaction, a.application_name, a.state, a.xact_start
+GROUP BY c.relnamespace, l.pid, l.virtualtransaction, a.application_name, a.state, a.xact_start, a.backend_type
 ORDER BY a.xact_start, l.pid
 """
+
+
+#: Seconds between two looks at what is waited for.
+POLL = 0.01
+#: A transaction is old after this time, in seconds: it is waited for before anything makes others wait.
+OLD = 0.3
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,7 @@ class Holder:
     application: str
     state: str
     seconds: float
+    vacuums: bool
     waits: bool
     gid: str | None
 
@@ -60,3 +70,12 @@ def writers(holders: Collection[Holder]) -> list[Holder]:
 def readers(holders: Collection[Holder]) -> list[Holder]:
     """Return those that have read and may read again. A prepared transaction executes nothing any more."""
     return [holder for holder in holders if holder.pid is not None and "AccessShareLock" in holder.modes]
+
+
+def wait_until_none(ask: Callable[[], Sequence[Holder]], patience: float, what: str) -> None:
+    """Poll until *ask* returns nothing. Raise `CutoverTimeout` after *patience* seconds, beginning with *what*."""
+    deadline = time.monotonic() + patience
+    while found := ask():
+        if time.monotonic() > deadline:
+            raise CutoverTimeout(f"{what}: {', '.join(map(str, found))}")
+        time.sleep(POLL)

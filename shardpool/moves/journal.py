@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
-from shardpool.bulk import faults
+from shardpool import faults
 from shardpool.catalog import Catalog
 from shardpool.errors import MoveInProgress, MoveTakenOver, OwnershipAmbiguous, PreflightFailed
 from shardpool.moves.record import MoveRecord
@@ -80,8 +80,8 @@ class Journal:
 
     # -- beginning and ending ---------------------------------------------------------------------------------------
 
-    def register(self, partition: int, source: str, target: str, step: str) -> MoveRecord:
-        """Begin a move: it is in the catalog when this returns, and routers are told that the partition moves.
+    def register(self, partition: int, source: str, target: str, step: str, detail: Mapping[str, Any]) -> MoveRecord:
+        """Begin a move: it is in the catalog when this returns.
 
         The caller holds the catalog's lock "topology", so that the tables stay as they are. Raise `MoveInProgress` if
         the partition moves already, `PreflightFailed` if its placement or the target changed since they were checked.
@@ -94,12 +94,12 @@ class Journal:
             with self._bounded() as connection:
                 epoch = self._check_unchanged(connection, partition, source, target)
                 values = self._values(partition=partition, source=source, target=target, step=step)
-                values["detail"] = json.dumps({"epoch": epoch})
+                detail = {**detail, "epoch": epoch}
+                values["detail"] = json.dumps(detail)
                 number = int(connection.execute(text(insert), values).scalar_one())
-                self._set_moving(connection, partition, True)
         except IntegrityError as error:
             raise MoveInProgress(f"partition {partition} is being moved by another process") from error
-        return MoveRecord(number, self._catalog.keyspace, partition, source, target, 1, step, epoch)
+        return MoveRecord(number, self._catalog.keyspace, partition, source, target, 1, step, epoch, detail)
 
     def _check_unchanged(self, connection: Connection, partition: int, source: str, target: str) -> int:
         placement = connection.execute(
@@ -122,7 +122,7 @@ class Journal:
     def take_over(self, record: MoveRecord) -> MoveRecord:
         """Become the move's only process: what earlier attempts write into the catalog is refused from now on."""
         query = (
-            "UPDATE shardpool_catalog.move SET attempt = attempt + 1, updated_at = now() "
+            "UPDATE shardpool_catalog.move SET attempt = attempt + 1, updated_at = now(), detail = detail - 'until' "
             "WHERE id = :id AND attempt = :attempt AND state = 'running' "
             "RETURNING id, partition, source, target, attempt, step, detail"
         )
@@ -149,11 +149,13 @@ class Journal:
         with self.guarded(record):
             pass
 
-    def enter(self, record: MoveRecord, step: str) -> None:
-        """Note the step that is about to run."""
+    def enter(self, record: MoveRecord, step: str, moving: bool | None = None) -> None:
+        """Note the step that is about to run; tell routers that the partition moves, or no longer does, if given."""
         query = "UPDATE shardpool_catalog.move SET step = :step, updated_at = now() WHERE id = :id"
         with self.guarded(record) as connection:
             connection.execute(text(query), {"id": record.id, "step": step})
+            if moving is not None:
+                self._set_moving(connection, record.partition, moving)
 
     def beat(self, record: MoveRecord, detail: Mapping[str, Any]) -> None:
         """Note that the process is alive, and how far it is."""
@@ -198,6 +200,57 @@ class Journal:
             self._forget(connection, record.id, record.incoming)
             self._note(connection, record.id, record.source, record.moved)
             faults.fault_point("move:flip:inside")
+
+    def rate(self) -> float | None:
+        """Return the bytes per second of the latest moves, from beginning to end; None if there were none."""
+        query = (
+            "SELECT sum((detail->>'bytes')::float8) / nullif(sum(extract(epoch FROM updated_at - started_at)), 0) "
+            "FROM (SELECT * FROM shardpool_catalog.move WHERE keyspace = :keyspace AND state = 'done' "
+            "AND (detail->>'bytes')::bigint > 1000000 ORDER BY id DESC LIMIT 50) AS latest"
+        )
+        with self._catalog.begin() as connection:
+            found = connection.execute(text(query), self._values()).scalar_one()
+        return None if found is None else float(found)
+
+    def reserve(self) -> int:
+        """Return the number of a move that may be entered later."""
+        query = "SELECT nextval(pg_get_serial_sequence('shardpool_catalog.move', 'id'))"
+        with self._bounded() as connection:
+            return int(connection.execute(text(query)).scalar_one())
+
+    def hand_over(
+        self, record: MoveRecord, back: MoveRecord, keep: float, forget: Collection[str], take: Collection[str]
+    ) -> None:
+        """End a move, and enter the one that leads back, which nobody works on, for *keep* seconds.
+
+        *forget* are schemas that are gone or have another name, *take* those that belong to the way back from now on.
+        """
+        epoch = "SELECT epoch FROM shardpool_catalog.placement WHERE keyspace = :keyspace AND partition = :partition"
+        insert = (
+            "INSERT INTO shardpool_catalog.move (id, keyspace, partition, source, target, step, state, detail) "
+            "OVERRIDING SYSTEM VALUE VALUES (:id, :keyspace, :partition, :source, :target, :step, 'running', "
+            "CAST(:detail AS jsonb) || jsonb_build_object('until', extract(epoch FROM now()) + :keep))"
+        )
+        with self.guarded(record) as connection:
+            for name in forget:
+                self._forget(connection, record.id, name)
+            end = "UPDATE shardpool_catalog.move SET state = 'done', updated_at = now() WHERE id = :id"
+            connection.execute(text(end), {"id": record.id})
+            values = self._values(
+                partition=back.partition, id=back.id, source=back.source, target=back.target, step=back.step, keep=keep
+            )
+            detail = {**back.detail, "epoch": int(connection.execute(text(epoch), values).scalar_one())}
+            connection.execute(text(insert), {**values, "detail": json.dumps(detail)})
+            give = "UPDATE shardpool_catalog.cleanup SET move = :back WHERE move = :id AND name = ANY(:names)"
+            connection.execute(text(give), {"id": record.id, "back": back.id, "names": list(take)})
+
+    def kept(self, record: MoveRecord) -> bool:
+        """Whether this is a way back whose time has not passed."""
+        if record.until is None:
+            return False
+        with self._catalog.begin() as connection:
+            now = connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
+        return float(now) < record.until
 
     def serve(self, record: MoveRecord) -> None:
         """Tell routers that the partition no longer moves."""

@@ -17,7 +17,10 @@ SELECT c.relname,
        array_agg(quote_ident(a.attname) ORDER BY a.attnum) FILTER (WHERE a.attnum > 0),
        coalesce(bool_and(t.typsend <> 0 AND t.typreceive <> 0 AND coalesce(e.typsend <> 0 AND e.typreceive <> 0, true)),
                 true),
-       pg_table_size(c.oid), pg_total_relation_size(c.oid), greatest(c.reltuples, 0)::bigint
+       pg_table_size(c.oid), pg_total_relation_size(c.oid), greatest(c.reltuples, 0)::bigint,
+       (SELECT array_agg(quote_ident(k.attname) ORDER BY k.attnum) FROM pg_index i
+        JOIN pg_attribute k ON k.attrelid = c.oid AND k.attnum = ANY(i.indkey)
+        WHERE i.indrelid = c.oid AND i.indisprimary)
 FROM pg_class c
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_type t ON t.oid = a.atttypid
@@ -33,11 +36,15 @@ WHERE k.contype = 'f' AND c.relnamespace = to_regnamespace(%s) AND r.relnamespac
 """
 
 
+Names = Sequence[str] | None
+
+
 @dataclass(frozen=True)
 class TableLayout:
     """A table of a partition. Columns are quoted; `insertable` are those that take a value.
 
-    `heap` is the size of its rows in bytes, `total` includes indexes; `estimated_rows` is the planner's guess.
+    `heap` is the size of its rows in bytes, `total` includes indexes; `estimated_rows` is the planner's guess;
+    `primary_key` is empty if there is none.
     """
 
     name: str
@@ -47,13 +54,14 @@ class TableLayout:
     heap: int
     total: int
     estimated_rows: int
+    primary_key: tuple[str, ...] = ()
 
 
 def read_layout(connection: Any, schema: str) -> tuple[TableLayout, ...]:
     """Return the tables of a schema, those that others refer to first."""
     with connection.cursor() as cursor:
         cursor.execute(_TABLES, (quote(schema),))
-        tables = {row[0]: TableLayout(row[0], tuple(row[1] or ()), tuple(row[2] or ()), *row[3:]) for row in cursor}
+        tables = {row[0]: _table(*row) for row in cursor.fetchall()}
         cursor.execute(_REFERENCES, (quote(schema),))
         references = cursor.fetchall()
     return tuple(tables[name] for name in parents_first(tables, references))
@@ -86,3 +94,10 @@ def schemas_of(connection: Any, names: Sequence[str]) -> set[str]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT nspname FROM pg_namespace WHERE nspname = ANY(%s)", (list(names),))
         return {name for (name,) in cursor.fetchall()}
+
+
+def _table(
+    name: str, insertable: Names, columns: Names, binary: bool, heap: int, total: int, rows: int, primary_key: Names
+) -> TableLayout:
+    lists = tuple(insertable or ()), tuple(columns or ())
+    return TableLayout(name, *lists, binary, heap, total, rows, tuple(primary_key or ()))

@@ -9,7 +9,7 @@ are locked before children, as most transactions write them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import psycopg2
@@ -17,7 +17,7 @@ from psycopg2 import errors
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from shardpool.errors import CutoverTimeout
-from shardpool.moves.holders import read_holders, writers
+from shardpool.moves.holders import OLD, Holder, read_holders, wait_until_none, writers
 from shardpool.moves.layout import read_layout
 from shardpool.moves.move import Move
 from shardpool.topology.names import quote
@@ -25,6 +25,10 @@ from shardpool.topology.names import quote
 TRIES = 12
 #: The length of a try, as a share of the server's deadlock_timeout: first, second, third, then again.
 PATIENCE = (0.8, 0.8, 1.6)
+#: The same for a move whose cutover is tried again later: so long writers may queue for nothing.
+BRIEF = (0.1, 0.2)
+#: How long to wait for transactions that are old already, in seconds; nobody waits for the move meanwhile.
+OLD_PATIENCE = 5.0
 
 # The whole statement is limited, not the wait for each table.
 _SET_TIMEOUT = """
@@ -42,35 +46,82 @@ def lock(move: Move) -> None:
     move.locked_at = time.monotonic()
 
 
-def lock_tables(connection: Any, schema: str, names: Callable[[], Sequence[str]], what: str) -> None:
+def lock_briefly(move: Move) -> None:
+    """Lock all tables against writers, without making them queue behind a long transaction.
+
+    Raise `CutoverTimeout` if one uses the partition and does not end: the move tries again later.
+    """
+    source, schema = move.servers.source, move.record.schema
+    vacuumed = wait_for_old(source, schema, lambda holders: holders, str(move.record))
+    names = [table.name for table in read_layout(source, schema)]
+    patience = PATIENCE[-1:] if vacuumed else BRIEF
+    move.locked_at = lock_tables(
+        source, schema, lambda: names, str(move.record), tries=len(patience), patience=patience
+    )
+
+
+def wait_for_old(
+    connection: Any, schema: str, which: Callable[[Collection[Holder]], Collection[Holder]], what: str
+) -> bool:
+    """Wait for transactions that have used the tables for long. Raise `CutoverTimeout` if they do not end.
+
+    Return whether autovacuum is at work there: it leaves only for who waits longer than deadlock_timeout.
+    """
+
+    def old() -> list[Holder]:
+        found = read_holders(connection, schema)
+        connection.rollback()
+        return [it for it in which(found) if it.seconds > OLD and not it.vacuums]
+
+    wait_until_none(old, OLD_PATIENCE, f"{what}: long transactions use the partition; nothing was changed")
+    vacuumed = any(it.vacuums for it in read_holders(connection, schema))
+    connection.rollback()
+    return vacuumed
+
+
+def lock_tables(
+    connection: Any,
+    schema: str,
+    names: Callable[[], Sequence[str]],
+    what: str,
+    *,
+    mode: str = "EXCLUSIVE",
+    tries: int | None = None,
+    patience: Sequence[float] | None = None,
+) -> float:
     """Lock the tables that *names* returns, in this order. Raise `CutoverTimeout`, beginning with *what*.
 
     EXCLUSIVE lets readers go on. It waits for whoever has written, or locked rows, also in a prepared transaction.
+    Return when the try began that succeeded, by the monotonic clock: from then on writers wait.
     """
+    tries, patience = tries or TRIES, patience or PATIENCE
     retrying = Retrying(
         retry=retry_if_exception_type(_IN_USE),
-        stop=stop_after_attempt(TRIES),
+        stop=stop_after_attempt(tries),
         wait=wait_random_exponential(multiplier=0.1, max=2.0),
     )
     try:
         for attempt in retrying:
             with attempt:
-                _try(connection, schema, names, PATIENCE[attempt.retry_state.attempt_number % len(PATIENCE) - 1])
+                number = attempt.retry_state.attempt_number - 1
+                began = time.monotonic()
+                _try(connection, schema, names, mode, patience[number % len(patience)])
     except RetryError as error:
         holders = writers(read_holders(connection, schema))
         who = ", ".join(map(str, holders)) or "transactions that have ended by now"
         raise CutoverTimeout(
-            f"{what}: the tables could not be locked in {TRIES} tries, in use by {who}; nothing was changed"
+            f"{what}: the tables could not be locked in {tries} tries, in use by {who}; nothing was changed"
         ) from error.last_attempt.exception()
+    return began
 
 
-def _try(connection: Any, schema: str, names: Callable[[], Sequence[str]], patience: float) -> None:
+def _try(connection: Any, schema: str, names: Callable[[], Sequence[str]], mode: str, patience: float) -> None:
     try:
         tables = ", ".join(f"{quote(schema)}.{quote(name)}" for name in names())
         with connection.cursor() as cursor:
             cursor.execute(_SET_TIMEOUT, (patience,))
             if tables:
-                cursor.execute(f"LOCK TABLE {tables} IN EXCLUSIVE MODE")
+                cursor.execute(f"LOCK TABLE {tables} IN {mode} MODE")
             cursor.execute("SET LOCAL statement_timeout = 0")
     except psycopg2.Error:
         connection.rollback()

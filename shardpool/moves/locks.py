@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from sqlalchemy import text
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
 
 from shardpool.errors import MoveInProgress
@@ -52,14 +51,7 @@ def _locked(router: Router, name: str, busy: MoveInProgress, patience: float) ->
 
 def break_move_lock(router: Router, partition: int) -> None:
     """End the catalog session that holds the lock of a partition's move, and wait until it is gone."""
-    query = text(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks "
-        "WHERE locktype = 'advisory' AND objsubid = 1 AND granted "
-        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
-        "AND (classid::bigint << 32) | objid::bigint = hashtextextended(:name, 0)"
-    )
-    with router.catalog.begin() as connection:
-        connection.execute(query, {"name": f"shardpool {router.catalog.keyspace} {_name(partition)}"})
+    router.catalog.break_lock(_name(partition))
 
 
 def _name(partition: int) -> str:

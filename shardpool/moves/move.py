@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from shardpool.moves.journal import Journal, Leftover
 from shardpool.moves.progress import Meter
 from shardpool.moves.record import MoveRecord
 from shardpool.moves.servers import Servers
 from shardpool.router import Router
+
+if TYPE_CHECKING:
+    from shardpool.moves.rounds import Rounds
 
 
 @dataclass
@@ -24,7 +29,14 @@ class Move:
     meter: Meter
     locked_at: float | None = None
     switched_at: float | None = None
+    rounds: Rounds | None = None
     leftovers: list[Leftover] = field(default_factory=list)
+
+    @property
+    def patience(self) -> float:
+        """How long writers may wait from now on, in seconds."""
+        limit = self.router.config.moves.cutover_timeout
+        return limit if self.locked_at is None else max(self.locked_at + limit - time.monotonic(), 0.0)
 
     @property
     def journal(self) -> Journal:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 #: Seconds between two calls of the callback within a step.
 INTERVAL = 0.2
+#: The step of the last thing that is told of a move in a rebalance.
+DONE = "done"
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Meter:
         self._callback = callback
         self._began = self._told = time.monotonic()
         self.rows = self.bytes = self.total_bytes = 0
+        self.carried = self.lag = 0
         self.step = ""
         self.started: dict[str, float] = {}
 
@@ -53,6 +56,17 @@ class Meter:
         """Tell the callback if it was not told lately."""
         if time.monotonic() - self._told >= INTERVAL:
             self.tell()
+
+    def facts(self) -> dict[str, int | float]:
+        """Return what other processes are told."""
+        return {
+            "rows": self.rows,
+            "bytes": self.bytes,
+            "total_bytes": self.total_bytes,
+            "carried": self.carried,
+            "lag": self.lag,
+            "copying": round(self.seconds - self.started.get("copy", self.seconds), 3),
+        }
 
     def tell(self) -> None:
         self._told = time.monotonic()

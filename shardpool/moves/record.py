@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, cast
 
 from shardpool.topology.names import MAX_IDENTIFIER_BYTES, partition_schema
+
+#: What becomes of writes while rows are copied: `block` makes them wait, `trigger` notes their keys.
+Mode = Literal["block", "trigger"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,31 @@ class MoveRecord:
     def moved(self) -> str:
         """The schema on the source once it is fenced off."""
         return f"{self.schema}__moved_{self.id}"
+
+    @property
+    def capture(self) -> str:
+        """The schema on the source in which triggers note the keys of changed rows."""
+        return f"{self.schema}__capture_{self.id}"
+
+    @property
+    def ledger(self) -> str:
+        """The schema on the target that says how far the copy is."""
+        return f"{self.schema}__ledger_{self.id}"
+
+    @property
+    def mode(self) -> Mode:
+        return cast(Mode, self.detail.get("mode", "block"))
+
+    @property
+    def until(self) -> float | None:
+        """For a way back that nobody works on: when it is given up, in seconds since 1970 by the catalog's clock."""
+        found = self.detail.get("until")
+        return None if found is None else float(found)
+
+    @property
+    def online(self) -> bool:
+        """Whether writers go on while rows are copied."""
+        return self.mode != "block"
 
     @property
     def session_name(self) -> str:

@@ -7,24 +7,28 @@ is frozen holds the lock all the same. Taking over a move whose process does liv
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
 import psycopg2
 from sqlalchemy.exc import DBAPIError
 
-from shardpool.errors import MoveInProgress, ShardpoolError
+from shardpool.errors import MoveInProgress, PreflightFailed, ShardpoolError
 from shardpool.moves.create import drop_schema
 from shardpool.moves.journal import Journal, Leftover
 from shardpool.moves.locks import break_move_lock, move_locked
 from shardpool.moves.record import MoveRecord
 from shardpool.moves.settle import settle
+from shardpool.moves.steps import is_cut_over
 from shardpool.router import Router
 
 log = logging.getLogger(__name__)
 
 #: After so many seconds without a sign of life, a move's process counts as frozen.
 FROZEN_AFTER = 30.0
+#: So long, in seconds, an abort waits for the lock that it took from the move's process.
+ABORT_PATIENCE = 10.0
 
 
 @dataclass(frozen=True)
@@ -44,16 +48,36 @@ class Recovered:
         return f"{what}: {self.reason}" if self.reason else what
 
 
-def recover_moves(router: Router, *, frozen_after: float = FROZEN_AFTER) -> list[Recovered]:
-    """Settle all moves whose processes are gone, and drop schemas that are no longer used.
+def recover_moves(
+    router: Router, *, frozen_after: float = FROZEN_AFTER, leave: Collection[int] = ()
+) -> list[Recovered]:
+    """Settle all moves whose processes are gone, but those of partitions in *leave*; drop schemas that are not used.
+    Ways back are left until their time has passed.
 
     Raise `CatalogUnavailable`. Anything else that stands in the way of one move is told in the result.
     """
-    found = [_recover(router, record, frozen_after) for record in Journal(router.catalog).running()]
+    journal = Journal(router.catalog)
+    running = [it for it in journal.running() if it.partition not in leave and not journal.kept(it)]
+    found = [_recover(router, record, frozen_after) for record in running]
     drop_leftovers(router)
     if found:
         router.refresh()
     return found
+
+
+def care_for_moves(router: Router) -> None:
+    """Settle what keeps a partition from being served, and moves that nobody has worked on for a while.
+
+    An online move whose process was killed earlier than that is left for half a minute, so that it can be gone on with.
+    Raise `CatalogUnavailable`.
+    """
+    journal = Journal(router.catalog)
+    for record in journal.running():
+        if journal.kept(record):
+            continue
+        if is_cut_over(record.mode, record.step) or journal.seconds_silent(record) > FROZEN_AFTER:
+            _recover(router, record, FROZEN_AFTER)
+    drop_leftovers(router)
 
 
 def settle_partition(router: Router, partition: int) -> None:
@@ -81,6 +105,23 @@ def drop_leftovers(router: Router) -> list[Leftover]:
         else:
             remaining.append(leftover)
     return remaining
+
+
+def abort_move(router: Router, partition: int) -> Recovered:
+    """Undo the move of a partition, also while its process is at work: that one gets `MoveTakenOver`.
+
+    The outcome is 'completed' if it was past its commit point. Raise `PreflightFailed` if the partition does not move,
+    and as `settle` does.
+    """
+    running = Journal(router.catalog).running(partition)
+    if not running:
+        raise PreflightFailed([f"partition {partition} does not move"])
+    break_move_lock(router, partition)
+    with move_locked(router, partition, patience=ABORT_PATIENCE):
+        outcome, _ = settle(router, running[0])
+    drop_leftovers(router)
+    router.refresh()
+    return _recovered(running[0], outcome)
 
 
 def _recover(router: Router, record: MoveRecord, frozen_after: float) -> Recovered:

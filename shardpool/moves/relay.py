@@ -32,11 +32,16 @@ class Relay:
 
     def copy(self, table: TableLayout, source_schema: str, target_schema: str) -> int:
         """Copy all rows of a table into one that was emptied in this transaction; return their number."""
-        layout = "binary" if table.binary else "text"
         columns = ", ".join(table.insertable)
-        out = f"COPY ({select_rows(source_schema, table)}) TO STDOUT (FORMAT {layout})"
+        into = f"{quote(target_schema)}.{quote(table.name)} ({columns})"
         # A table that was emptied in the same transaction takes its rows frozen: they need not be written again.
-        into = f"COPY {quote(target_schema)}.{quote(table.name)} ({columns}) FROM STDIN (FORMAT {layout}, FREEZE)"
+        return self.transfer(select_rows(source_schema, table), into, table.binary, ", FREEZE")
+
+    def transfer(self, query: str, table: str, binary: bool, options: str = "") -> int:
+        """Copy the rows of a query on the source into a table of the target; return their number."""
+        layout = "binary" if binary else "text"
+        out = f"COPY ({query}) TO STDOUT (FORMAT {layout})"
+        into = f"COPY {table} FROM STDIN (FORMAT {layout}{options})"
         reading, writing = os.pipe()
         with os.fdopen(reading, "rb", PIPE_BUFFER) as reader, os.fdopen(writing, "wb", PIPE_BUFFER) as writer:
             failures: list[Exception] = []

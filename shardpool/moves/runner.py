@@ -9,23 +9,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg2
-from psycopg2 import errors
 from sqlalchemy.exc import DBAPIError
 
-from shardpool.bulk import faults
+from shardpool import faults
 from shardpool.errors import CutoverTimeout, MoveError, MoveTakenOver, ShardpoolError, ShardUnavailable
+from shardpool.moves.cutover import LOCKED, CutoverRetry
 from shardpool.moves.journal import Leftover
 from shardpool.moves.move import Move
 from shardpool.moves.progress import Meter
 from shardpool.moves.record import MoveRecord
 from shardpool.moves.servers import Servers
 from shardpool.moves.settle import settle
-from shardpool.moves.steps import STEPS
+from shardpool.moves.steps import FIRST, LOCK, RETRY, STEPS, Step
 from shardpool.router import Router
 
 log = logging.getLogger(__name__)
-
-_LOCKED = (errors.LockNotAvailable, errors.DeadlockDetected)
 
 #: Seconds between two signs of life in the catalog.
 HEARTBEAT = 2.0
@@ -37,7 +35,7 @@ SETTLE_PATIENCE = 10.0
 class MoveReport:
     """A move that was completed. `pause` is how long writers of the partition waited, `seconds` the whole; 0 if another
     process did that part. `steps` are (name, seconds since the beginning). `leftovers` are schemas that could not be
-    dropped yet; `recover_moves` tries again.
+    dropped yet; `recover_moves` tries again. `mode` was taken for `reason`.
     """
 
     move: int
@@ -50,10 +48,12 @@ class MoveReport:
     pause: float
     steps: tuple[tuple[str, float], ...] = ()
     leftovers: tuple[Leftover, ...] = ()
+    mode: str = "block"
+    reason: str = ""
 
 
-def run_move(router: Router, record: MoveRecord, meter: Meter) -> MoveReport:
-    """Run a registered move to its end. The caller holds the move's lock.
+def run_move(router: Router, record: MoveRecord, meter: Meter, first: str = FIRST) -> MoveReport:
+    """Run a registered move to its end, from step *first*. The caller holds the move's lock.
 
     If it fails, or is interrupted, it is settled: undone, or completed if it was past its commit point. Then the error
     is raised, unless the move is complete; only `KeyboardInterrupt` is raised even so.
@@ -61,7 +61,7 @@ def run_move(router: Router, record: MoveRecord, meter: Meter) -> MoveReport:
     move = Move(router, record, Servers(router, record), meter)
     try:
         with _heartbeat(move):
-            _run_steps(move)
+            _run_steps(move, first)
         return _report(move, move.locked_at, move.switched_at)
     except MoveTakenOver:
         raise
@@ -76,13 +76,26 @@ def run_move(router: Router, record: MoveRecord, meter: Meter) -> MoveReport:
         move.servers.close()
 
 
-def _run_steps(move: Move) -> None:
-    for step in STEPS:
-        move.journal.enter(move.record, step.name)
-        move.meter.enter(step.name)
-        faults.fault_point(f"move:{step.name}:before")
-        step.run(move)
-        faults.fault_point(f"move:{step.name}:after")
+def _run_steps(move: Move, first: str) -> None:
+    steps = STEPS[move.record.mode]
+    names = [step.name for step in steps]
+    position, retry = names.index(first), CutoverRetry(move)
+    while position < len(steps):
+        try:
+            _run_step(move, steps[position])
+            position += 1
+        except (CutoverTimeout, *LOCKED) as error:
+            if not retry.step_back(steps[position].name, error):
+                raise
+            position = names.index(RETRY)
+
+
+def _run_step(move: Move, step: Step) -> None:
+    move.journal.enter(move.record, step.name, moving=True if step.name == LOCK else None)
+    move.meter.enter(step.name)
+    faults.fault_point(f"move:{step.name}:before")
+    step.run(move)
+    faults.fault_point(f"move:{step.name}:after")
 
 
 def _settle_after(move: Move, error: BaseException) -> Move | None:
@@ -106,7 +119,7 @@ def _translate(move: Move, error: BaseException) -> BaseException:
         return error
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     lost = move.servers.lost()
-    kind = CutoverTimeout if isinstance(error, _LOCKED) else MoveError
+    kind = CutoverTimeout if isinstance(error, LOCKED) else MoveError
     told = (
         ShardUnavailable(lost[0], reason) if lost else kind(f"{move.record}: step {move.meter.step} failed: {reason}")
     )
@@ -127,6 +140,8 @@ def _report(move: Move, locked_at: float | None, switched_at: float | None) -> M
         pause=switched_at - locked_at if locked_at is not None and switched_at is not None else 0.0,
         steps=tuple(meter.started.items()),
         leftovers=tuple(move.leftovers),
+        mode=record.mode,
+        reason=str(record.detail.get("reason", "")),
     )
 
 
@@ -138,7 +153,7 @@ def _heartbeat(move: Move) -> Iterator[None]:
     def beat() -> None:
         while not ended.wait(HEARTBEAT):
             try:
-                move.journal.beat(move.record, {"rows": move.meter.rows, "bytes": move.meter.bytes})
+                move.journal.beat(move.record, move.meter.facts())
             except (ShardpoolError, DBAPIError) as error:
                 log.warning("%s: no sign of life in the catalog: %s", move.record, error)
 

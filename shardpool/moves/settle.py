@@ -12,7 +12,7 @@ from typing import Literal
 import psycopg2
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
-from shardpool.bulk import faults
+from shardpool import faults
 from shardpool.errors import CatalogUnavailable, OwnershipAmbiguous, ShardUnavailable
 from shardpool.moves.journal import Journal
 from shardpool.moves.layout import schemas_of
@@ -20,7 +20,7 @@ from shardpool.moves.move import Move
 from shardpool.moves.progress import Meter
 from shardpool.moves.record import MoveRecord
 from shardpool.moves.servers import Servers, end_sessions
-from shardpool.moves.steps import steps_to_run, steps_to_undo
+from shardpool.moves.steps import is_committed, steps_to_run, steps_to_undo
 from shardpool.router import Router
 
 #: What may pass when a server is back.
@@ -58,7 +58,7 @@ def _settle(router: Router, record: MoveRecord, meter: Meter) -> tuple[Outcome, 
     servers = Servers(router, record, unreachable)
     move = Move(router, record, servers, meter)
     try:
-        if steps_to_run(record.step):
+        if is_committed(record.mode, record.step):
             complete(move)
             return "completed", move
         undo(move)
@@ -69,8 +69,8 @@ def _settle(router: Router, record: MoveRecord, meter: Meter) -> tuple[Outcome, 
 
 def complete(move: Move) -> None:
     """Run the steps after the commit point, from the one that was about to run."""
-    _check_absent(move, move.record.source)
-    for step in steps_to_run(move.record.step):
+    check_absent(move, move.record.source)
+    for step in steps_to_run(move.record.mode, move.record.step):
         move.journal.enter(move.record, step.name)
         faults.fault_point(f"move:{step.name}:before")
         step.run(move)
@@ -79,8 +79,8 @@ def complete(move: Move) -> None:
 
 def undo(move: Move) -> None:
     """Undo the steps from the one that was about to run backwards."""
-    _check_absent(move, move.record.target)
-    for step in steps_to_undo(move.record.step):
+    check_absent(move, move.record.target)
+    for step in steps_to_undo(move.record.mode, move.record.step):
         step.undo(move)
     move.journal.close(move.record, "aborted")
 
@@ -93,7 +93,7 @@ def _sessions_ended(router: Router, record: MoveRecord, shard: str) -> bool:
     return True
 
 
-def _check_absent(move: Move, shard: str) -> None:
+def check_absent(move: Move, shard: str) -> None:
     """Raise `OwnershipAmbiguous` if the shard that does not own the partition has a schema of its name."""
     record = move.record
     try:

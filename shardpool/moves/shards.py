@@ -5,13 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
-
-from shardpool.config import Endpoint, Secret
+from shardpool.config import Endpoint, parse_endpoint
 from shardpool.ddl import SchemaManager
 from shardpool.engines import Engines
 from shardpool.errors import ConfigError, DigestMismatch, NoSuchShard, PreflightFailed, ShardUnavailable
@@ -19,7 +15,7 @@ from shardpool.moves.journal import Journal
 from shardpool.moves.layout import TableLayout, look_into, qualified, read_layout
 from shardpool.moves.lock import lock_tables
 from shardpool.moves.locks import keyspace_locked
-from shardpool.moves.rebalance import RebalancePlan, plan_rebalance
+from shardpool.moves.plan import RebalancePlan, plan_rebalance
 from shardpool.moves.recovery import drop_leftovers, recover_moves
 from shardpool.moves.relay import Relay
 from shardpool.moves.server_facts import ServerFacts, differences, read_facts
@@ -41,7 +37,7 @@ def add_shard(router: Router, name: str, url: str | Endpoint) -> None:
     if not _NAME.fullmatch(name):
         raise ConfigError("add_shard", "name", name, "up to 40 of a-z, 0-9, _ and -")
     endpoint = url if isinstance(url, Endpoint) else _endpoint(router, name, url)
-    with keyspace_locked(router), _lone_engine(router, name, endpoint) as engines:
+    with keyspace_locked(router), router.engines.apart(name, endpoint) as engines:
         topology = router.catalog.load()
         facts = _check(router, topology, engines, name)
         SchemaManager(router.catalog, engines).prepare_shard(name)
@@ -94,28 +90,11 @@ def remove_shard(router: Router, name: str) -> None:
 
 def _endpoint(router: Router, name: str, text: str) -> Endpoint:
     """Split a URL into what may be stored and its password, or the one that the configuration has for it."""
-    try:
-        url = make_url(text)
-    except (ArgumentError, ValueError):
-        raise ConfigError("add_shard", "url", "(not shown)", "a valid database URL") from None
-    stored = URL.create("postgresql+psycopg2", url.username, None, url.host, url.port, url.database, url.query)
-    shown = stored.render_as_string(hide_password=False)
-    if not url.database:
-        raise ConfigError("add_shard", "url", shown, "a URL with a database name")
+    endpoint = parse_endpoint(text, "add_shard", name)
     configured = router.config.shards.get(name)
-    if url.password is None and configured is not None and configured.url == shown:
+    if endpoint.password is None and configured is not None and configured.url == endpoint.url:
         return configured
-    return Endpoint(shown, None if url.password is None else Secret(str(url.password)))
-
-
-@contextmanager
-def _lone_engine(router: Router, name: str, endpoint: Endpoint) -> Iterator[Engines]:
-    """An engine for a shard that the router does not know yet."""
-    engines = Engines(replace(router.config, shards={name: endpoint}))
-    try:
-        yield engines
-    finally:
-        engines.close()
+    return endpoint
 
 
 def _check(router: Router, topology: Topology, engines: Engines, name: str) -> ServerFacts:

@@ -7,14 +7,26 @@ have happened: before the commit point it undoes all steps from that one backwar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from shardpool.moves.capture import capture, drop_capture
 from shardpool.moves.copy import copy
 from shardpool.moves.create import create, drop_incoming, finish
 from shardpool.moves.fence import drain, fence, take_fence_down
-from shardpool.moves.lock import lock
+from shardpool.moves.lock import lock, lock_briefly
 from shardpool.moves.move import Move
+from shardpool.moves.online import (
+    catch_up,
+    copy_online,
+    create_online,
+    finish_online,
+    last_round,
+    validate,
+    verify_ahead,
+)
+from shardpool.moves.record import Mode
+from shardpool.moves.reverse import undo_notes
 from shardpool.moves.switch import flip, release, switch_on
 from shardpool.moves.verify import verify
 
@@ -34,31 +46,82 @@ class Step:
     commit_point: bool = False
 
 
-STEPS: tuple[Step, ...] = (
-    Step("create", create, drop_incoming, "create the tables on the target, in a schema that is not in use"),
-    Step("lock", lock, nothing, "make writers of the partition wait"),
-    Step("copy", copy, nothing, "copy the rows"),
-    Step("finish", finish, nothing, "create foreign keys, triggers and indexes on the target"),
-    Step("verify", verify, nothing, "compare digests of all rows"),
-    Step("fence", fence, take_fence_down, "rename the schema on the source: statements fail there"),
-    Step("drain", drain, nothing, "wait for transactions that have read on the source"),
-    Step("flip", flip, nothing, "give the partition to the target in the catalog", commit_point=True),
-    Step("switch_on", switch_on, nothing, "give the schema on the target its name: statements succeed there"),
-    Step("release", release, nothing, "drop the schema on the source"),
-)
+_CREATE = "create the tables on the target, in a schema that is not in use"
+_LOCK = "make writers of the partition wait"
+_FINISH = "create foreign keys, triggers and indexes on the target"
+_FENCE = Step("fence", fence, take_fence_down, "rename the schema on the source: statements fail there")
+_DRAIN = Step("drain", drain, nothing, "wait for transactions that have read on the source")
+_FLIP = Step("flip", flip, nothing, "give the partition to the target in the catalog", commit_point=True)
+_SWITCH_ON = Step("switch_on", switch_on, nothing, "give the schema on the target its name: statements succeed there")
+_RELEASE = Step("release", release, nothing, "drop the schema on the source")
 
-_COMMIT = next(index for index, step in enumerate(STEPS) if step.commit_point)
-FORWARD: tuple[Step, ...] = STEPS[_COMMIT + 1 :]
-FIRST = STEPS[0].name
+#: The steps of each mode.
+STEPS: Mapping[Mode, tuple[Step, ...]] = {
+    "block": (
+        Step("create", create, drop_incoming, _CREATE),
+        Step("lock", lock, nothing, _LOCK),
+        Step("copy", copy, nothing, "copy the rows"),
+        Step("finish", finish, nothing, _FINISH),
+        Step("verify", verify, nothing, "compare digests of all rows"),
+        _FENCE,
+        _DRAIN,
+        _FLIP,
+        _SWITCH_ON,
+        _RELEASE,
+    ),
+    "trigger": (
+        Step("create", create_online, drop_incoming, _CREATE),
+        Step("capture", capture, drop_capture, "have triggers note which rows are written"),
+        Step("copy", copy_online, nothing, "copy the rows, while writers go on"),
+        Step("finish", finish_online, nothing, _FINISH),
+        Step("verify", verify_ahead, nothing, "compare digests of all rows, while writers go on"),
+        Step("catch_up", catch_up, nothing, "carry over what was written meanwhile"),
+        Step("lock", lock_briefly, nothing, _LOCK),
+        Step("last", last_round, undo_notes, "carry over and compare what was written last"),
+        _FENCE,
+        _DRAIN,
+        _FLIP,
+        _SWITCH_ON,
+        Step("validate", validate, nothing, "validate foreign keys on the target"),
+        _RELEASE,
+    ),
+}
+FIRST = "create"
+#: Where writers begin to wait: a cutover that takes too long is undone back to here, and an online move goes on before.
+LOCK = "lock"
+RETRY = "catch_up"
+#: Where a process that takes over an online move goes on.
+RESUME = "copy"
 
 
-def steps_to_run(name: str) -> tuple[Step, ...]:
+def names_of(mode: Mode) -> list[str]:
+    return [step.name for step in STEPS[mode]]
+
+
+def is_committed(mode: Mode, name: str) -> bool:
+    """Whether the step of that name comes after the commit point."""
+    return name in [step.name for step in _forward(mode)]
+
+
+def is_cut_over(mode: Mode, name: str) -> bool:
+    """Whether writers wait, or the partition may be on neither side, when the step of that name runs."""
+    names = names_of(mode)
+    return names.index(name) >= names.index(LOCK)
+
+
+def steps_to_run(mode: Mode, name: str) -> tuple[Step, ...]:
     """Return the step of that name and those after it if the move is past its commit point, else none."""
-    names = [step.name for step in FORWARD]
-    return FORWARD[names.index(name) :] if name in names else ()
+    forward = _forward(mode)
+    names = [step.name for step in forward]
+    return forward[names.index(name) :] if name in names else ()
 
 
-def steps_to_undo(name: str) -> tuple[Step, ...]:
+def steps_to_undo(mode: Mode, name: str, back_to: str = FIRST) -> tuple[Step, ...]:
     """Return the step of that name and those before it, the last first."""
-    names = [step.name for step in STEPS]
-    return tuple(reversed(STEPS[: names.index(name) + 1]))
+    names = names_of(mode)
+    return tuple(reversed(STEPS[mode][names.index(back_to) : names.index(name) + 1]))
+
+
+def _forward(mode: Mode) -> tuple[Step, ...]:
+    commit = next(index for index, step in enumerate(STEPS[mode]) if step.commit_point)
+    return STEPS[mode][commit + 1 :]

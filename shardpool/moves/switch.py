@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 from shardpool.errors import OwnershipAmbiguous, ShardUnavailable
@@ -9,7 +10,10 @@ from shardpool.moves.create import drop_schema
 from shardpool.moves.journal import Leftover
 from shardpool.moves.layout import schemas_of
 from shardpool.moves.move import Move
+from shardpool.moves.reverse import hand_over, way_back
 from shardpool.topology.names import quote
+
+log = logging.getLogger(__name__)
 
 
 def flip(move: Move) -> None:
@@ -41,13 +45,32 @@ def switch_on(move: Move) -> None:
 
 
 def release(move: Move) -> None:
-    """Drop what is left on the source, or leave that to a later recovery, and end the move."""
+    """Drop what is left on the source, or leave that to a later recovery, and end the move.
+
+    If a way back is wanted, what is left is kept for it instead.
+    """
     record = move.record
-    leftover = Leftover(record.id, record.source, record.moved)
     try:
-        dropped = drop_schema(move.servers.source, record.moved)
-    except ShardUnavailable:
-        dropped = False
-    if not dropped:
-        move.leftovers.append(leftover)
-    move.journal.close(record, "done", forget=[record.moved] if dropped else [])
+        if hand_over(move):
+            return
+    except ShardUnavailable as error:
+        log.warning("%s: there will be no way back: %s", record, error)
+    back = way_back(record)
+    schemas = [(record.source, record.moved)]
+    if record.online:
+        schemas += [(record.source, record.capture), (record.target, record.ledger)]
+    if back is not None:
+        schemas += [(back.source, back.capture), (back.target, back.incoming), (back.target, back.ledger)]
+    gone = []
+    for shard, schema in schemas:
+        try:
+            connection = move.servers.source if shard == record.source else move.servers.target
+            # The triggers on the old tables keep their functions: these are not tried for in vain.
+            dropped = (schema != record.capture or record.moved in gone) and drop_schema(connection, schema)
+        except ShardUnavailable:
+            dropped = False
+        if dropped:
+            gone.append(schema)
+        else:
+            move.leftovers.append(Leftover(record.id, shard, schema))
+    move.journal.close(record, "done", forget=gone)

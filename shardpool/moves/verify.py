@@ -13,6 +13,7 @@ from shardpool.errors import DigestMismatch
 from shardpool.moves.layout import TableLayout, look_into, read_layout
 from shardpool.moves.move import Move
 from shardpool.moves.parallel import Work, together
+from shardpool.moves.record import MoveRecord
 from shardpool.topology.names import literal, quote
 
 #: Table -> (rows, sum of hashes).
@@ -30,6 +31,11 @@ def verify(move: Move) -> None:
         ]
     )
     target.commit()
+    compare(record, here, there)
+
+
+def compare(record: MoveRecord, here: Digests, there: Digests) -> None:
+    """Raise `DigestMismatch` unless the digests of source and target are the same."""
     differing = [
         f"{name}: {here[name][0]:,} rows on {record.source}, {there[name][0]:,} on {record.target}"
         + (", but not the same ones" if here[name][0] == there[name][0] else "")
@@ -46,12 +52,13 @@ def read_digests(connection: Any, keyspace: str, schema: str, tables: Sequence[T
         return {}
     look_into(connection, keyspace, schema)
     with connection.cursor() as cursor:
-        cursor.execute(" UNION ALL ".join(_digest(schema, table) for table in tables))
+        cursor.execute(" UNION ALL ".join(digest(schema, table) for table in tables))
         return {name: (int(rows), int(digest)) for name, rows, digest in cursor.fetchall()}
 
 
-def _digest(schema: str, table: TableLayout) -> str:
-    rows = f"SELECT {', '.join(table.columns)} FROM ONLY {quote(schema)}.{quote(table.name)}"
+def digest(schema: str, table: TableLayout, condition: str = "") -> str:
+    """Return the query for name, number of rows and digest of a table."""
+    rows = f"SELECT {', '.join(table.columns)} FROM ONLY {quote(schema)}.{quote(table.name)}{condition}"
     return (
         f"SELECT {literal(table.name)}, count(*), coalesce(sum(hashtextextended(r::text, 0)::numeric), 0) "
         f"FROM ({rows}) AS r"

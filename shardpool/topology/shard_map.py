@@ -16,11 +16,14 @@ from shardpool.topology.tables import Tables
 
 @dataclass(frozen=True)
 class Shard:
-    """One PostgreSQL database. `url` never contains a password. A draining shard takes no new partitions."""
+    """One PostgreSQL database. `url` never contains a password. A draining shard is to be emptied, a closed one
+    keeps what it has: both take no new partitions. `capacity` is what it is to take in proportion to the others.
+    """
 
     name: str
     url: str
     state: str = "active"
+    capacity: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,14 @@ from contextlib import suppress
 
 import pytest
 
-from shardpool.errors import CatalogUnavailable, MoveError, OwnershipAmbiguous, ShardUnavailable
+from shardpool.errors import (
+    CatalogUnavailable,
+    MoveError,
+    MoveInProgress,
+    OwnershipAmbiguous,
+    PreflightFailed,
+    ShardUnavailable,
+)
 from shardpool.local import LocalCluster
 from shardpool.moves import (
     STEPS,
@@ -23,19 +30,36 @@ from shardpool.moves import (
     runner,
     servers,
 )
+from shardpool.moves.journal import Journal
+from shardpool.moves.record import Mode
+from shardpool.moves.steps import is_committed, names_of
 from tests.moves.conftest import gates, place, shop_config
 from tests.moves.move_tools import Background, Gates, Mover, Place, eventually, schema
 
 __all__ = ["gates", "place"]  # fixtures
 
-NAMES = [step.name for step in STEPS]
-POINTS = ["move:register:before", "move:register:after", "move:copy:inside", "move:flip:inside"]
-POINTS += [f"move:{name}:{when}" for name in NAMES for when in ("before", "after")]
+ROUNDS = [f"move:{name}:{when}" for name in ("round", "last") for when in ("inside", "committed")]
+#: Points inside steps.
+INSIDE = {
+    "block": [],
+    "trigger": ["move:capture:inside", *ROUNDS],
+}
+
+
+def points(mode: Mode) -> list[str]:
+    """Every point at which a mover of this mode may end."""
+    found = ["move:register:before", "move:register:after", "move:copy:inside", "move:flip:inside", *INSIDE[mode]]
+    return found + [f"move:{name}:{when}" for name in names_of(mode) for when in ("before", "after")]
+
+
+BY_HAND = pytest.mark.slow
+EVERYWHERE = [pytest.param(mode, it, marks=BY_HAND if mode == "block" else ()) for mode in STEPS for it in points(mode)]
+POINTS = points("trigger")
 
 
 def committed(point: str) -> bool:
     _, step, when = point.split(":")
-    return step in NAMES and (NAMES.index(step) > NAMES.index("flip") or (step, when) == ("flip", "after"))
+    return is_committed("trigger", step) or (step, when) == ("flip", "after")
 
 
 def recover_all(place: Place, **options: float) -> None:
@@ -61,31 +85,68 @@ def recover_dead(place: Place) -> Recovered:
     return found[0]
 
 
-@pytest.mark.parametrize("point", POINTS)
-def test_a_mover_that_is_killed(place: Place, point: str) -> None:
+@pytest.mark.parametrize(("mode", "point"), EVERYWHERE)
+def test_a_mover_that_is_killed(place: Place, mode: Mode, point: str) -> None:
     source, target, before = place.owner(0), place.other(0), place.contents()
-    Mover(place.config, 0, target, point).wait_killed()
+    Mover(place.config, 0, target, point, mode=mode).wait_killed()
     recover_all(place)
     assert place.owner(0) == (target if committed(point) else source)
     assert place.contents() == before
     place.assert_clean()
-    # The same call again finishes what was wanted.
-    if place.owner(0) != target:
-        move_partition(place.router, 0, target)
+
+
+@pytest.mark.parametrize("point", [pytest.param(it, marks=BY_HAND if at % 4 else ()) for at, it in enumerate(POINTS)])
+def test_a_move_that_is_gone_on_with(place: Place, point: str) -> None:
+    """The same call again finishes what was wanted, and does not copy again what it need not."""
+    source, target, before = place.owner(0), place.other(0), place.contents()
+    Mover(place.config, 0, target, point, mode="trigger").wait_killed()
+    key = next(key for key in range(60) if place.router.partition_of(key).id == 0)
+    if (
+        not committed(point)
+        and point not in ("move:fence:after", "move:flip:inside", "move:flip:before")
+        and (not point.startswith("move:drain"))
+    ):
+        # Writers go on while nobody works on the move.
+        place.sql(source, f"UPDATE shop_p0000.plain SET extra = extra + 1 WHERE customer_id = {key}")
+        before = place.contents()
+    (record,) = Journal(place.router.catalog).running(0) or (None,)
+
+    def finished() -> bool:
+        try:
+            if place.owner(0) != target or move_status(place.router):
+                move_partition(place.router, 0, target, mode="trigger")
+        except (MoveInProgress, PreflightFailed) as error:
+            return "already" in str(error)
+        return True
+
+    eventually(finished, "the process of the move is gone, and the move is complete")
+    assert place.owner(0) == target
+    ((state,),) = (
+        place.catalog(f"SELECT state FROM shardpool_catalog.move WHERE id = {record.id}") if record else [("done",)]
+    )
+    resumable = point.split(":")[1] not in ("register", "create", "capture")
+    assert state == ("done" if resumable or record is None else "aborted"), point
     assert place.contents() == before
     place.assert_clean()
 
 
+FREEZES = [
+    *("move:create:before", "move:copy:inside", "move:fence:before", "move:fence:after", "move:flip:before"),
+    *("move:flip:inside", "move:flip:after", "move:switch_on:after"),
+]
+FREEZES_ONLINE = ["move:capture:after", "move:round:inside", "move:round:committed", "move:last:before"]
+
+
 @pytest.mark.parametrize(
-    "point",
+    ("mode", "point"),
     [
-        *("move:create:before", "move:copy:inside", "move:fence:before", "move:fence:after", "move:flip:before"),
-        *("move:flip:inside", "move:flip:after", "move:switch_on:after"),
+        *(pytest.param("block", it, marks=BY_HAND) for it in FREEZES),
+        *(("trigger", it) for it in (*FREEZES, *FREEZES_ONLINE)),
     ],
 )
-def test_a_mover_that_is_frozen_and_wakes(place: Place, point: str) -> None:
+def test_a_mover_that_is_frozen_and_wakes(place: Place, mode: Mode, point: str) -> None:
     source, target, before = place.owner(0), place.other(0), place.contents()
-    mover = Mover(place.config, 0, target, point, kill=False)
+    mover = Mover(place.config, 0, target, point, kill=False, mode=mode)
     mover.wait_frozen()
     (busy,) = recover_moves(place.router)
     assert busy.outcome == "running"
@@ -109,7 +170,7 @@ def test_the_server_frees_writers_of_a_frozen_mover(
     monkeypatch.setitem(servers.SETTINGS, "idle_in_transaction_session_timeout", "200ms")
     source = place.owner(0)
     gates.close("move:verify:before")
-    moving = Background(lambda: move_partition(place.router, 0, place.other(0)))
+    moving = Background(lambda: move_partition(place.router, 0, place.other(0), mode="block"))
     gates.wait_for("move:verify:before")
     place.sql(source, "UPDATE shop_p0000.plain SET extra = 5")  # waits no longer than that
     gates.open_all()
@@ -169,7 +230,7 @@ def crash(cluster: LocalCluster, name: str) -> None:
 
 CRASHES = [
     (point, who)
-    for point in ("copy:inside", "fence:before", "fence:after", "flip:after")
+    for point in ("copy:inside", "round:inside", "last:committed", "fence:after", "flip:after")
     for who in ("source", "target", "catalog")
 ]
 
@@ -270,8 +331,9 @@ def test_a_schema_that_cannot_be_dropped_yet(place: Place, gates: Gates) -> None
     with place.session(source, isolation="READ COMMITTED") as reader:
         reader.execute(f"SELECT count(*) FROM {moved}.plain")
         gates.open_all()
-        (leftover,) = moving.wait().leftovers
-        assert (leftover.shard, leftover.schema) == (source, moved)
-        assert place.catalog("SELECT name FROM shardpool_catalog.cleanup") == [(moved,)]
+        leftovers = moving.wait().leftovers
+        capture = moved.replace("moved", "capture")  # its triggers are on the tables
+        assert {(it.shard, it.schema) for it in leftovers} == {(source, moved), (source, capture)}
+        assert set(place.catalog("SELECT name FROM shardpool_catalog.cleanup")) == {(moved,), (capture,)}
     recover_moves(place.router)
     place.assert_clean()

@@ -35,6 +35,13 @@ def place(server_urls: list[str]) -> Iterator[Place]:
             place.close()
 
 
+@pytest.fixture(params=["block", "trigger"])
+def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The mode that moves take."""
+    monkeypatch.setattr("shardpool.moves.partition.choose_mode", lambda *_: (request.param, "test"))
+    return str(request.param)
+
+
 @pytest.fixture
 def gates(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gates]:
     gates = Gates(monkeypatch)

@@ -17,9 +17,9 @@ import psycopg2
 import pytest
 from sqlalchemy import text
 
-from shardpool import Config, Reference, Router, Sharded
-from shardpool.bulk import faults
+from shardpool import Config, Reference, Router, Sharded, faults
 from shardpool.moves import move_partition
+from shardpool.moves.modes import Wanted
 from shardpool.topology.names import quote
 from tests.support.backends import plain_connection
 
@@ -172,7 +172,8 @@ class Place:
         """Each partition is on its owner only, and no move left anything behind."""
         self.router.refresh()
         expected = {shard: [it.schema for it in found] for shard, found in self.router.shard_map.by_shard().items()}
-        assert self.schemas() == {shard: expected.get(shard, []) for shard in self.router.shard_map.shards}
+        found = self.schemas()
+        assert found == {shard: expected.get(shard, []) for shard in self.router.shard_map.shards}, found
         assert not any(placement.moving for placement in self.router.shard_map.placements)
         assert self.catalog("SELECT * FROM shardpool_catalog.move WHERE state = 'running'") == []
         assert self.catalog("SELECT * FROM shardpool_catalog.cleanup") == []
@@ -276,10 +277,21 @@ class Gates:
 class Mover:
     """A process that moves a partition, and is killed (SIGKILL) or frozen (SIGSTOP) at a point of the move."""
 
-    def __init__(self, config: Config, partition: int, to: str, point: str, kill: bool = True) -> None:
+    def __init__(
+        self,
+        config: Config,
+        partition: int,
+        to: str,
+        point: str,
+        kill: bool = True,
+        mode: Wanted = "auto",
+        keep: float = 0.0,
+    ) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["shardpool.moves", "tests.moves.move_tools"])
-        self._process = context.Process(target=_move, args=(config, partition, to, point, kill), daemon=True)
+        self._process = context.Process(
+            target=_move, args=(config, partition, to, point, kill, mode, keep), daemon=True
+        )
         self._process.start()
 
     def wait_killed(self) -> None:
@@ -303,7 +315,7 @@ class Mover:
         return self._process.exitcode
 
 
-def _move(config: Config, partition: int, to: str, point: str, kill: bool) -> None:
+def _move(config: Config, partition: int, to: str, point: str, kill: bool, mode: Wanted, keep: float) -> None:
     if kill:
         os.environ["SHARDPOOL_FAULT"] = f"{point}:kill9"
     else:
@@ -317,6 +329,6 @@ def _move(config: Config, partition: int, to: str, point: str, kill: bool) -> No
 
     with Router(config, listen=False) as router:
         try:
-            move_partition(router, partition, to)
+            move_partition(router, partition, to, mode=mode, keep=keep)
         except MoveTakenOver:
             os._exit(3)

@@ -15,7 +15,8 @@ import pytest
 from psycopg2 import errors
 
 from shardpool.local import LocalCluster
-from shardpool.moves import fence, move_partition, steps
+from shardpool.moves import fence, lock, move_partition, steps
+from shardpool.moves.record import Mode
 from tests.moves.conftest import shop_config
 from tests.moves.move_tools import Background, Gates, Place, eventually, wait_until_blocked
 
@@ -63,7 +64,11 @@ def versions(request: pytest.FixtureRequest) -> Iterator[Place]:
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test decides how long its transactions last."""
     monkeypatch.setattr(fence, "OLD", 60.0)
+    monkeypatch.setattr(lock, "OLD", 60.0)
     monkeypatch.setattr(fence, "DRAIN_PATIENCE", 20.0)
+
+
+pytestmark = pytest.mark.parametrize("mode", [pytest.param("block", marks=pytest.mark.slow), "trigger"], indirect=True)
 
 
 class Client:
@@ -213,13 +218,14 @@ def test_a_cursor_that_is_open(versions: Place, gates: Gates, isolation: str) ->
 
 
 def test_without_the_drain_a_prepared_read_is_stale(
-    versions: Place, gates: Gates, monkeypatch: pytest.MonkeyPatch
+    versions: Place, gates: Gates, monkeypatch: pytest.MonkeyPatch, mode: Mode
 ) -> None:
     """Why there is a step between rename and flip: this test fails if PostgreSQL ever closes the hole by itself."""
     careless = tuple(
-        steps.Step(it.name, steps.nothing, it.undo, it.describe) if it.name == "drain" else it for it in steps.STEPS
+        steps.Step(it.name, steps.nothing, it.undo, it.describe) if it.name == "drain" else it
+        for it in steps.STEPS[mode]
     )
-    monkeypatch.setattr("shardpool.moves.runner.STEPS", careless)
+    monkeypatch.setattr("shardpool.moves.runner.STEPS", {mode: careless})
     # A reader that stays for long would also keep the old schema from being dropped.
     target = versions.other(0)
     with ExitStack() as stack:
@@ -240,16 +246,21 @@ def test_without_the_drain_a_prepared_read_is_stale(
     versions.assert_clean()
 
 
-def test_a_prepared_transaction_holds_the_move_off(versions: Place, gates: Gates) -> None:
+def test_a_prepared_transaction_holds_the_move_off(versions: Place, gates: Gates, mode: Mode) -> None:
     """One that was prepared after the preflight looked."""
     source = versions.owner(0)
     gates.close("move:create:before")
+    gates.close("move:capture:inside")
     moving = start_move(versions)
     gates.wait_for("move:create:before")
     versions.sql(source, "BEGIN; UPDATE shop_p0000.plain SET payload = 'doubtful'; PREPARE TRANSACTION 'doubtful'")
     gates.open_all()
     mover = "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'shardpool move%' AND wait_event_type = 'Lock'"
-    eventually(lambda: bool(versions.sql(source, mover)), "the move waits")
+    if mode == "block":
+        eventually(lambda: bool(versions.sql(source, mover)), "the move waits")
+    else:  # politely, without a lock that others would queue behind
+        gates.wait_for("move:capture:inside")
+        assert "move:capture:after" not in gates.seen
     versions.sql(source, "COMMIT PREPARED 'doubtful'")
     moving.wait()
     assert versions.sql(versions.owner(0), "SELECT DISTINCT payload FROM shop_p0000.plain") == [("doubtful",)]

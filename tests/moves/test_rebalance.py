@@ -9,9 +9,22 @@ import time
 import pytest
 
 from shardpool.errors import CutoverTimeout, NoSuchShard, PreflightFailed
-from shardpool.moves import apply_rebalance, move_partition, plan_rebalance, rebalance
+from shardpool.moves import (
+    apply_rebalance,
+    move_partition,
+    move_status,
+    plan_rebalance,
+    rebalance,
+    recover_moves,
+    resume_rebalance,
+)
 from shardpool.moves.balance import Item, choose_moves, imbalance
-from tests.moves.move_tools import Place
+from shardpool.moves.load import read_loads
+from shardpool.moves.plan import FIRST_RATE
+from shardpool.moves.runs import Runs
+from tests.moves.conftest import shop_config
+from tests.moves.move_tools import Background, Gates, Mover, Place, eventually, schema
+from tests.support.backends import databases
 
 # -- choosing ---------------------------------------------------------------------------------------------------------
 
@@ -163,16 +176,178 @@ def test_a_partition_in_use_is_tried_again_after_the_others(place: Place, monkey
     plan = plan_rebalance(place.router, by="count", drain=["s0"])
     tried: list[int] = []
 
-    def busy_at_first(router: object, partition: int, to: str, *, progress: object) -> int:
+    def busy_at_first(router: object, partition: int, *others: object) -> int:
         tried.append(partition)
         if tried.count(partition) < patience[partition]:
             raise CutoverTimeout("in use")
         return partition
 
-    monkeypatch.setattr(rebalance, "move_partition", busy_at_first)
+    monkeypatch.setattr(rebalance, "move_one", busy_at_first)
     first, second = (it.partition for it in plan.moves[:2])
     patience = {it.partition: 1 for it in plan.moves} | {first: 3}
     assert apply_rebalance(place.router, plan) == [second, *(it.partition for it in plan.moves[2:]), first]
     patience[first] = 9
     with pytest.raises(CutoverTimeout):
         apply_rebalance(place.router, plan)
+
+
+# -- capacities, closed shards, load ----------------------------------------------------------------------------------
+
+
+def test_shares_are_in_proportion_to_capacities() -> None:
+    given = items([1] * 12, [], [])
+    capacities = {"s0": 1.0, "s1": 2.0, "s2": 3.0}
+    chosen = choose_moves(given, ["s0", "s1", "s2"], 0.0, capacities)
+    found = loads(given, chosen, ["s0", "s1", "s2"])
+    assert found == {"s0": 2.0, "s1": 4.0, "s2": 6.0}
+    assert imbalance(found, list(found), capacities) == 0.0
+    assert imbalance(found, list(found)) == pytest.approx(0.5)
+
+
+def test_plans_heed_capacities_and_closed_shards(place: Place) -> None:
+    for partition in range(4):
+        if place.owner(partition) != "s0":
+            move_partition(place.router, partition, "s0")
+    place.router.catalog.set_shard_capacity("s1", 3.0)
+    try:
+        plan = plan_rebalance(place.router, by="count")
+        assert (plan.after["s0"].count, plan.after["s1"].count) == (1, 3)
+        assert plan.imbalance_after == 0.0 and plan.rate == FIRST_RATE
+        assert plan.seconds == plan.bytes / FIRST_RATE
+        assert "about 0 s" in str(plan)
+        place.router.catalog.set_shard_state("s1", "closed")
+        assert plan_rebalance(place.router, by="count").moves == ()
+        with pytest.raises(PreflightFailed, match="s1 is closed: it takes no partitions"):
+            move_partition(place.router, 0, "s1")
+    finally:
+        place.router.catalog.set_shard_capacity("s1", 1.0)
+        place.router.catalog.set_shard_state("s1", "active")
+
+
+def test_the_load_is_what_the_servers_count(place: Place) -> None:
+    """Both shards have as much, and one has all the work."""
+    for partition in range(4):
+        wanted = "s0" if partition < 2 else "s1"
+        if place.owner(partition) != wanted:
+            move_partition(place.router, partition, wanted)
+    watching = Background(lambda: read_loads(place.router, 1.5))
+    key = {place.router.partition_of(key).id: key for key in range(60)}
+    with place.session("s0", 0) as cursor:
+        while not watching.done:
+            cursor.execute(f"UPDATE plain SET extra = 1 WHERE customer_id = {key[0]}")
+            cursor.execute("SELECT pg_stat_force_next_flush()")
+    seen = watching.wait()
+    assert seen[0] > 10 * max(seen[1], seen[2], seen[3])
+    work = Background(lambda: plan_rebalance(place.router, by="load", watch=1.0))
+    with place.session("s0", 0) as first, place.session("s0", 1) as second:
+        while not work.done:
+            for number, cursor in ((0, first), (1, second)):
+                cursor.execute(f"SELECT count(*) FROM plain WHERE customer_id = {key[number]}")
+                cursor.execute("SELECT pg_stat_force_next_flush()")
+    plan = work.wait()
+    assert [(it.source, it.target) for it in plan.moves] == [("s0", "s1")] and plan.imbalance_before > 0.9
+
+
+# -- several at a time, and by several processes ----------------------------------------------------------------------
+
+
+def all_to_the_first(place: Place) -> None:
+    for partition in range(4):
+        if place.owner(partition) != "s0":
+            move_partition(place.router, partition, "s0")
+
+
+def test_several_move_at_a_time_within_limits(place: Place, gates: Gates) -> None:
+    all_to_the_first(place)
+    before = place.contents()
+    plan = plan_rebalance(place.router, drain=["s0"])
+    assert len(plan.moves) == 4
+    gates.close("move:copy:before")
+    told: list[tuple[int, str]] = []
+    applying = Background(
+        lambda: apply_rebalance(
+            place.router, plan, parallel=3, per_shard=2, progress=lambda it: told.append((it.partition, it.step))
+        )
+    )
+    # Three may, but there are only two shards.
+    eventually(lambda: sum(it.step == "copy" for it in move_status(place.router)) == 2, "two move")
+    gates.wait_for("move:copy:before")
+    assert len(move_status(place.router)) == 2
+    gates.open_all()
+    assert {it.partition for it in applying.wait()} == {0, 1, 2, 3}
+    assert sorted(partition for partition, step in told if step == "done") == [0, 1, 2, 3]
+    assert place.contents() == before and Runs(place.router.catalog).unfinished() is None
+    place.assert_clean()
+
+
+@pytest.mark.parametrize("point", ["move:copy:after", "move:fence:after", "move:flip:after"])
+def test_another_process_goes_on_with_a_plan(place: Place, point: str) -> None:
+    all_to_the_first(place)
+    before = place.contents()
+    plan = plan_rebalance(place.router, by="count")
+    assert resume_rebalance(place.router) is None
+    first, second = plan.moves
+    number = Runs(place.router.catalog).begin(plan.moves)
+    Mover(place.config, first.partition, first.target, point, mode="trigger").wait_killed()
+    moves = {it.move for it in move_status(place.router)}
+
+    def resumed() -> bool:
+        if any(it.outcome == "running" for it in recover_moves(place.router, leave={first.partition})):
+            return False
+        reports = resume_rebalance(place.router)
+        assert reports is not None
+        assert {it.partition for it in reports} >= {second.partition}
+        if point == "move:copy:after":
+            assert moves <= {it.move for it in reports}, "it was gone on with, not begun again"
+        return True
+
+    eventually(lambda: place.sql("s0", MOVERS) == [], "the process is gone")
+    assert resumed()
+    assert {place.owner(it.partition) for it in plan.moves} == {"s1"}
+    assert place.contents() == before
+    (state,) = place.catalog(f"SELECT state FROM shardpool_catalog.rebalance WHERE id = {number}")
+    assert state == ("done",)
+    place.assert_clean()
+
+
+MOVERS = """
+SELECT 1 FROM pg_locks WHERE locktype = 'advisory'
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+
+def test_an_interrupted_run_undoes_what_is_under_way(
+    place: Place, gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_to_the_first(place)
+    before = place.contents()
+    plan = plan_rebalance(place.router, drain=["s0"])
+    gates.close("move:copy:after")
+    letting_go: list[Background] = []
+
+    def interrupted(*_: object, **__: object) -> None:
+        gates.wait_for("move:copy:after")
+        eventually(lambda: len(move_status(place.router)) == 2, "two move")
+        undone = lambda: not move_status(place.router)  # noqa: E731
+        letting_go.append(Background(lambda: (eventually(undone, "both are undone"), gates.open_all())))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rebalance, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        apply_rebalance(place.router, plan, parallel=2, per_shard=2)
+    letting_go[0].wait()
+    assert {place.owner(it) for it in range(4)} == {"s0"} and place.contents() == before
+    place.assert_clean()
+
+
+def test_an_earlier_rate_is_what_is_expected(server_urls: list[str]) -> None:
+    with databases(server_urls[:2]) as urls:
+        own = Place(shop_config(urls, partitions=2))
+        try:
+            own.fill(customers=20)
+            long = "SELECT 0, repeat(md5(i::text), 30) FROM generate_series(1, 2000) i"
+            own.sql(own.owner(0), f"INSERT INTO {schema(0)}.plain {long}")
+            report = move_partition(own.router, 0, own.other(0))
+            assert plan_rebalance(own.router).rate == pytest.approx(report.bytes / report.seconds, rel=0.5)
+        finally:
+            own.close()

@@ -1,0 +1,186 @@
+"""Moves under writers: how long they wait for partitions of several sizes, and megabytes per second beside pg_dump.
+
+``python -m tests.bench.bench_move [megabytes ...]``; without sizes 1, 16 and 128.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from shardpool import Router, Sharded
+from shardpool.local import LocalCluster, binaries
+from shardpool.moves import MoveReport, move_partition
+from tests.support.backends import plain_connection
+
+SIZES = (1, 16, 128)
+#: Moves per size, those under writers and those without.
+MOVES = 20
+WRITERS = 2
+ROW = 400
+DDL = "CREATE TABLE lines (key bigint, number int, hits int NOT NULL DEFAULT 0, text text, PRIMARY KEY (key, number))"
+SCHEMA = "bench_p0000"
+
+
+def fill(router: Router, megabytes: int) -> int:
+    """Fill partition 0 with rows of 400 bytes; return how many keys they have."""
+    rows = megabytes * 1_000_000 // ROW
+    with router.engines.borrow(router.shard_map.owner(0).name) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {SCHEMA}.lines SELECT i %% 100, i / 100, 0, repeat(md5(i::text), 11) "
+            "FROM generate_series(1, %s) i",
+            (rows,),
+        )
+        connection.commit()
+        connection.autocommit = True
+        cursor.execute(f"VACUUM ANALYZE {SCHEMA}.lines")
+        connection.autocommit = False
+    return rows
+
+
+@contextmanager
+def writing(router: Router, latencies: list[float]) -> Iterator[None]:
+    """Writers in threads that change rows one by one; their waits are added to *latencies*."""
+    ended = threading.Event()
+
+    def write(key: int) -> None:
+        number = 0
+        while not ended.is_set():
+            number = (number + 1) % 10
+            began = time.perf_counter()
+            router.execute(
+                key,
+                "UPDATE lines SET hits = hits + 1 WHERE key = :key AND number = :number",
+                {"key": key, "number": number},
+            )
+            latencies.append(time.perf_counter() - began)
+
+    threads = [threading.Thread(target=write, args=(key,)) for key in range(WRITERS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+
+
+def move(router: Router) -> MoveReport:
+    source = router.shard_map.owner(0).name
+    return move_partition(router, 0, "s1" if source == "s0" else "s0", mode="trigger")
+
+
+def rate_of(latencies: list[float], seconds: float) -> float:
+    return len(latencies) / seconds
+
+
+def measure(router: Router, megabytes: int) -> list[str]:
+    """Return a row of the table of pauses."""
+    alone: list[float] = []
+    began = time.perf_counter()
+    with writing(router, alone):
+        time.sleep(3)
+    before = rate_of(alone, time.perf_counter() - began)
+    during: list[float] = []
+    count = MOVES if megabytes <= 32 else max(MOVES // 4, 3)
+    with writing(router, during):
+        began = time.perf_counter()
+        reports = [move(router) for _ in range(count)]
+        slowed = rate_of(during, time.perf_counter() - began)
+    pauses = sorted(it.pause * 1000 for it in reports)
+    seconds = statistics.median(it.seconds for it in reports)
+    return [
+        f"{megabytes} MB",
+        str(count),
+        f"{statistics.median(pauses):.0f}",
+        f"{pauses[int(len(pauses) * 0.95)]:.0f}",
+        f"{pauses[-1]:.0f}",
+        f"{max(during) * 1000:.0f}",
+        f"{seconds:.2f}",
+        f"{1 - slowed / before:.0%}",
+    ]
+
+
+# -- throughput -------------------------------------------------------------------------------------------------------
+
+
+def piped(cluster: LocalCluster, router: Router, commands: Callable[[str, str], tuple[str, str]]) -> float:
+    """Copy the table with a pipe of two programs into a scratch schema; return the seconds."""
+    source = router.shard_map.owner(0).name
+    target = "s1" if source == "s0" else "s0"
+    urls = [cluster.url(name).replace("+psycopg2", "") for name in (source, target)]
+    out, into = commands(*urls)
+    began = time.perf_counter()
+    subprocess.run(f"{out} | {into}", shell=True, check=True, stdout=subprocess.DEVNULL)
+    seconds = time.perf_counter() - began
+    connection = plain_connection(cluster.url(target))
+    connection.cursor().execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
+    connection.close()
+    return seconds
+
+
+def dump(source: str, target: str) -> tuple[str, str]:
+    programs = binaries.programs(18, None)
+    return (
+        f"{programs / 'pg_dump'} -n {SCHEMA} '{source}'",
+        f"{programs / 'psql'} -q -v ON_ERROR_STOP=1 '{target}'",
+    )
+
+
+def copy(source: str, target: str) -> tuple[str, str]:
+    programs = binaries.programs(18, None)
+    create = f"CREATE SCHEMA {SCHEMA}; {DDL.replace('lines', SCHEMA + '.lines', 1)}"
+    subprocess.run([str(programs / "psql"), "-q", target, "-c", create], check=True)
+    return (
+        f"{programs / 'psql'} '{source}' -c 'COPY {SCHEMA}.lines TO STDOUT (FORMAT binary)'",
+        f"{programs / 'psql'} '{target}' -c 'COPY {SCHEMA}.lines FROM STDIN (FORMAT binary)'",
+    )
+
+
+def throughput(cluster: LocalCluster, router: Router, megabytes: int) -> RichTable:
+    table = RichTable(title=f"{megabytes} MB in rows of {ROW} bytes, without writers, 3 rounds: MB/s (median)")
+    found: dict[str, list[float]] = {}
+    for _ in range(3):
+        found.setdefault("pg_dump | psql", []).append(piped(cluster, router, dump))
+        found.setdefault("COPY piped by psql", []).append(piped(cluster, router, copy))
+        report = move(router)
+        found.setdefault("a move, verified, its whole time", []).append(report.seconds)
+        steps = [*report.steps, ("", report.seconds)]
+        lasted = {name: steps[at + 1][1] - began for at, (name, began) in enumerate(report.steps)}
+        found.setdefault("its step copy", []).append(lasted["copy"])
+        found.setdefault("its steps copy and finish", []).append(lasted["copy"] + lasted["finish"])
+    for heading in ("", "MB/s"):
+        table.add_column(heading, justify="right")
+    for name, seconds in found.items():
+        table.add_row(name, f"{megabytes / statistics.median(seconds):.0f}")
+    return table
+
+
+def main() -> None:
+    sizes = [int(it) for it in sys.argv[1:]] or list(SIZES)
+    pauses = RichTable(title=f"moves under {WRITERS} writers; milliseconds that they waited")
+    for heading in ("size", "moves", "median", "p95", "longest", "slowest write", "whole move, s", "writers slower by"):
+        pauses.add_column(heading, justify="right")
+    console = Console(width=120)
+    for megabytes in sizes:
+        cluster = LocalCluster(shards=2, partitions=1, keyspace="bench", settings={"fsync": True})
+        with cluster, cluster.router() as router:
+            router.create_schema(DDL, {"lines": Sharded("key")})
+            fill(router, megabytes)
+            pauses.add_row(*measure(router, megabytes))
+            if megabytes == sizes[-1]:
+                console.print(throughput(cluster, router, megabytes))
+    console.print(pauses)
+
+
+if __name__ == "__main__":
+    main()
