@@ -17,12 +17,13 @@ from shardpool.moves.capture import check_captured
 from shardpool.moves.constraints import put_on, read_kept, take_off, validate_foreign_keys
 from shardpool.moves.create import analyze, build_rest, create
 from shardpool.moves.grants import give_grants, read_grants
-from shardpool.moves.layout import look_into, qualified, read_layout
+from shardpool.moves.layout import TableLayout, look_into, qualified, read_layout
 from shardpool.moves.ledger import create_ledger, note, read_ledger
 from shardpool.moves.move import Move
 from shardpool.moves.relay import Relay
 from shardpool.moves.reverse import note_from_the_first
 from shardpool.moves.rounds import Rounds
+from shardpool.moves.throttle import Throttle, throttled
 
 #: A round of so few keys is followed by the lock.
 FEW = 300
@@ -38,28 +39,40 @@ def create_online(move: Move) -> None:
 
 def copy_online(move: Move) -> None:
     """Copy the tables that the ledger does not have; each is one snapshot, and one transaction on the target."""
-    record, source, target, meter = move.record, move.servers.source, move.servers.target, move.meter
+    record, source, meter = move.record, move.servers.source, move.meter
     copied = _ledger(move)
     tables = read_layout(source, record.schema)
     source.rollback()
     meter.total_bytes = sum(table.heap for table in tables)
-    relay = Relay(source, target, meter.add_bytes, meter.tick)
-    for table in tables:
-        name = f"copied {table.name}"
-        if name not in copied:
-            look_into(target, record.keyspace, record.incoming)
-            with target.cursor() as cursor:
-                cursor.execute(f"TRUNCATE {qualified(record.incoming, [table])}")
-            before = meter.bytes
-            rows = relay.copy(table, record.schema, record.incoming)
-            source.rollback()
-            copied[name] = {"rows": rows, "bytes": meter.bytes - before}
-            note(move, name, copied[name])
-            target.commit()
-        else:
-            meter.bytes += copied[name]["bytes"]
-        meter.rows += copied[name]["rows"]
-        faults.fault_point("move:copy:inside")
+    with throttled(move.router, record) as throttle:
+        for table in tables:
+            name = f"copied {table.name}"
+            if name not in copied:
+                copied[name] = _copy_table(move, table, throttle)
+            else:
+                meter.bytes += copied[name]["bytes"]
+            meter.rows += copied[name]["rows"]
+            faults.fault_point("move:copy:inside")
+
+
+def _copy_table(move: Move, table: TableLayout, throttle: Throttle) -> dict[str, int]:
+    """Copy a table and enter it into the ledger; return rows and bytes."""
+    record, source, target, meter = move.record, move.servers.source, move.servers.target, move.meter
+
+    def passed(size: int) -> None:
+        meter.add_bytes(size)
+        throttle.passed(size)
+
+    look_into(target, record.keyspace, record.incoming)
+    with target.cursor() as cursor:
+        cursor.execute(f"TRUNCATE {qualified(record.incoming, [table])}")
+    before = meter.bytes
+    rows = Relay(source, target, passed, meter.tick).copy(table, record.schema, record.incoming)
+    source.rollback()
+    found = {"rows": rows, "bytes": meter.bytes - before}
+    note(move, f"copied {table.name}", found)
+    target.commit()
+    return found
 
 
 def finish_online(move: Move) -> None:

@@ -142,6 +142,7 @@ FREEZES_ONLINE = ["move:capture:after", "move:round:inside", "move:round:committ
     [
         *(pytest.param("block", it, marks=BY_HAND) for it in FREEZES),
         *(("trigger", it) for it in (*FREEZES, *FREEZES_ONLINE)),
+        *(pytest.param("trigger", it, marks=BY_HAND) for it in POINTS[2:] if it not in (*FREEZES, *FREEZES_ONLINE)),
     ],
 )
 def test_a_mover_that_is_frozen_and_wakes(place: Place, mode: Mode, point: str) -> None:
@@ -228,10 +229,14 @@ def crash(cluster: LocalCluster, name: str) -> None:
     cluster.start(name)
 
 
-CRASHES = [
-    (point, who)
-    for point in ("copy:inside", "round:inside", "last:committed", "fence:after", "flip:after")
-    for who in ("source", "target", "catalog")
+PARTIES = ("source", "target", "catalog")
+CRASH_SLICE = ("copy:inside", "round:inside", "last:committed", "fence:after", "flip:after")
+CRASHES = [(point, who) for point in CRASH_SLICE for who in PARTIES]
+CRASHES += [
+    pytest.param(point.removeprefix("move:"), who, marks=BY_HAND)
+    for point in POINTS[2:]
+    for who in PARTIES
+    if point.removeprefix("move:") not in CRASH_SLICE
 ]
 
 

@@ -38,6 +38,11 @@ def place(server_urls: list[str]) -> Iterator[Place]:
 @pytest.fixture(params=["block", "trigger"])
 def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The mode that moves take."""
+    return take_mode(request, monkeypatch)
+
+
+def take_mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have moves take the mode of the fixture's parameter."""
     monkeypatch.setattr("shardpool.moves.partition.choose_mode", lambda *_: (request.param, "test"))
     return str(request.param)
 

@@ -17,7 +17,7 @@ from psycopg2 import errors
 from shardpool.local import LocalCluster
 from shardpool.moves import fence, lock, move_partition, steps
 from shardpool.moves.record import Mode
-from tests.moves.conftest import shop_config
+from tests.moves.conftest import shop_config, take_mode
 from tests.moves.move_tools import Background, Gates, Place, eventually, wait_until_blocked
 
 COUNT = "SELECT count(*) FROM plain"
@@ -68,7 +68,9 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fence, "DRAIN_PATIENCE", 20.0)
 
 
-pytestmark = pytest.mark.parametrize("mode", [pytest.param("block", marks=pytest.mark.slow), "trigger"], indirect=True)
+@pytest.fixture(autouse=True, params=[pytest.param("block", marks=pytest.mark.slow), "trigger"])
+def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    return take_mode(request, monkeypatch)
 
 
 class Client:

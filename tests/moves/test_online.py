@@ -6,6 +6,7 @@ import random
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from psycopg2 import errors
@@ -13,7 +14,7 @@ from sqlalchemy.engine import make_url
 
 from shardpool.config import MoveConfig
 from shardpool.errors import CutoverTimeout, DigestMismatch, MoveError, MoveTakenOver, PreflightFailed
-from shardpool.moves import abort_move, fence, lock, move_partition, move_status, recover_moves, rounds
+from shardpool.moves import abort_move, fence, lock, move_partition, move_status, recover_moves, rounds, throttle
 from shardpool.moves.layout import TableLayout
 from tests.moves.conftest import shop_config
 from tests.moves.move_tools import Background, Gates, Mover, Place, eventually, schema
@@ -134,7 +135,8 @@ def test_writers_need_no_rights_on_the_log(place: Place, gates: Gates) -> None:
     """Nor can what is on their search path, or a switch for replication, change what is noted."""
     source, role = place.owner(0), f"writer_{uuid.uuid4().hex[:8]}"
     key = next(key for key in range(60) if place.router.partition_of(key).id == 0)
-    place.sql(source, f"CREATE ROLE {role}")
+    for shard in place.config.shards:
+        place.sql(shard, f"CREATE ROLE {role}")
     place.sql(source, f"GRANT USAGE, CREATE ON SCHEMA {schema(0)} TO {role}; GRANT ALL ON {schema(0)}.plain TO {role}")
     gates.close("move:copy:inside")
     moving = Background(lambda: move_partition(place.router, 0, place.other(0), mode="trigger"))
@@ -148,8 +150,8 @@ def test_writers_need_no_rights_on_the_log(place: Place, gates: Gates) -> None:
     moving.wait()
     found = place.sql(place.owner(0), f"SELECT DISTINCT extra FROM {schema(0)}.plain WHERE customer_id = {key}")
     assert found == [(42,)]
-    place.sql(source, f"DROP OWNED BY {role}")
-    place.sql(source, f"DROP ROLE {role}")
+    for shard in place.config.shards:
+        place.sql(shard, f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 # -- the checker is checked -------------------------------------------------------------------------------------------
@@ -399,3 +401,56 @@ def test_auto_says_why(place: Place, server_urls: list[str]) -> None:
         connection = plain_connection(url)
         connection.cursor().execute(f"DROP ROLE {role}")
         connection.close()
+
+
+# -- held back --------------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_is_held_back_while_the_servers_are_slow(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on when they are quick again."""
+    moves = MoveConfig(max_latency=0.5, max_lag=5.0)
+    monkeypatch.setattr(place.router, "config", replace(place.config, moves=moves))
+    monkeypatch.setattr(throttle, "INTERVAL", 0.01)
+    monkeypatch.setattr(throttle, "LONGEST_WAIT", 60.0)
+    seen = [(0.1, 0.0)]
+    asked: list[str] = []
+
+    def probe(router: object, shard: str) -> tuple[float, float]:
+        asked.append(shard)
+        return seen[-1]
+
+    def slow_down() -> None:
+        for state in ((0.6, 0.0), (0.1, 6.0)):
+            seen.append(state)
+            asked.clear()
+            eventually(lambda: len(asked) > 4, "the servers were asked")
+
+    monkeypatch.setattr(throttle, "probe", probe)
+    written_at(monkeypatch, {"move:copy:inside": lambda: len(seen) == 1 and slow_down()})
+    moving = Background(lambda: move_partition(place.router, 0, place.other(0), mode="trigger"))
+    eventually(lambda: seen[-1] == (0.1, 6.0), "the copy is under way")
+    asked.clear()
+    eventually(lambda: len(asked) > 10, "some time has passed")
+    assert not moving.done
+    seen.append((0.1, 0.0))
+    moving.wait()
+    place.assert_clean()
+
+
+def test_a_rate_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(throttle, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    held = throttle.Throttle(MoveConfig(max_rate=1000))
+    for _ in range(10):
+        held.passed(100)
+    assert now[0] == pytest.approx(1.0)
+    assert throttle.Throttle(MoveConfig()).passed(10**9) is None and now[0] == pytest.approx(1.0)
+
+
+def test_the_servers_are_asked(place: Place) -> None:
+    latency, lag = throttle.probe(place.router, "s0")
+    assert 0 < latency < 5 and lag == 0.0
