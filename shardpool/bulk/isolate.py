@@ -1,0 +1,72 @@
+"""Copying rows of which some may be bad: the bad ones are found by halving, each half under a savepoint."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg2
+
+from shardpool.bulk.chunk import Record
+
+#: A row that was refused: its index, and why.
+Refused = tuple[int, str]
+
+
+def copy_good_rows(connection: Any, statement: str, records: Sequence[Record], limit: int) -> list[Refused]:
+    """Run the COPY *statement* with *records* but for those that the server refuses, which are returned.
+
+    At most *limit* are left out; the error of one more is raised, with the attribute `row`, its index. What is wrong
+    with the connection, or with all rows alike, is raised as it is.
+    """
+    refused: list[Refused] = []
+
+    def copy(first: int, last: int) -> None:
+        error = _try(connection, statement, records[first:last])
+        if error is None:
+            return
+        if last - first > 1:
+            middle = (first + last) // 2
+            copy(first, middle)
+            copy(middle, last)
+        elif len(refused) < limit:
+            refused.append((first, reason_of(error)))
+        else:
+            error.row = first  # type: ignore[attr-defined]
+            raise error
+
+    copy(0, len(records))
+    return refused
+
+
+def _try(connection: Any, statement: str, records: Sequence[Record]) -> psycopg2.Error | None:
+    """Copy *records*; return the error if it is one of the data, with the transaction as it was before."""
+    data = b"\n".join([*records, b""])
+    with connection.cursor() as cursor:
+        try:
+            cursor.copy_expert(f"SAVEPOINT shardpool_rows; {statement}", io.BytesIO(data), size=max(len(data), 1))
+            return None
+        except psycopg2.Error as error:
+            if connection.closed or not is_fault_of_data(error):
+                raise
+            cursor.execute("ROLLBACK TO SAVEPOINT shardpool_rows")
+            return error
+
+
+def is_fault_of_data(error: psycopg2.Error) -> bool:
+    """Whether *error* says that a row cannot be stored: a value that is none, or a constraint."""
+    return (error.pgcode or "").startswith(("22", "23"))
+
+
+def reason_of(error: psycopg2.Error) -> str:
+    """Return what the server says, without the row's values: they may be what must not be kept."""
+    reason = (error.diag.message_primary or str(error)).splitlines()[0]
+    constraint = error.diag.constraint_name
+    return f"{error.pgcode}: {constraint or _without_quoted(reason)}"
+
+
+def _without_quoted(text: str) -> str:
+    """Values stand in double quotes in messages: ``invalid input syntax for type integer: "x"``."""
+    head, quote, _ = text.partition(': "')
+    return head if quote else text
