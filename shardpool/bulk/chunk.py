@@ -100,6 +100,9 @@ class Source(Protocol):
 
     def read(self, chunk: Chunk) -> Rows: ...
 
+    def sample(self, stream: Stream, rows: int) -> Rows:
+        """Return up to *rows* of a stream, for a person to look at."""
+
     def shard_of(self, chunk: Chunk) -> str:
         """Return what the limit on concurrent chunks counts by: the shard that is read."""
 

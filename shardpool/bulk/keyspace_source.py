@@ -71,14 +71,22 @@ class KeyspaceSource:
         return found
 
     def read(self, chunk: Chunk) -> Rows:
+        return self._read(chunk, "")
+
+    def sample(self, stream: Stream, rows: int) -> Rows:
+        """Return some rows of a stream."""
+        return self._read(Chunk(0, stream.name, stream.table, stream.stage, stream.partition), f" LIMIT {rows:d}")
+
+    def _read(self, chunk: Chunk, limit: str) -> Rows:
         table = self._table(chunk.table)
         columns = table.insertable
 
         def copy(cursor: Any) -> bytes:
             names = ", ".join(map(quote, columns))
             condition = self._keyset(chunk.table).condition(cursor, chunk)
+            query = f"SELECT {names} FROM {quote(chunk.table)} WHERE {condition}{limit}"
             data = io.BytesIO()
-            cursor.copy_expert(f"COPY (SELECT {names} FROM {quote(chunk.table)} WHERE {condition}) TO STDOUT", data)
+            cursor.copy_expert(f"COPY ({query}) TO STDOUT", data)
             return data.getvalue()
 
         records = self._on(chunk.partition, copy).split(b"\n")

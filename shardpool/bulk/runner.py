@@ -69,9 +69,10 @@ class Run:
         executor: Executor,
         options: RunOptions,
         report: Callable[[JobProgress], object],
+        verify: Callable[[], object] = lambda: None,
     ) -> None:
         self._journal, self._record, self._work, self._opened = journal, record, work, opened
-        self._executor, self._options, self._report = executor, options, report
+        self._executor, self._options, self._report, self._verify = executor, options, report, verify
         self._began = self._told = time.monotonic()
         self._wanted = "run"
         self._done: dict[int, Tally] = {}
@@ -88,6 +89,8 @@ class Run:
                 if not self._record.planned:
                     self._journal.plan(self._record.id, self._plan())
                 self._work_off()
+                if self._wanted == "run":
+                    self._verify()
             except (TaskFailed, BadRows) as error:
                 raise self._failed(error) from (error.__cause__ or error)
             except KeyboardInterrupt:
