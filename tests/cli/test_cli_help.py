@@ -26,6 +26,11 @@ COMMANDS = (
     ("move", "start"),
     ("move", "status"),
     ("move", "recover"),
+    ("job", "run"),
+    ("job", "resume"),
+    ("job", "status"),
+    ("job", "pause"),
+    ("job", "cancel"),
     ("doctor",),
 )
 

@@ -1,0 +1,193 @@
+"""``job``: long work over a whole keyspace, by a spec, exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shardpool.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
+from shardpool.cli.output import show
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from shardpool.jobs import JobRecord, JobResult
+
+app = typer.Typer(no_args_is_help=True)
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The job's name.")]
+SpecArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The job's spec: a TOML file.")]
+
+
+@app.callback()
+def _noun() -> None:
+    """Run jobs over a keyspace: anonymise it, and see, pause, resume and cancel them."""
+
+
+@app.command()
+def run(
+    spec: SpecArgument,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done, with a sample; write nothing.")
+    ] = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a job to its end. Interrupted, by whatever, it can be resumed: each row is written once."""
+    from shardpool.cli.working import watched_job
+    from shardpool.jobs import plan_job, run_job
+    from shardpool.router import Router
+
+    with Router.from_file(config, listen=False) as router:
+        if dry_run:
+            show(plan_job(router, spec), as_json, _plan_picture)
+            return
+        with watched_job(quiet=as_json) as progress:
+            result = run_job(router, spec, progress=progress)
+    show(_result_facts(result), as_json, _result_picture)
+
+
+@app.command()
+def resume(
+    spec: Annotated[str, typer.Argument(metavar="NAME|FILE", help="The job's name, or its spec.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with a job that was interrupted, paused, or failed."""
+    from shardpool.cli.working import watched_job
+    from shardpool.jobs import resume_job
+    from shardpool.router import Router
+
+    with Router.from_file(config, listen=False) as router, watched_job(quiet=as_json) as progress:
+        result = resume_job(router, spec, progress=progress)
+    show(_result_facts(result), as_json, _result_picture)
+
+
+@app.command("status")
+def status_command(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Show the latest job of each name, and how far it is."""
+    from shardpool.jobs import job_status
+    from shardpool.router import Router
+
+    with Router.from_file(config, listen=False) as router:
+        facts = {"jobs": [_record_facts(it) for it in job_status(router)]}
+    show(facts, as_json, _status_picture)
+
+
+@app.command()
+def pause(name: NameArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Let a job stop after the chunks that are under way; resume goes on."""
+    from shardpool.jobs import pause_job
+    from shardpool.router import Router
+
+    with Router.from_file(config, listen=False) as router:
+        pause_job(router, name)
+    show({"job": name, "wanted": "pause"}, as_json, _wanted_picture)
+
+
+@app.command()
+def cancel(name: NameArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """End an unfinished job for good. What it has written stays."""
+    from shardpool.jobs import cancel_job
+    from shardpool.router import Router
+
+    with Router.from_file(config, listen=False) as router:
+        cancel_job(router, name)
+    show({"job": name, "wanted": "cancel"}, as_json, _wanted_picture)
+
+
+# -- facts ----------------------------------------------------------------------------------------------------------
+
+
+def _result_facts(result: JobResult) -> dict[str, Any]:
+    return {"job": result.progress.name, **result.progress.to_json(), "checks": dict(result.checks)}
+
+
+def _record_facts(record: JobRecord) -> dict[str, Any]:
+    return {
+        "job": record.name,
+        "kind": record.kind,
+        "state": record.shown_state,
+        "wanted": record.wanted,
+        "started": record.started,
+        "silent_seconds": round(record.silent, 1),
+        "error": record.error,
+        "progress": dict(record.progress),
+    }
+
+
+# -- pictures -------------------------------------------------------------------------------------------------------
+
+_STYLES = {"done": "green", "failed": "red", "interrupted": "red", "running": "cyan"}
+
+
+def _status_picture(facts: dict[str, Any]) -> RenderableType:
+    from rich.text import Text
+
+    from shardpool.cli.tables import new_table
+
+    if not facts["jobs"]:
+        return Text("no jobs", style="dim")
+    table = new_table("job", "kind", "state", "chunks>", "rows>", "left out>", "started", "error")
+    for it in facts["jobs"]:
+        progress = it["progress"]
+        table.add_row(
+            Text(it["job"]),
+            it["kind"],
+            Text(it["state"], style=_STYLES.get(it["state"], "yellow")),
+            f"{progress.get('chunks_done', 0)}/{progress.get('chunks', 0)}",
+            f"{progress.get('rows', 0):,}",
+            f"{progress.get('rejected', 0):,}",
+            it["started"],
+            Text(it["error"]),
+        )
+    return table
+
+
+def _result_picture(facts: dict[str, Any]) -> RenderableType:
+    from rich.text import Text
+
+    from shardpool.cli.values import duration, size
+
+    style = _STYLES.get(facts["state"], "yellow")
+    told = f"{facts['rows']:,} rows, {size(facts['bytes'])} in {duration(facts['seconds'])}"
+    text = Text.assemble((f"job {facts['job']} {facts['state']}", style), f"  {told}")
+    if facts["rejected"]:
+        text.append(f"; {facts['rejected']:,} rows left out", style="yellow")
+    for it in facts["checks"].get("privacy", ()):
+        text.append(f"\n{it['table']} ({', '.join(it['quasi'])}): k = {it['k']}")
+        text.append(f", l = {it['l']}" if it["l"] is not None else "")
+    return text
+
+
+def _plan_picture(facts: Mapping[str, Any]) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    from shardpool.cli.tables import new_table
+
+    parts: list[RenderableType] = [Text(f"job {facts['name']} ({facts['job']}): {facts['streams']} streams of rows")]
+    if facts.get("columns"):
+        table = new_table("column", "rule", "as", "looks personal")
+        for it in facts["columns"]:
+            name = Text(f"{it['table']}.{it['column']}")
+            rule = Text(it["rule"], style="dim" if it["rule"] == "keep" else "green")
+            table.add_row(name, rule, Text(it["follows"]), Text(it["warning"], style="yellow"))
+        parts.append(table)
+    for sample in facts["samples"]:
+        table = new_table(
+            *(f"{sample['table']}.{name}" if not at else name for at, name in enumerate(sample["columns"]))
+        )
+        for row in sample["rows"]:
+            table.add_row(*map(Text, row))
+        parts.append(table)
+    return Group(*parts)
+
+
+def _wanted_picture(facts: dict[str, Any]) -> RenderableType:
+    from rich.text import Text
+
+    return Text(f"job {facts['job']}: {facts['wanted']} is asked for; see shardpool job status", style="green")
