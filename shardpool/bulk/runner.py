@@ -57,6 +57,10 @@ class JobProgress:
         return dataclasses.asdict(self)
 
 
+class PauseJob(Exception):
+    """Raised by what follows the last chunk: the rest is for a later run."""
+
+
 class Run:
     """One run of a job, from its beginning or from where another run ended."""
 
@@ -91,6 +95,8 @@ class Run:
                 self._work_off()
                 if self._wanted == "run":
                     self._verify()
+            except PauseJob:
+                self._wanted = "pause"
             except (TaskFailed, BadRows) as error:
                 raise self._failed(error) from (error.__cause__ or error)
             except KeyboardInterrupt:

@@ -22,3 +22,5 @@ class Prepared:
     check_new: Callable[[], None] = lambda: None
     #: Called after the last chunk; what it returns is told, what it raises fails the job.
     verify: Callable[[], Mapping[str, Any]] = dict
+    #: Called when an unfinished job is given up: removes what it has put into its source.
+    abandon: Callable[[], None] = lambda: None

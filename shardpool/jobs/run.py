@@ -15,7 +15,7 @@ from shardpool.bulk.executors import open_executor
 from shardpool.bulk.journal import OPEN, JobJournal, JobRecord
 from shardpool.bulk.runner import JobProgress, Run
 from shardpool.errors import JobRefused, ShardpoolError
-from shardpool.jobs import anonymise
+from shardpool.jobs import anonymise, migrate
 from shardpool.jobs.kind import Prepared
 from shardpool.jobs.spec import JobSpec, read_spec
 from shardpool.router import Router
@@ -28,6 +28,7 @@ Report = Callable[[JobProgress], object]
 
 _PREPARE: Mapping[str, Callable[[Router, JobSpec, bool], AbstractContextManager[Prepared]]] = {
     "anonymise": anonymise.prepare,
+    "import": migrate.prepare,
 }
 
 
@@ -56,6 +57,7 @@ def run_job(
         of it is unfinished. JobBusy: another process runs it. JobFailed: it stopped; `resume_job` goes on.
     """
     found = read_spec(spec)
+    router.refresh()
     with _PREPARE[found.kind](router, found, False) as prepared:
         journal = JobJournal(router.catalog)
         with journal.held(found.name):
@@ -74,6 +76,7 @@ def resume_job(
     """
     journal = JobJournal(router.catalog)
     found = _find_spec(journal, spec)
+    router.refresh()
     with journal.held(found.name):
         record = journal.want(found.name, "run")
         with _PREPARE[found.kind](router, found, False) as prepared:
@@ -115,6 +118,7 @@ def cancel_job(router: Router, name: str) -> None:
         # What a chunk has left prepared. If the ends cannot be opened any more, their own resolver does it later.
         with suppress(ShardpoolError), _PREPARE[spec.kind](router, spec, False) as prepared:
             prepared.opened.sink.prepare(record.id)
+            prepared.abandon()
         journal.close(record.id, "cancelled")
 
 
@@ -140,7 +144,10 @@ def _run(
             progress or (lambda _: None),
             lambda: checks.update(prepared.verify()),
         )
-        return JobResult(run.run(), checks)
+        result = JobResult(run.run(), checks)
+    if result.state == "cancelled":
+        prepared.abandon()
+    return result
 
 
 def _sample(prepared: Prepared, stream: Stream) -> dict[str, Any]:
