@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sqlalchemy.exc import IntegrityError
@@ -22,12 +22,15 @@ from shardpool.bulk.rejects import replace_file, write_rejects
 from shardpool.catalog import Catalog
 from shardpool.errors import ChunkDone
 
+#: Makes the content of a file: (table, columns, records) -> bytes.
+Encode = Callable[[str, Sequence[str], Sequence[Record]], bytes]
 
-class CsvSink:
-    """Writes ``<directory>/<table>/<chunk>.csv`` with a header. An empty field is NULL, ``""`` is an empty text."""
 
-    def __init__(self, directory: Path, catalog: Catalog) -> None:
-        self._directory, self._catalog = directory, catalog
+class FileSink:
+    """Writes ``<directory>/<table>/<chunk>.<suffix>`` as *encode* makes it."""
+
+    def __init__(self, directory: Path, catalog: Catalog, suffix: str, encode: Encode) -> None:
+        self._directory, self._catalog, self._suffix, self._encode = directory, catalog, suffix, encode
 
     def prepare(self, job: uuid.UUID) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -40,15 +43,15 @@ class CsvSink:
 
     def finish(self, job: uuid.UUID) -> None:
         """Remove what writers that died have begun."""
-        for path in self._directory.glob("*/.*.csv.*"):
+        for path in self._directory.glob(f"*/.*.{self._suffix}.*"):
             path.unlink(missing_ok=True)
 
     def write(self, ticket: Ticket, batches: Sequence[Rows], rejects: Sequence[Rejected]) -> Tally:
         rows = size = 0
         for batch in batches:
             if batch.records:
-                data = to_csv(batch.columns, batch.records)
-                path = self._directory / batch.table / f"{ticket.chunk.number:06d}.csv"
+                data = self._encode(batch.table, batch.columns, batch.records)
+                path = self._directory / batch.table / f"{ticket.chunk.number:06d}.{self._suffix}"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 replace_file(path, data)
                 rows, size = rows + len(batch.records), size + len(data)
@@ -61,6 +64,11 @@ class CsvSink:
         except IntegrityError as error:
             raise ChunkDone(f"{ticket.chunk} was written before") from error
         return tally
+
+
+def csv_sink(directory: Path, catalog: Catalog) -> FileSink:
+    """Return a sink of CSV files with headers. An empty field is NULL, ``""`` is an empty text."""
+    return FileSink(directory, catalog, "csv", lambda table, columns, records: to_csv(columns, records))
 
 
 def to_csv(columns: Sequence[str], records: Sequence[Record]) -> bytes:

@@ -10,6 +10,21 @@ from shardpool.topology.tables import Reference, Sharded, TableKind
 
 def copy_schema(source: Router, target: Router) -> None:
     """Give *target* the tables of *source*. Idempotent. Raise `SchemaError`, or `JobRefused` if they differ then."""
+    kinds: dict[str, TableKind] = {
+        name: Sharded(table.key if len(table.key) > 1 else table.key[0]) if table.sharded else Reference()
+        for name, table in source.topology.tables.items()
+    }
+    target.create_schema(";\n".join(statements_of(source)), kinds)
+    differing = [name for name in kinds if target.topology.tables.get(name) != source.topology.tables[name]]
+    if differing:
+        raise JobRefused(
+            f"keyspace {target.topology.keyspace!r} has other definitions of {', '.join(sorted(differing))} than "
+            f"{source.topology.keyspace!r}: take an empty keyspace"
+        )
+
+
+def statements_of(source: Router) -> list[str]:
+    """Return the statements that made a keyspace's tables, as their authors wrote them."""
     statements, seen = [], set()
     for recorded in read_log(source.catalog, "done"):
         statement = recorded.statement
@@ -18,17 +33,7 @@ def copy_schema(source: Router, target: Router) -> None:
         if statement.part == 0 or text not in seen:
             statements.append(text)
         seen.add(text)
-    kinds: dict[str, TableKind] = {
-        name: Sharded(table.key if len(table.key) > 1 else table.key[0]) if table.sharded else Reference()
-        for name, table in source.topology.tables.items()
-    }
-    target.create_schema(";\n".join(statements), kinds)
-    differing = [name for name in kinds if target.topology.tables.get(name) != source.topology.tables[name]]
-    if differing:
-        raise JobRefused(
-            f"keyspace {target.topology.keyspace!r} has other definitions of {', '.join(sorted(differing))} than "
-            f"{source.topology.keyspace!r}: take an empty keyspace"
-        )
+    return statements
 
 
 def check_empty(target: Router, tables: list[str]) -> None:

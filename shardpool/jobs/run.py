@@ -15,7 +15,7 @@ from shardpool.bulk.executors import open_executor
 from shardpool.bulk.journal import OPEN, JobJournal, JobRecord
 from shardpool.bulk.runner import JobProgress, Run
 from shardpool.errors import JobRefused, ShardpoolError
-from shardpool.jobs import anonymise, migrate
+from shardpool.jobs import anonymise, export, migrate
 from shardpool.jobs.kind import Prepared
 from shardpool.jobs.spec import JobSpec, read_spec
 from shardpool.router import Router
@@ -28,6 +28,7 @@ Report = Callable[[JobProgress], object]
 
 _PREPARE: Mapping[str, Callable[[Router, JobSpec, bool], AbstractContextManager[Prepared]]] = {
     "anonymise": anonymise.prepare,
+    "export": export.prepare,
     "import": migrate.prepare,
 }
 

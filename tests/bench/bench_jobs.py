@@ -1,7 +1,7 @@
 """Jobs against what people write today, side by side on the same servers: `python -m tests.bench.bench_jobs`.
 
-Moving a table in: `pg_dump | psql` into one database, one COPY to COPY pipe per core, and the job ``import``, which also
-verifies. Anonymising: a loop over a `psycopg2.pool` with an INSERT per row, and the job ``anonymise``.
+Moving a table in: `pg_dump | psql` into one database, one COPY to COPY pipe per core, and the job ``import``, which
+also verifies. Anonymising: a loop over a `psycopg2.pool` with an INSERT per row, and the job ``anonymise``.
 `SHARDPOOL_BENCH_ROWS` (200,000). `python -m tests.bench.bench_jobs memory` copies 1 million rows and then 10 times as
 many, each in a process of its own, and prints what each has needed.
 """

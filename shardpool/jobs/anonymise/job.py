@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shardpool.bulk.chunk import Opened, Sink
-from shardpool.bulk.file_sink import CsvSink
+from shardpool.bulk.file_sink import csv_sink
 from shardpool.bulk.keyspace_sink import KeyspaceSink
 from shardpool.bulk.keyspace_source import KeyspaceSource
 from shardpool.config import Config, read_config
@@ -57,7 +57,7 @@ class AnonymiseWork:
         rules = compile_rules(decisions, tables, keyed, self.document.get("locale", "en_US"))
         order = stages(rules, self.constraints.foreign_keys)
         reader = KeyspaceSource(source, order, self_referring(self.constraints.foreign_keys))
-        sink: Sink = CsvSink(self.directory, source.catalog) if target is None else KeyspaceSink(target)
+        sink: Sink = csv_sink(self.directory, source.catalog) if target is None else KeyspaceSink(target)
 
         def refresh() -> None:
             source.refresh()

@@ -50,6 +50,13 @@ def digests_of(router: Router, tables: Mapping[str, Table]) -> dict[str, list[Di
     }
 
 
+def whole(table: str, digests: Sequence[Digest]) -> Digest:
+    """Return the digest of a table whose copies are alike. Raise `JobRefused` if they are not."""
+    if len(set(digests)) != 1:
+        raise JobRefused(f"the copies of reference table {table} on the shards differ: {len(set(digests))} versions")
+    return digests[0]
+
+
 def sum_of(digests: Sequence[Digest]) -> Digest:
     return sum(rows for rows, _ in digests), sum(total for _, total in digests)
 
