@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 import threading
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from sqlalchemy import text
 from shardpool import Router
 from shardpool.bulk import runner, together
 from shardpool.bulk.chunk import Chunk, Ticket
+from shardpool.bulk.keyspace_sink import KeyspaceSink
 from shardpool.bulk.runner import JobProgress
-from shardpool.errors import BadRows, ChunkDone, JobBusy, JobFailed, JobRefused, MoveError
+from shardpool.errors import BadRows, ChunkDone, JobBusy, JobFailed, JobRefused, LoadInDoubt, LoadUndone, MoveError
+from shardpool.local import LocalCluster
 from shardpool.moves import move_partition
 from tests.jobs.job_tools import (
     BAD_NOTE,
@@ -25,7 +28,9 @@ from tests.jobs.job_tools import (
     JobJournal,
     all_rows,
     check_copied,
+    config_of,
     in_process,
+    make_tables,
     replace,
     start,
 )
@@ -316,3 +321,73 @@ def test_more_bad_rows_than_allowed(router: Router, poisoned: tuple[int, ...], t
 def test_an_unknown_executor_is_refused(router: Router) -> None:
     with pytest.raises(JobRefused, match="none of threads"):
         start(router, executor="fibres")
+
+
+# -- two attempts, and a server that dies ---------------------------------------------------------------------------
+
+
+def test_two_attempts_at_one_chunk_write_it_once(router: Router, place_urls: list[str]) -> None:
+    """A worker that was thought dead goes on beside its successor."""
+    assert in_process(place_urls, fault="chunk-1-written") == -9
+    job = JobJournal(router.catalog).find("copy")
+    assert job is not None
+    work = CopyWork(router.config).opened(router)
+    work.sink.prepare(job.id)
+    chunks = [it for it in JobJournal(router.catalog).chunks(job.id) if it.table == "loose"]
+
+    def attempt(chunk: Chunk, outcomes: list[str]) -> None:
+        batches, _ = work.transform(work.source.read(chunk))
+        barrier.wait(10)
+        try:
+            work.sink.write(Ticket(job.id, chunk), batches, [])
+            outcomes.append("written")
+        except (ChunkDone, LoadInDoubt, LoadUndone) as error:
+            outcomes.append(type(error).__name__)
+
+    found: list[str] = []
+    for chunk in chunks:
+        barrier = threading.Barrier(2)
+        outcomes: list[str] = []
+        threads = [threading.Thread(target=attempt, args=(chunk, outcomes)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert outcomes.count("written") <= 1
+        assert len(outcomes) == 2
+        found += outcomes
+    assert found.count("written") >= 1
+    assert start(router, resume=True).state == "done"
+    check_copied(router)
+
+
+def test_a_shard_is_killed_and_starts_again() -> None:
+    options = replace(OPTIONS, chunk_rows=20, workers=2)
+    with LocalCluster(shards=2, partitions=1) as cluster:
+        config = config_of([cluster.url(name) for name in cluster.names])
+        Router.initialise(config)
+        with Router(config, listen=False) as router:
+            make_tables(router, 300)
+            killed = threading.Event()
+
+            def kill() -> None:
+                while not KeyspaceSink(router).done(job_id(router)):
+                    pass
+                cluster.kill("s1")
+                killed.set()
+                cluster.start("s1")
+
+            killer = threading.Thread(target=kill)
+            killer.start()
+            done = start(router, options=options)
+            killer.join()
+            assert killed.is_set()
+            assert done.state == "done"
+            check_copied(router)
+
+
+def job_id(router: Router) -> uuid.UUID:
+    """The id of the job, as soon as there is one."""
+    while (found := JobJournal(router.catalog).find("copy")) is None:
+        pass
+    return found.id
