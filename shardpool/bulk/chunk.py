@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+from shardpool.topology.tables import Column
+
 #: A row as COPY's text format has it, without the newline.
 Record = bytes
 
@@ -62,6 +64,8 @@ class Rows:
     records: list[Record]
     describe: Callable[[int], str]
     origins: Sequence[int | None] | None = None
+    #: The columns' types, where the source knows them.
+    types: Sequence[Column] = ()
 
     def source_of(self, index: int) -> str:
         """Return which row of the source the row *index* was."""

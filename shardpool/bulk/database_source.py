@@ -49,12 +49,8 @@ class DatabaseSource:
         keyset = self._keyset(stream.table)
         if not keyset.columns:
             return []
-
-        def ask(cursor: Any) -> list[tuple[str, ...]]:
-            cursor.execute(keyset.cutting_query(quote(stream.table)), (chunk_rows, chunk_rows))
-            return [tuple(row) for row in cursor.fetchall()]
-
-        found: list[tuple[str, ...]] = self._do(ask)
+        relation = self.relation(stream.table)
+        found: list[tuple[str, ...]] = self._do(lambda cursor: keyset.bounds(cursor, relation, chunk_rows))
         return found
 
     def read(self, chunk: Chunk) -> Rows:
@@ -66,6 +62,10 @@ class DatabaseSource:
     def shard_of(self, chunk: Chunk) -> str:
         return DATABASE
 
+    def relation(self, name: str) -> str:
+        """Return what stands after FROM to read *name*."""
+        return quote(name)
+
     def _keyset(self, table: str) -> Keyset:
         return Keyset(self._tables[table], same_collation=True)
 
@@ -75,7 +75,9 @@ class DatabaseSource:
 
         def copy(cursor: Any) -> bytes:
             condition = self._keyset(chunk.table).condition(cursor, chunk)
-            query = f"SELECT {', '.join(map(quote, columns))} FROM {quote(chunk.table)} WHERE {condition}{limit}"
+            query = (
+                f"SELECT {', '.join(map(quote, columns))} FROM {self.relation(chunk.table)} WHERE {condition}{limit}"
+            )
             data = io.BytesIO()
             cursor.copy_expert(f"COPY ({query}) TO STDOUT", data)
             return data.getvalue()
@@ -83,7 +85,8 @@ class DatabaseSource:
         records = self._do(copy).split(b"\n")
         records.pop()
         key = table.primary_key or table.key or columns[:1]
-        return Rows(chunk.table, columns, records, Describe(chunk, key, columns, records))
+        types = [it for it in table.columns if not it.generated]
+        return Rows(chunk.table, columns, records, Describe(chunk, key, columns, records), types=types)
 
     def _do(self, work: Callable[[Any], Any]) -> Any:
         with self._engines.borrow(DATABASE) as connection:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg2
@@ -14,38 +14,53 @@ from shardpool.bulk.chunk import Record
 Refused = tuple[int, str]
 
 
+#: Writes records by the cursor's connection.
+Write = Callable[[Any, Sequence[Record]], None]
+
+
 def copy_good_rows(connection: Any, statement: str, records: Sequence[Record], limit: int) -> list[Refused]:
-    """Run the COPY *statement* with *records* but for those that the server refuses, which are returned.
+    """Run the COPY *statement* with *records*, as `keep_good_rows` does."""
+
+    def copy(cursor: Any, some: Sequence[Record]) -> None:
+        data = b"\n".join([*some, b""])
+        cursor.copy_expert(statement, io.BytesIO(data), size=max(len(data), 1))
+
+    return keep_good_rows(connection, copy, records, limit)
+
+
+def keep_good_rows(connection: Any, write: Write, records: Sequence[Record], limit: int) -> list[Refused]:
+    """Write *records* but for those that the server refuses, which are returned.
 
     At most *limit* are left out; the error of one more is raised, with the attribute `row`, its index. What is wrong
     with the connection, or with all rows alike, is raised as it is.
     """
     refused: list[Refused] = []
 
-    def copy(first: int, last: int) -> None:
-        error = _try(connection, statement, records[first:last])
+    def attempt(first: int, last: int) -> None:
+        error = _try(connection, write, records[first:last])
         if error is None:
             return
         if last - first > 1:
             middle = (first + last) // 2
-            copy(first, middle)
-            copy(middle, last)
+            attempt(first, middle)
+            attempt(middle, last)
         elif len(refused) < limit:
             refused.append((first, reason_of(error)))
         else:
             error.row = first  # type: ignore[attr-defined]
             raise error
 
-    copy(0, len(records))
+    attempt(0, len(records))
     return refused
 
 
-def _try(connection: Any, statement: str, records: Sequence[Record]) -> psycopg2.Error | None:
-    """Copy *records*; return the error if it is one of the data, with the transaction as it was before."""
-    data = b"\n".join([*records, b""])
+def _try(connection: Any, write: Write, records: Sequence[Record]) -> psycopg2.Error | None:
+    """Write *records*; return the error if it is one of the data, with the transaction as it was before."""
     with connection.cursor() as cursor:
+        cursor.execute("SAVEPOINT shardpool_rows")
         try:
-            cursor.copy_expert(f"SAVEPOINT shardpool_rows; {statement}", io.BytesIO(data), size=max(len(data), 1))
+            write(cursor, records)
+            cursor.execute("RELEASE SAVEPOINT shardpool_rows")
             return None
         except psycopg2.Error as error:
             if connection.closed or not is_fault_of_data(error):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from shardpool.bulk.chunk import Chunk
+from shardpool.errors import JobRefused
 from shardpool.topology.names import quote
 from shardpool.topology.tables import Table
 
@@ -33,6 +34,7 @@ class Keyset:
 
     def cutting_query(self, relation: str) -> str:
         """Return a query for every nth key, with the parameter n, given twice. Each key is in text."""
+        relation = relation.replace("%", "%%")
         names = ", ".join(f"{quote(column.name)}::text" for column in self.columns)
         keys, order = ", ".join(quote(column.name) for column in self.columns), ", ".join(self._terms)
         # A last chunk shorter than half is added to the one before.
@@ -41,6 +43,24 @@ class Keyset:
             f"count(*) OVER () AS shardpool_rows FROM {relation}) keys "
             f"WHERE shardpool_row %% %s = 0 AND shardpool_row + %s / 2 <= shardpool_rows ORDER BY shardpool_row"
         )
+
+    def nulls_query(self, relation: str) -> str | None:
+        """Return a query for whether a key is NULL somewhere, which no range would take; None if that cannot be."""
+        nullable = [quote(column.name) for column in self.columns if not column.not_null]
+        if not nullable:
+            return None
+        return f"SELECT EXISTS (SELECT FROM {relation} WHERE {' OR '.join(f'{name} IS NULL' for name in nullable)})"
+
+    def bounds(self, cursor: Any, relation: str, chunk_rows: int) -> list[tuple[str, ...]]:
+        """Return every nth key of *relation*. Raise `JobRefused` if one is NULL."""
+        nulls = self.nulls_query(relation)
+        if nulls is not None:
+            cursor.execute(nulls)
+            if cursor.fetchone()[0]:
+                names = ", ".join(column.name for column in self.columns)
+                raise JobRefused(f"the key ({names}) is NULL in some rows, so they would be in no chunk: take another")
+        cursor.execute(self.cutting_query(relation), (chunk_rows, chunk_rows))
+        return [tuple(row) for row in cursor.fetchall()]
 
     def condition(self, cursor: Any, chunk: Chunk) -> str:
         """Return the condition that selects the rows of *chunk*."""

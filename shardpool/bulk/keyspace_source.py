@@ -51,7 +51,7 @@ class KeyspaceSource:
     def streams(self) -> list[Stream]:
         found = []
         for table, stage in self._stages.items():
-            if self._table(table).sharded:
+            if self.table(table).sharded:
                 for partition in self._keyspace.topology.shard_map.partitions:
                     found.append(Stream(f"{table}/p{partition.id:04d}", table, stage, partition.id))
             else:
@@ -62,12 +62,10 @@ class KeyspaceSource:
         keyset = self._keyset(stream.table)
         if stream.table in self._whole or not keyset.columns:
             return []
-
-        def ask(cursor: Any) -> list[tuple[str, ...]]:
-            cursor.execute(keyset.cutting_query(quote(stream.table)), (chunk_rows, chunk_rows))
-            return [tuple(row) for row in cursor.fetchall()]
-
-        found: list[tuple[str, ...]] = self._on(stream.partition, ask)
+        relation = self.relation(stream.table, stream.partition)
+        found: list[tuple[str, ...]] = self._on(
+            stream.partition, lambda cursor: keyset.bounds(cursor, relation, chunk_rows)
+        )
         return found
 
     def read(self, chunk: Chunk) -> Rows:
@@ -78,13 +76,13 @@ class KeyspaceSource:
         return self._read(Chunk(0, stream.name, stream.table, stream.stage, stream.partition), f" LIMIT {rows:d}")
 
     def _read(self, chunk: Chunk, limit: str) -> Rows:
-        table = self._table(chunk.table)
+        table = self.table(chunk.table)
         columns = table.insertable
 
         def copy(cursor: Any) -> bytes:
             names = ", ".join(map(quote, columns))
             condition = self._keyset(chunk.table).condition(cursor, chunk)
-            query = f"SELECT {names} FROM {quote(chunk.table)} WHERE {condition}{limit}"
+            query = f"SELECT {names} FROM {self.relation(chunk.table, chunk.partition)} WHERE {condition}{limit}"
             data = io.BytesIO()
             cursor.copy_expert(f"COPY ({query}) TO STDOUT", data)
             return data.getvalue()
@@ -92,16 +90,22 @@ class KeyspaceSource:
         records = self._on(chunk.partition, copy).split(b"\n")
         records.pop()
         key = table.primary_key or table.key or columns[:1]
-        return Rows(chunk.table, columns, records, Describe(chunk, key, columns, records))
+        types = [it for it in table.columns if not it.generated]
+        return Rows(chunk.table, columns, records, Describe(chunk, key, columns, records), types=types)
 
     def shard_of(self, chunk: Chunk) -> str:
         return self._shard(chunk.partition)
 
-    def _table(self, name: str) -> Table:
+    def table(self, name: str) -> Table:
+        """Return what is read under *name*."""
         return self._keyspace.topology.tables[name]
 
+    def relation(self, name: str, partition: int | None) -> str:
+        """Return what stands after FROM to read *name*, where the search path is the partition's."""
+        return quote(name)
+
     def _keyset(self, table: str) -> Keyset:
-        return Keyset(self._table(table), same_collation=self._same_collation)
+        return Keyset(self.table(table), same_collation=self._same_collation)
 
     def _shard(self, partition: int | None) -> str:
         shard_map = self._keyspace.topology.shard_map

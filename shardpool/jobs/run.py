@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from shardpool.bulk.executors import open_executor
 from shardpool.bulk.journal import OPEN, JobJournal, JobRecord
 from shardpool.bulk.runner import JobProgress, Run
 from shardpool.errors import JobRefused, ShardpoolError
-from shardpool.jobs import anonymise, export, migrate
+from shardpool.jobs import anonymise, etl, export, migrate
 from shardpool.jobs.kind import Prepared
 from shardpool.jobs.spec import JobSpec, read_spec
 from shardpool.router import Router
@@ -28,6 +28,7 @@ Report = Callable[[JobProgress], object]
 
 _PREPARE: Mapping[str, Callable[[Router, JobSpec, bool], AbstractContextManager[Prepared]]] = {
     "anonymise": anonymise.prepare,
+    "etl": etl.prepare,
     "export": export.prepare,
     "import": migrate.prepare,
 }
@@ -57,15 +58,14 @@ def run_job(
         ConfigError: the spec is not valid. JobRefused: it does not fit the tables or the destination, or an earlier run
         of it is unfinished. JobBusy: another process runs it. JobFailed: it stopped; `resume_job` goes on.
     """
-    found = read_spec(spec)
     router.refresh()
-    with _PREPARE[found.kind](router, found, False) as prepared:
-        journal = JobJournal(router.catalog)
-        with journal.held(found.name):
-            _check_unfinished(journal.find(found.name))
-            prepared.check_new()
-            record = journal.begin(found.name, found.kind, found.to_json(), prepared.digest)
-            return _run(journal, record, prepared, router, found, executor, progress)
+    journal = JobJournal(router.catalog)
+    found = _begun(router, journal, read_spec(spec))
+    with _PREPARE[found.kind](router, found, False) as prepared, journal.held(found.name):
+        _check_unfinished(journal.find(found.name))
+        prepared.check_new()
+        record = journal.begin(found.name, found.kind, found.to_json(), prepared.digest)
+        return _run(journal, record, prepared, router, found, executor, progress)
 
 
 def resume_job(
@@ -80,6 +80,7 @@ def resume_job(
     router.refresh()
     with journal.held(found.name):
         record = journal.want(found.name, "run")
+        found = _as_begun(found, record)
         with _PREPARE[found.kind](router, found, False) as prepared:
             if prepared.digest != record.digest:
                 raise JobRefused(
@@ -91,7 +92,7 @@ def resume_job(
 
 def plan_job(router: Router, spec: Spec) -> Mapping[str, Any]:
     """Return what a job would do, without doing anything. Raise as `run_job` does."""
-    found = read_spec(spec)
+    found = _begun(router, JobJournal(router.catalog), read_spec(spec))
     with _PREPARE[found.kind](router, found, True) as prepared:
         streams = prepared.opened.source.streams()
         samples = [_sample(prepared, stream) for stream in {it.table: it for it in streams}.values()]
@@ -157,6 +158,17 @@ def _sample(prepared: Prepared, stream: Stream) -> dict[str, Any]:
     rows = [[it.decode() for it in record.split(b"\t")] for batch in batches for record in batch.records]
     columns = batches[0].columns if batches else ()
     return {"table": stream.table, "columns": columns, "rows": rows[:SAMPLE_ROWS], "rejected": len(rejects)}
+
+
+def _begun(router: Router, journal: JobJournal, spec: JobSpec) -> JobSpec:
+    """Return the spec of a new run, with what is fixed when it begins."""
+    return etl.with_window(router, spec, journal.find(spec.name)) if spec.kind == "etl" else spec
+
+
+def _as_begun(spec: JobSpec, record: JobRecord) -> JobSpec:
+    """Return the spec with what was fixed when the job began."""
+    window = record.spec["document"].get("window")
+    return spec if window is None else replace(spec, document={**spec.document, "window": window})
 
 
 def _find_spec(journal: JobJournal, spec: Spec) -> JobSpec:
