@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shardpool.cli.job_pictures import plan_picture, result_picture, status_picture, wanted_picture
 from shardpool.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from shardpool.cli.output import show
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from shardpool.jobs import JobRecord, JobResult
 
 app = typer.Typer(no_args_is_help=True)
@@ -24,7 +22,7 @@ SpecArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The job's sp
 
 @app.callback()
 def _noun() -> None:
-    """Run jobs over a keyspace: anonymise it, and see, pause, resume and cancel them."""
+    """Run jobs over a keyspace (import, anonymise, etl, export); see, pause, resume and cancel them."""
 
 
 @app.command()
@@ -43,11 +41,11 @@ def run(
 
     with Router.from_file(config, listen=False) as router:
         if dry_run:
-            show(plan_job(router, spec), as_json, _plan_picture)
+            show(plan_job(router, spec), as_json, plan_picture)
             return
         with watched_job(quiet=as_json) as progress:
             result = run_job(router, spec, progress=progress)
-    show(_result_facts(result), as_json, _result_picture)
+    show(_result_facts(result), as_json, result_picture)
 
 
 @app.command()
@@ -63,7 +61,7 @@ def resume(
 
     with Router.from_file(config, listen=False) as router, watched_job(quiet=as_json) as progress:
         result = resume_job(router, spec, progress=progress)
-    show(_result_facts(result), as_json, _result_picture)
+    show(_result_facts(result), as_json, result_picture)
 
 
 @app.command("status")
@@ -74,7 +72,7 @@ def status_command(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = 
 
     with Router.from_file(config, listen=False) as router:
         facts = {"jobs": [_record_facts(it) for it in job_status(router)]}
-    show(facts, as_json, _status_picture)
+    show(facts, as_json, status_picture)
 
 
 @app.command()
@@ -85,7 +83,7 @@ def pause(name: NameArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: Js
 
     with Router.from_file(config, listen=False) as router:
         pause_job(router, name)
-    show({"job": name, "wanted": "pause"}, as_json, _wanted_picture)
+    show({"job": name, "wanted": "pause"}, as_json, wanted_picture)
 
 
 @app.command()
@@ -96,7 +94,7 @@ def cancel(name: NameArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: J
 
     with Router.from_file(config, listen=False) as router:
         cancel_job(router, name)
-    show({"job": name, "wanted": "cancel"}, as_json, _wanted_picture)
+    show({"job": name, "wanted": "cancel"}, as_json, wanted_picture)
 
 
 # -- facts ----------------------------------------------------------------------------------------------------------
@@ -117,77 +115,3 @@ def _record_facts(record: JobRecord) -> dict[str, Any]:
         "error": record.error,
         "progress": dict(record.progress),
     }
-
-
-# -- pictures -------------------------------------------------------------------------------------------------------
-
-_STYLES = {"done": "green", "failed": "red", "interrupted": "red", "running": "cyan"}
-
-
-def _status_picture(facts: dict[str, Any]) -> RenderableType:
-    from rich.text import Text
-
-    from shardpool.cli.tables import new_table
-
-    if not facts["jobs"]:
-        return Text("no jobs", style="dim")
-    table = new_table("job", "kind", "state", "chunks>", "rows>", "left out>", "started", "error")
-    for it in facts["jobs"]:
-        progress = it["progress"]
-        table.add_row(
-            Text(it["job"]),
-            it["kind"],
-            Text(it["state"], style=_STYLES.get(it["state"], "yellow")),
-            f"{progress.get('chunks_done', 0)}/{progress.get('chunks', 0)}",
-            f"{progress.get('rows', 0):,}",
-            f"{progress.get('rejected', 0):,}",
-            it["started"],
-            Text(it["error"]),
-        )
-    return table
-
-
-def _result_picture(facts: dict[str, Any]) -> RenderableType:
-    from rich.text import Text
-
-    from shardpool.cli.values import duration, size
-
-    style = _STYLES.get(facts["state"], "yellow")
-    told = f"{facts['rows']:,} rows, {size(facts['bytes'])} in {duration(facts['seconds'])}"
-    text = Text.assemble((f"job {facts['job']} {facts['state']}", style), f"  {told}")
-    if facts["rejected"]:
-        text.append(f"; {facts['rejected']:,} rows left out", style="yellow")
-    for it in facts["checks"].get("privacy", ()):
-        text.append(f"\n{it['table']} ({', '.join(it['quasi'])}): k = {it['k']}")
-        text.append(f", l = {it['l']}" if it["l"] is not None else "")
-    return text
-
-
-def _plan_picture(facts: Mapping[str, Any]) -> RenderableType:
-    from rich.console import Group
-    from rich.text import Text
-
-    from shardpool.cli.tables import new_table
-
-    parts: list[RenderableType] = [Text(f"job {facts['name']} ({facts['job']}): {facts['streams']} streams of rows")]
-    if facts.get("columns"):
-        table = new_table("column", "rule", "as", "looks personal")
-        for it in facts["columns"]:
-            name = Text(f"{it['table']}.{it['column']}")
-            rule = Text(it["rule"], style="dim" if it["rule"] == "keep" else "green")
-            table.add_row(name, rule, Text(it["follows"]), Text(it["warning"], style="yellow"))
-        parts.append(table)
-    for sample in facts["samples"]:
-        table = new_table(
-            *(f"{sample['table']}.{name}" if not at else name for at, name in enumerate(sample["columns"]))
-        )
-        for row in sample["rows"]:
-            table.add_row(*map(Text, row))
-        parts.append(table)
-    return Group(*parts)
-
-
-def _wanted_picture(facts: dict[str, Any]) -> RenderableType:
-    from rich.text import Text
-
-    return Text(f"job {facts['job']}: {facts['wanted']} is asked for; see shardpool job status", style="green")

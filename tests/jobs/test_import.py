@@ -206,6 +206,8 @@ def test_the_command_line(place: MoveIn) -> None:
     planned = run("job", "run", place.spec, "--dry-run", config=place.config)
     assert planned.code == 0, planned.err
     assert "customer_id" in planned.out
+    assert "not taken along: view rich" in planned.out
+    assert "largest/mean" in planned.out
     done = run("job", "run", place.spec, "--json", config=place.config)
     assert done.json["checks"]["verified_rows"]["customers"] == 600
     assert set(done.json["checks"]["verified_rows"]) == set(TABLES)
