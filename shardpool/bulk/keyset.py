@@ -33,15 +33,13 @@ class Keyset:
         ]
 
     def cutting_query(self, relation: str) -> str:
-        """Return a query for every nth key, with the parameter n, given twice. Each key is in text."""
+        """Return a query for every nth key, with the parameter n. Each key is in text."""
         relation = relation.replace("%", "%%")
         names = ", ".join(f"{quote(column.name)}::text" for column in self.columns)
         keys, order = ", ".join(quote(column.name) for column in self.columns), ", ".join(self._terms)
-        # A last chunk shorter than half is added to the one before.
         return (
-            f"SELECT {names} FROM (SELECT {keys}, row_number() OVER (ORDER BY {order}) AS shardpool_row, "
-            f"count(*) OVER () AS shardpool_rows FROM {relation}) keys "
-            f"WHERE shardpool_row %% %s = 0 AND shardpool_row + %s / 2 <= shardpool_rows ORDER BY shardpool_row"
+            f"SELECT {names} FROM (SELECT {keys}, row_number() OVER (ORDER BY {order}) AS shardpool_row "
+            f"FROM {relation}) keys WHERE shardpool_row %% %s = 0 ORDER BY shardpool_row"
         )
 
     def nulls_query(self, relation: str) -> str | None:
@@ -59,8 +57,11 @@ class Keyset:
             if cursor.fetchone()[0]:
                 names = ", ".join(column.name for column in self.columns)
                 raise JobRefused(f"the key ({names}) is NULL in some rows, so they would be in no chunk: take another")
-        cursor.execute(self.cutting_query(relation), (chunk_rows, chunk_rows))
-        return [tuple(row) for row in cursor.fetchall()]
+        cursor.execute(self.cutting_query(relation), (chunk_rows,))
+        found = [tuple(row) for row in cursor.fetchall()]
+        cursor.execute(f"SELECT count(*) FROM {relation}")
+        # A last chunk shorter than half is added to the one before.
+        return found[:-1] if found and cursor.fetchone()[0] - len(found) * chunk_rows < chunk_rows // 2 else found
 
     def condition(self, cursor: Any, chunk: Chunk) -> str:
         """Return the condition that selects the rows of *chunk*."""

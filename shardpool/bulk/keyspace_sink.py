@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import psycopg2
@@ -103,8 +103,9 @@ class KeyspaceSink:
             every = range(len(batch.records))
             return [_Part(sorted(topology.shard_map.shards), topology.keyspace, path, every)] if every else []
         groups: list[list[int]] = [[] for _ in topology.shard_map.placements]
-        for index, place in _places(topology, table, batch, ticket, left_out):
-            groups[place].append(index)
+        take = [group.append for group in groups]
+        for index, place in zip(*_places(topology, table, batch, ticket, left_out), strict=True):
+            take[place](index)
         placed = zip(topology.shard_map.placements, groups, strict=True)
         # Shard by shard, so that each server's work is together.
         return sorted(
@@ -117,7 +118,8 @@ class KeyspaceSink:
         )
 
     def _write_part(self, together: Together, batch: Rows, part: _Part, limit: int) -> list[Refused]:
-        records = [batch.records[index] for index in part.indexes]
+        every = batch.records
+        records = [every[index] for index in part.indexes]
         relation = f"{quote(part.schema)}.{quote(batch.table)}"
         found: list[Refused] = []
         for shard in part.shards:
@@ -136,8 +138,8 @@ class KeyspaceSink:
 
 def _places(
     topology: Topology, table: Table, batch: Rows, ticket: Ticket, left_out: list[Rejected]
-) -> Iterator[tuple[int, int]]:
-    """Yield (index of a row, index of its partition); rows without a valid key are added to *left_out*."""
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Return the indexes of rows, and of their partitions; rows without a valid key are added to *left_out*."""
     lows = [placement.partition.low for placement in topology.shard_map.placements]
     router = RecordRouter(table, lows, COPY_TEXT, Fields(COPY_TEXT), batch.columns, batch.table)
     indexes = list(range(len(batch.records)))
@@ -152,5 +154,5 @@ def _places(
                 raise BadRows(batch.source_of(index), reason, ticket.may_reject) from error
             left_out.append(Rejected(batch.source_of(index), reason))
             continue
-        yield from zip(indexes, block.places, strict=True)
-        return
+        return indexes, block.places
+    return [], []

@@ -78,10 +78,11 @@ class KeyspaceSource:
     def _read(self, chunk: Chunk, limit: str) -> Rows:
         table = self.table(chunk.table)
         columns = table.insertable
+        keyset = self._keyset(chunk.table)
 
         def copy(cursor: Any) -> bytes:
             names = ", ".join(map(quote, columns))
-            condition = self._keyset(chunk.table).condition(cursor, chunk)
+            condition = keyset.condition(cursor, chunk)
             query = f"SELECT {names} FROM {self.relation(chunk.table, chunk.partition)} WHERE {condition}{limit}"
             data = io.BytesIO()
             cursor.copy_expert(f"COPY ({query}) TO STDOUT", data)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,6 +60,21 @@ def test_a_job(cluster: LocalCluster, shop: Path, spec: Path, monkeypatch: pytes
     assert "62 rows" in resumed.out
     assert "done" in run("job", "status", config=shop).out
     assert "copy: done" in resumed.err
+
+
+def test_ctrl_c_pauses(shop: Path, spec: Path) -> None:
+    write(spec, SPEC.replace('name = "copy"', 'name = "slow"') + "[run]\nchunk_rows = 1\nworkers = 1\n")
+    command = [sys.executable, "-m", "shardpool", "job", "run", str(spec), "--config", str(shop)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        while not list((spec.parent / "out").glob("*/*.csv")) and process.poll() is None:
+            pass
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+    [found] = [it for it in run("job", "status", "--json", config=shop).json["jobs"] if it["job"] == "slow"]
+    assert found["state"] == "paused"
+    assert 0 < found["progress"]["chunks_done"] < found["progress"]["chunks"]
+    assert run("job", "resume", "slow", "--json", config=shop).json["rows"] == 62
 
 
 def test_stopping_what_does_not_run(shop: Path) -> None:

@@ -47,15 +47,24 @@ class Mask:
         while len(stream) < len(part):
             stream += self.keyed.digest(b"%d,%d," % (attempt, block) + text.encode())
             block += 1
-        return "".join(map(_like, part, stream))
+        return "".join([_LIKE[character][noise] for character, noise in zip(part, stream, strict=False)])
 
 
-def _like(character: str, noise: int) -> str:
-    if character.isdigit():
-        return chr(ord("0") + noise % 10)
-    if character.isalpha():
-        return chr(ord("A" if character.isupper() else "a") + noise % 26)
-    return character
+class _Like(dict[str, str]):
+    """Character -> what becomes of it for each of 256 random numbers: a digit, a letter of the same case, or itself."""
+
+    def __missing__(self, character: str) -> str:
+        if character.isdigit():
+            choice = "0123456789"
+        elif character.isalpha():
+            choice = "".join(chr(ord("A" if character.isupper() else "a") + at) for at in range(26))
+        else:
+            choice = character
+        self[character] = found = (choice * 256)[:256]
+        return found
+
+
+_LIKE = _Like()
 
 
 @dataclass(frozen=True)
