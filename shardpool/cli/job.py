@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shardpool.cli.job_pictures import plan_picture, result_picture, status_picture, wanted_picture
+from shardpool.cli.job_pictures import plan_picture, result_picture, status_picture, undone_picture, wanted_picture
 from shardpool.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from shardpool.cli.output import show
 
@@ -95,6 +95,17 @@ def cancel(name: NameArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: J
     with Router.from_file(config, listen=False) as router:
         cancel_job(router, name)
     show({"job": name, "wanted": "cancel"}, as_json, wanted_picture)
+
+
+@app.command()
+def undo(name: NameArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Go back to before a finished import, if nothing was written to the keyspace since: the old tables open again."""
+    from shardpool.jobs import undo_job
+    from shardpool.router import Router
+
+    with Router.from_file(config, listen=False) as router:
+        facts = {"job": name, "wanted": "undo", **undo_job(router, name)}
+    show(facts, as_json, undone_picture)
 
 
 # -- facts ----------------------------------------------------------------------------------------------------------

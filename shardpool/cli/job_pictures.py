@@ -119,3 +119,13 @@ def wanted_picture(facts: dict[str, Any]) -> RenderableType:
     from rich.text import Text
 
     return Text(f"job {facts['job']}: {facts['wanted']} is asked for; see shardpool job status", style="green")
+
+
+def undone_picture(facts: dict[str, Any]) -> RenderableType:
+    """Draw that a job was undone."""
+    from rich.text import Text
+
+    rows = sum(facts["verified_rows"].values())
+    return Text(
+        f"job {facts['job']} undone: {rows:,} rows compared, all equal; write the old tables again", style="green"
+    )

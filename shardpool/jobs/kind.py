@@ -24,3 +24,5 @@ class Prepared:
     verify: Callable[[], Mapping[str, Any]] = dict
     #: Called when an unfinished job is given up: removes what it has put into its source.
     abandon: Callable[[], None] = lambda: None
+    #: The way back after the job is done, if its kind has one; what it returns is told.
+    undo: Callable[[], Mapping[str, Any]] | None = None

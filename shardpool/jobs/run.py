@@ -124,6 +124,23 @@ def cancel_job(router: Router, name: str) -> None:
         journal.close(record.id, "cancelled")
 
 
+def undo_job(router: Router, name: str) -> Mapping[str, Any]:
+    """Go back to before a finished job, where its kind can: an import lets the old database be written again.
+
+    Raise `JobRefused` if there is no way back: another kind, or rows that were written to the keyspace since.
+    """
+    journal = JobJournal(router.catalog)
+    record = journal.find(name)
+    if record is None or record.state != "done":
+        raise JobRefused(f"there is no finished job {name!r} to undo")
+    router.refresh()
+    spec = JobSpec.from_json(record.spec)
+    with journal.held(name), _PREPARE[spec.kind](router, spec, False) as prepared:
+        if prepared.undo is None:
+            raise JobRefused(f"a job of the kind {spec.kind!r} has no way back: its source is as it was")
+        return prepared.undo()
+
+
 def _run(
     journal: JobJournal,
     record: JobRecord,

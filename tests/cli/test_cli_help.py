@@ -31,6 +31,7 @@ COMMANDS = (
     ("job", "status"),
     ("job", "pause"),
     ("job", "cancel"),
+    ("job", "undo"),
     ("doctor",),
 )
 

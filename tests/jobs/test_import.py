@@ -11,7 +11,7 @@ import pytest
 
 from shardpool import Router, read_config
 from shardpool.errors import ConfigError, JobFailed, JobRefused, SchemaError
-from shardpool.jobs import cancel_job, plan_job, resume_job, run_job
+from shardpool.jobs import cancel_job, plan_job, resume_job, run_job, undo_job
 from shardpool.jobs.migrate import capture
 from tests.cli.cli_tools import program, run
 from tests.jobs.anonymise_tools import write_config as write_cluster
@@ -134,6 +134,23 @@ def test_cutover_later(place: MoveIn) -> None:
         writer.join(10)
     assert writer.refused
     check_moved_in(place.router, place.url)
+
+
+def test_the_way_back(place: MoveIn) -> None:
+    run_job(place.router, place.spec)
+    key = {"k": 5001}
+    place.router.execute(5001, "INSERT INTO customers (id, country, name) VALUES (:k, 'de', 'written since')", key)
+    with pytest.raises(JobRefused, match="the rows differ"):
+        undo_job(place.router, "move-in")
+    assert leftovers(place.url) == ["shardpool_moved"] * 4
+    place.router.execute(5001, "DELETE FROM customers WHERE id = :k", key)
+    assert run("job", "undo", "move-in", config=place.config).code == 0
+    assert leftovers(place.url) == []
+    with writing(place.url, SEED) as writer:
+        assert writer.done >= 20
+    assert writer.failed is None
+    with pytest.raises(JobRefused, match="switched back already"):
+        undo_job(place.router, "move-in")
 
 
 def test_truncate_is_refused_meanwhile(place: MoveIn) -> None:

@@ -15,7 +15,7 @@ from shardpool.bulk.database_source import DATABASE
 from shardpool.bulk.faults import fault_point
 from shardpool.errors import JobRefused
 from shardpool.jobs.migrate.apply import Changes, apply_changes, forget_changes, read_changes, read_rows
-from shardpool.jobs.migrate.capture import fence, is_fenced, lock_and
+from shardpool.jobs.migrate.capture import fence, is_fenced, lock_and, stop_capture
 from shardpool.jobs.migrate.digest import Digest, compare, digest_in, digests_of
 from shardpool.router import Router
 from shardpool.topology.names import quote
@@ -98,6 +98,19 @@ def switch_over(ends: Ends) -> float:
 
         lock_and(connection, ends.tables, last_changes)
         return time.monotonic() - began
+
+
+def switch_back(ends: Ends) -> dict[str, Digest]:
+    """Let the database be written again, as if nothing had been moved. Nothing may write the keyspace meanwhile.
+
+    Raise `JobRefused` if the keyspace has other rows by now: they would be lost.
+    """
+    if not switched(ends):
+        raise JobRefused("the tables were not switched over, or were switched back already")
+    same = verify_frozen(ends)
+    with ends.engines.borrow(DATABASE) as connection:
+        stop_capture(connection, ends.tables)
+    return same
 
 
 def switched(ends: Ends) -> bool:

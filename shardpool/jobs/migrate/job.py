@@ -21,7 +21,7 @@ from shardpool.errors import ConfigError, JobRefused
 from shardpool.jobs.copy_schema import check_empty
 from shardpool.jobs.kind import Prepared
 from shardpool.jobs.migrate.capture import start_capture, stop_capture
-from shardpool.jobs.migrate.finish import Ends, catch_up, switch_over, switched, verify, verify_frozen
+from shardpool.jobs.migrate.finish import Ends, catch_up, switch_back, switch_over, switched, verify, verify_frozen
 from shardpool.jobs.migrate.propose import obstacles_of, propose
 from shardpool.jobs.migrate.schema import foreign_keys_ddl, indexes_ddl, tables_ddl
 from shardpool.jobs.migrate.skew import measure_skew
@@ -110,6 +110,9 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
             with engines.borrow(DATABASE) as connection:
                 stop_capture(connection, tables)
 
+        def undo() -> Mapping[str, Any]:
+            return {"verified_rows": {name: rows for name, (rows, _) in switch_back(ends).items()}}
+
         facts = sorted((name, repr(tables[name]), repr(kinds[name])) for name in kinds)
         yield Prepared(
             work=work,
@@ -119,6 +122,7 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
             check_new=check_new,
             verify=finish,
             abandon=abandon,
+            undo=undo,
         )
     finally:
         engines.close()
