@@ -22,8 +22,8 @@ from shardpool.engines import Engines
 from shardpool.errors import ConfigError, JobRefused, UnknownTable
 from shardpool.jobs.constraints import read_constraints, self_referring, stages
 from shardpool.jobs.copy_schema import statements_of
+from shardpool.jobs.digest import compare, digest_in, digests_of, whole
 from shardpool.jobs.kind import Prepared
-from shardpool.jobs.migrate.digest import compare, digest_in, digests_of, whole
 from shardpool.jobs.spec import JobSpec, digest_of
 from shardpool.router import Router
 from shardpool.topology.names import quote
@@ -99,7 +99,7 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
                 return {}
             with engines.borrow(DATABASE) as connection, connection.cursor() as cursor:
                 found = {name: [digest_in(cursor, quote(name), tables[name].insertable)] for name in names}
-            digests = digests_of(router, {name: tables[name] for name in names})
+            digests = digests_of(router.engines, router.topology, {name: tables[name] for name in names})
             compare({name: whole(name, digests[name]) for name in names}, found)
             return {"verified_rows": {name: rows for name, [(rows, _)] in found.items()}}
 

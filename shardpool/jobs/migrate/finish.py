@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from shardpool.bulk.database_source import DATABASE
 from shardpool.bulk.faults import fault_point
 from shardpool.errors import JobRefused
+from shardpool.jobs.digest import Digest, compare, digest_in, digests_of
 from shardpool.jobs.migrate.apply import Changes, apply_changes, forget_changes, read_changes, read_rows
 from shardpool.jobs.migrate.capture import fence, is_fenced, lock_and, stop_capture
-from shardpool.jobs.migrate.digest import Digest, compare, digest_in, digests_of
 from shardpool.router import Router
 from shardpool.topology.names import quote
 from shardpool.topology.tables import Table
@@ -63,7 +63,7 @@ def verify(ends: Ends) -> dict[str, Digest]:
             expected[name] = digest_in(cursor, quote(name), table.insertable)
 
     _apply_round(ends, ALL, digest)
-    compare(expected, digests_of(ends.router, ends.tables))
+    compare(expected, digests_of(ends.router.engines, ends.router.topology, ends.tables))
     return expected
 
 
@@ -73,7 +73,7 @@ def verify_frozen(ends: Ends) -> dict[str, Digest]:
         _begin_snapshot(connection)
         with connection.cursor() as cursor:
             expected = {name: digest_in(cursor, quote(name), table.insertable) for name, table in ends.tables.items()}
-    compare(expected, digests_of(ends.router, ends.tables))
+    compare(expected, digests_of(ends.router.engines, ends.router.topology, ends.tables))
     return expected
 
 

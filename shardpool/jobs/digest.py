@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shardpool.errors import JobRefused
-from shardpool.router import Router
 from shardpool.topology.names import quote
+from shardpool.topology.shard_map import Topology
 from shardpool.topology.tables import Table
+
+if TYPE_CHECKING:
+    from shardpool.engines import Engines
 
 #: Rows, and the sum of their hashes.
 Digest = tuple[int, int]
@@ -26,13 +29,14 @@ def digest_in(cursor: Any, relation: str, columns: Sequence[str]) -> Digest:
     return int(rows), int(total)
 
 
-def digests_of(router: Router, tables: Mapping[str, Table]) -> dict[str, list[Digest]]:
-    """Return the digests of a keyspace's tables: one for a sharded table, one per shard for a reference table."""
-    topology = router.topology
+def digests_of(engines: Engines, topology: Topology, tables: Mapping[str, Table]) -> dict[str, list[Digest]]:
+    """Return the digests of a keyspace's tables: one for a sharded table, one per shard for a reference table, in the
+    order of the shards' names.
+    """
 
     def on_shard(shard: str) -> dict[str, Digest]:
         found = {}
-        with router.engines.borrow(shard) as connection, connection.cursor() as cursor:
+        with engines.borrow(shard) as connection, connection.cursor() as cursor:
             for name, table in tables.items():
                 schemas = [it.schema for it in topology.shard_map.by_shard().get(shard, ())]
                 if not topology.tables[name].sharded:
@@ -55,6 +59,17 @@ def whole(table: str, digests: Sequence[Digest]) -> Digest:
     if len(set(digests)) != 1:
         raise JobRefused(f"the copies of reference table {table} on the shards differ: {len(set(digests))} versions")
     return digests[0]
+
+
+def differing_references(engines: Engines, topology: Topology) -> dict[str, dict[str, int]]:
+    """Return the reference tables whose copies differ: table -> shard -> rows. Raise `ShardUnavailable`."""
+    tables = {name: table for name, table in topology.tables.items() if not table.sharded}
+    shards = sorted(topology.shard_map.shards)
+    return {
+        name: {shard: rows for shard, (rows, _) in zip(shards, digests, strict=True)}
+        for name, digests in digests_of(engines, topology, tables).items()
+        if len(set(digests)) > 1
+    }
 
 
 def sum_of(digests: Sequence[Digest]) -> Digest:
