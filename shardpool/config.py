@@ -121,7 +121,7 @@ def read_config(path: str | os.PathLike[str]) -> Config:
 
 def parse_config(document: Mapping[str, Any], source: str = "configuration") -> Config:
     """Validate a document in the shape of ``cluster.toml`` and freeze it. Raise `ConfigError`."""
-    _validate(document, source)
+    validate_document(document, source, "cluster.schema.json")
     shards = {
         name: parse_endpoint(entry["url"], source, f"shards.{name}", entry.get("password_env"))
         for name, entry in document["shards"].items()
@@ -142,8 +142,9 @@ def parse_config(document: Mapping[str, Any], source: str = "configuration") -> 
     return config
 
 
-def _validate(document: Mapping[str, Any], source: str) -> None:
-    schema = json.loads(schema_path("cluster.schema.json").read_text(encoding="utf-8"))
+def validate_document(document: Mapping[str, Any], source: str, schema_name: str) -> None:
+    """Check a document against a published schema. Raise `ConfigError` for the most telling fault."""
+    schema = json.loads(schema_path(schema_name).read_text(encoding="utf-8"))
     error = best_match(jsonschema.Draft202012Validator(schema).iter_errors(document))
     if error is None:
         return

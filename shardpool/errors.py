@@ -42,7 +42,14 @@
     │ └ OwnershipAmbiguous    recovery needs a human: says what to look at
     ├ LoadError
     │ ├ BadRow                a row that cannot be loaded: source, line, reason
+    │ ├ LoadUndone            a resolver rolled it back meanwhile (retryable)
     │ └ LoadInDoubt           the load's commit was interrupted between shards
+    ├ JobError                a job of the runner
+    │ ├ JobBusy               another process runs it (retryable)
+    │ ├ JobRefused            it cannot begin or go on like this: says why
+    │ ├ JobFailed             it stopped at a chunk; what is done stays done: resume it
+    │ ├ BadRows               more rows had to be left out than it may
+    │ └ ChunkDone             a chunk that somebody else has written already
     └ LocalClusterError       the embedded servers cannot do what was asked
 
 A leaf states a fact and carries it in fields. `retryable` says whether the same call may succeed later without any
@@ -290,8 +297,42 @@ class BadRow(LoadError):
         self.source, self.line, self.reason = source, line, reason
 
 
+class LoadUndone(LoadError):
+    """It took so long to commit that a resolver decided against it; nothing of it is left."""
+
+    retryable = True
+
+
 class LoadInDoubt(LoadError):
     """The commit was interrupted between shards; the message names what is where."""
+
+
+class JobError(ShardpoolError):
+    """A job of the runner."""
+
+
+class JobBusy(JobError):
+    retryable = True
+
+
+class JobRefused(JobError):
+    """Nothing was read or written."""
+
+
+class JobFailed(JobError):
+    """A job stopped. What its ledger has is done; `resume_job` does the rest."""
+
+
+class BadRows(JobError):
+    """A row is bad, and no more rows may be left out. `source` names the row."""
+
+    def __init__(self, source: str, reason: str, allowed: int) -> None:
+        super().__init__(f"{source}: {reason} (rows that may be left out: {allowed}; see [bad_rows] max)")
+        self.source, self.reason, self.allowed = source, reason, allowed
+
+
+class ChunkDone(JobError):
+    """The ledger has the chunk already."""
 
 
 class LocalClusterError(ShardpoolError, RuntimeError):

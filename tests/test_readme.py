@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from shardpool.cli.app import app
 from shardpool.config import parse_config
+from shardpool.jobs.spec import read_spec
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -28,7 +29,11 @@ def test_python(source: str) -> None:
 def test_configuration(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in re.findall(r'password_env = "(.*?)"', source):
         monkeypatch.setenv(name, "a password")
-    assert parse_config(tomllib.loads(source)).tables
+    document = tomllib.loads(source)
+    if "job" in document:
+        assert read_spec(document).name
+    else:
+        assert parse_config(document).tables
 
 
 def commands() -> list[str]:

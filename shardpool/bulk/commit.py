@@ -46,7 +46,7 @@ def commit_load(lanes: Lanes, catalog: Catalog, engines: Engines) -> None:
         decide_commit(catalog, lanes.load)
         decided = True
         fault_point("decided")
-        _commit_prepared(opened, engines, lanes.load)
+        commit_prepared(opened, engines, lanes.load)
     except LoadInDoubt:
         raise
     except LoadError:
@@ -55,7 +55,7 @@ def commit_load(lanes: Lanes, catalog: Catalog, engines: Engines) -> None:
     except KeyboardInterrupt as interrupt:
         # Perhaps the catalog has the decision already; if not, it is against the load.
         if decided or decision(catalog, lanes.load):
-            _commit_prepared(opened, engines, lanes.load)
+            commit_prepared(opened, engines, lanes.load)
             interrupt.add_note(f"load {lanes.load} was committed on all shards")
         else:
             lanes.may_undo = True
@@ -71,7 +71,7 @@ def _commit_alone(lane: Lane) -> None:
         raise refused(error, lane.shard, gone=False) from error
 
 
-def _commit_prepared(lanes: list[Lane], engines: Engines, load: str) -> None:
+def commit_prepared(lanes: list[Lane], engines: Engines, load: str) -> None:
     """Commit on all shards where it is not yet done. Raise `LoadInDoubt` if some could not be told."""
     left: dict[str, Exception] = {}
     for lane in lanes:

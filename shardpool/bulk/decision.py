@@ -41,9 +41,9 @@ class Resolved:
     committed: bool
 
 
-def new_load(keyspace: str) -> str:
-    """Return a fresh id of a load: the first four parts of its shards' gids."""
-    return f"{_prefix(keyspace)}{uuid.uuid4().hex}"
+def new_load(keyspace: str, label: str = "") -> str:
+    """Return a fresh id of a load: the first four parts of its shards' gids. *label* (no colon) begins the last one."""
+    return f"{load_prefix(keyspace, label)}{uuid.uuid4().hex}"
 
 
 def prepared_gid(load: str, shard: str) -> str:
@@ -51,8 +51,9 @@ def prepared_gid(load: str, shard: str) -> str:
     return f"{load}:{shard}"
 
 
-def _prefix(keyspace: str) -> str:
-    return f"shardpool:load:{keyspace}:"
+def load_prefix(keyspace: str, label: str = "") -> str:
+    """Return how the ids of a keyspace's loads begin; of those with *label*."""
+    return f"shardpool:load:{keyspace}:{label}"
 
 
 def decide_commit(catalog: Catalog, gid: str) -> None:
@@ -108,17 +109,17 @@ def decision(catalog: Catalog, gid: str) -> bool:
 
 
 def resolve_loads(
-    catalog: Catalog, engines: Engines, shard_names: Iterable[str], older_than: float = 60.0
+    catalog: Catalog, engines: Engines, shard_names: Iterable[str], older_than: float = 60.0, label: str = ""
 ) -> list[Resolved]:
     """Finish the loads of this keyspace whose process died, or lost a shard, while they committed.
 
-    Looks on each shard for transactions prepared more than *older_than* seconds ago. A shard that does not answer is
-    left for the next time, with a warning. Raise `CatalogUnavailable`.
+    Looks on each shard for transactions prepared more than *older_than* seconds ago, for loads with *label*. A shard
+    that does not answer is left for the next time, with a warning. Raise `CatalogUnavailable`.
     """
     resolved = []
     for shard in shard_names:
         try:
-            for gid in _prepared(engines, shard, _prefix(catalog.keyspace), older_than):
+            for gid in _prepared(engines, shard, load_prefix(catalog.keyspace, label), older_than):
                 # The gid ends with the shard's name as the loader knew it, which has no colon before it.
                 committed = decision(catalog, ":".join(gid.split(":", 4)[:4]))
                 finish_prepared(engines, shard, gid, commit=committed)

@@ -116,3 +116,42 @@ CREATE TABLE shardpool_catalog.rebalance (
     started_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE UNIQUE INDEX one_rebalance ON shardpool_catalog.rebalance (keyspace) WHERE state = 'running';
+
+-- Jobs of the runner. `wanted` is what its user asked for last; `spec` never has a secret or a password.
+CREATE TABLE shardpool_catalog.job (
+    id uuid PRIMARY KEY,
+    keyspace text NOT NULL REFERENCES shardpool_catalog.keyspace,
+    name text NOT NULL,
+    kind text NOT NULL,
+    spec jsonb NOT NULL,
+    digest text NOT NULL,
+    planned boolean NOT NULL DEFAULT false,
+    state text NOT NULL CHECK (state IN ('running', 'paused', 'failed', 'cancelled', 'done')),
+    wanted text NOT NULL DEFAULT 'run' CHECK (wanted IN ('run', 'pause', 'cancel')),
+    progress jsonb NOT NULL DEFAULT '{}',
+    error text NOT NULL DEFAULT '',
+    started_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE UNIQUE INDEX one_open_job_per_name ON shardpool_catalog.job (keyspace, name)
+    WHERE state NOT IN ('done', 'cancelled');
+
+-- What a job is cut into, fixed before its first row is read.
+CREATE TABLE shardpool_catalog.job_chunk (
+    job uuid NOT NULL REFERENCES shardpool_catalog.job ON DELETE CASCADE,
+    number int NOT NULL,
+    definition jsonb NOT NULL,
+    PRIMARY KEY (job, number)
+);
+
+-- Which chunks are in this keyspace, entered by the transaction that decides to commit their rows. The job may be one of
+-- another catalog.
+CREATE TABLE shardpool_catalog.job_ledger (
+    job uuid NOT NULL,
+    chunk int NOT NULL,
+    rows bigint NOT NULL,
+    bytes bigint NOT NULL,
+    rejected bigint NOT NULL,
+    written_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (job, chunk)
+);

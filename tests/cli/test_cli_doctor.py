@@ -59,6 +59,13 @@ def test_drift(shop: Path, cluster: LocalCluster) -> None:
     assert findings(shop) == {}
 
 
+def test_reference_tables_are_compared(shop: Path, cluster: LocalCluster) -> None:
+    execute(cluster, "s1", "update shop.country set name = 'elsewhere' where code = 'de'")
+    assert findings(shop) == {"reference tables": [("keyspace", "wrong")]}
+    execute(cluster, "s1", "update shop.country set name = 'Germany' where code = 'de'")
+    assert findings(shop) == {}
+
+
 def test_the_same_database_twice(shop: Path, cluster: LocalCluster, tmp_path: Path) -> None:
     wrong = cluster.url("s0").replace("127.0.0.1", "localhost")
     text = shop.read_text(encoding="utf-8").replace(f'[shards.s1]\nurl = "{cluster.url("s1")}"', "[shards.s1]")

@@ -28,6 +28,12 @@ COMMANDS = (
     ("move", "recover"),
     ("transactions", "list"),
     ("transactions", "resolve"),
+    ("job", "run"),
+    ("job", "resume"),
+    ("job", "status"),
+    ("job", "pause"),
+    ("job", "cancel"),
+    ("job", "undo"),
     ("doctor",),
 )
 

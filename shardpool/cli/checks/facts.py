@@ -100,6 +100,8 @@ class ClusterFacts:
     catalog: CatalogFacts
     drift: Sequence[Drift] | None
     drift_fault: str = ""
+    #: Reference tables whose copies differ: table -> shard -> rows. None if not looked at.
+    references: Mapping[str, Mapping[str, int]] | None = None
 
 
 def read_facts(config: Config, engines: Engines, catalog: Catalog) -> ClusterFacts:
@@ -110,7 +112,9 @@ def read_facts(config: Config, engines: Engines, catalog: Catalog) -> ClusterFac
     names = {*config.shards, *(found.topology.shard_map.shards if found.topology else ())}
     servers, unreachable = ask_shards(engines, names, lambda _, cursor: _read_server(cursor))
     drift, fault = _read_drift(catalog, engines, found, unreachable)
-    return ClusterFacts(config, servers, unreachable, found, drift, fault)
+    # What has not the same columns cannot be compared.
+    references = _read_references(engines, found) if drift is not None and not drift else None
+    return ClusterFacts(config, servers, unreachable, found, drift, fault, references)
 
 
 def _read_server(cursor: Any) -> ServerFacts:
@@ -154,6 +158,15 @@ def _read_catalog(catalog: Catalog) -> CatalogFacts:
             for query in (_TIME_ZONE, _RUNNING_DDL, _RUNNING_MOVES, _LEFTOVERS)
         )
     return CatalogFacts(topology, fault, time_zone[0], catalog.identities(), ddl, moves, leftovers)
+
+
+def _read_references(engines: Engines, found: CatalogFacts) -> Mapping[str, Mapping[str, int]] | None:
+    from shardpool.jobs.digest import differing_references
+
+    try:
+        return differing_references(engines, found.topology) if found.topology is not None else None
+    except ExecutionError:
+        return None
 
 
 def _read_drift(

@@ -70,6 +70,18 @@ def loads(facts: ClusterFacts) -> Iterator[Finding]:
         yield ok("loads", KEYSPACE, "no forgotten transactions")
 
 
+def references(facts: ClusterFacts) -> Iterator[Finding]:
+    """Every reference table has the same rows on all shards."""
+    if facts.references is None:
+        return
+    for table, rows in sorted(facts.references.items()):
+        counts = ", ".join(f"{count:,} on {shard}" for shard, count in rows.items())
+        hint = "find out which copy is right, and make the others like it"
+        yield wrong("reference tables", KEYSPACE, f"{table} is not the same everywhere: rows {counts}", hint)
+    if not facts.references:
+        yield ok("reference tables", KEYSPACE, "the same rows on all shards")
+
+
 def drift(facts: ClusterFacts) -> Iterator[Finding]:
     """Every partition has the tables that the catalog says."""
     if facts.drift is None:

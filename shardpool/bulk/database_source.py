@@ -1,0 +1,97 @@
+"""One PostgreSQL database as a source: a stream per table, cut by its primary key."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+
+from shardpool.bulk.chunk import Chunk, Rows, Stream
+from shardpool.bulk.keyset import Keyset
+from shardpool.bulk.keyspace_source import Describe
+from shardpool.bulk.translate import refused
+from shardpool.config import Config, Endpoint, PoolConfig
+from shardpool.topology.names import quote
+from shardpool.topology.tables import Table
+
+if TYPE_CHECKING:
+    from shardpool.engines import Engines
+
+#: What the one "shard" of a database that is none is called.
+DATABASE = "source"
+
+
+def database_config(endpoint: Endpoint, schema: str, timezone: str, connections: int) -> Config:
+    """Return a configuration whose only shard is a database, with *schema* first in its search path."""
+    return Config(
+        source=endpoint.url,
+        keyspace=schema,
+        partitions=1,
+        catalog=endpoint,
+        shards={DATABASE: endpoint},
+        timezone=timezone,
+        pool=PoolConfig(min_size=0, max_size=connections),
+    )
+
+
+class DatabaseSource:
+    """*tables* of a database, over engines of a `database_config`; *stages* by table."""
+
+    def __init__(self, engines: Engines, tables: Mapping[str, Table], stages: Mapping[str, int]) -> None:
+        self._engines, self._tables, self._stages = engines, tables, stages
+
+    def streams(self) -> list[Stream]:
+        return [Stream(name, name, stage) for name, stage in self._stages.items()]
+
+    def bounds(self, stream: Stream, chunk_rows: int) -> list[tuple[str, ...]]:
+        keyset = self._keyset(stream.table)
+        if not keyset.columns:
+            return []
+        relation = self.relation(stream.table)
+        found: list[tuple[str, ...]] = self._do(lambda cursor: keyset.bounds(cursor, relation, chunk_rows))
+        return found
+
+    def read(self, chunk: Chunk) -> Rows:
+        return self._read(chunk, "")
+
+    def sample(self, stream: Stream, rows: int) -> Rows:
+        return self._read(Chunk(0, stream.name, stream.table, stream.stage, None), f" LIMIT {rows:d}")
+
+    def shard_of(self, chunk: Chunk) -> str:
+        return DATABASE
+
+    def relation(self, name: str) -> str:
+        """Return what stands after FROM to read *name*."""
+        return quote(name)
+
+    def _keyset(self, table: str) -> Keyset:
+        return Keyset(self._tables[table], same_collation=True)
+
+    def _read(self, chunk: Chunk, limit: str) -> Rows:
+        table = self._tables[chunk.table]
+        columns = table.insertable
+
+        def copy(cursor: Any) -> bytes:
+            condition = self._keyset(chunk.table).condition(cursor, chunk)
+            query = (
+                f"SELECT {', '.join(map(quote, columns))} FROM {self.relation(chunk.table)} WHERE {condition}{limit}"
+            )
+            data = io.BytesIO()
+            cursor.copy_expert(f"COPY ({query}) TO STDOUT", data)
+            return data.getvalue()
+
+        records = self._do(copy).split(b"\n")
+        records.pop()
+        key = table.primary_key or table.key or columns[:1]
+        types = [it for it in table.columns if not it.generated]
+        return Rows(chunk.table, columns, records, Describe(chunk, key, columns, records), types=types)
+
+    def _do(self, work: Callable[[Any], Any]) -> Any:
+        with self._engines.borrow(DATABASE) as connection:
+            try:
+                with connection.cursor() as cursor:
+                    return work(cursor)
+            except psycopg2.Error as error:
+                raise refused(error, DATABASE, gone=bool(connection.closed)) from error

@@ -1,0 +1,158 @@
+"""A keyspace as a sink: the rows of a chunk to all their partitions, together with the ledger's entry, or not at all.
+
+The chunk's transactions on the shards are prepared; the transaction in the catalog that enters the chunk in the ledger
+is the decision to commit them. So there is one truth, whatever dies when, and wherever partitions move.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import psycopg2
+
+from shardpool.bulk.chunk import Record, Rejected, Rows, Tally, Ticket
+from shardpool.bulk.decision import load_prefix, resolve_loads
+from shardpool.bulk.fields import Fields
+from shardpool.bulk.isolate import Refused, copy_good_rows, is_fault_of_data, reason_of
+from shardpool.bulk.keyspace_source import Keyspace
+from shardpool.bulk.layout import COPY_TEXT
+from shardpool.bulk.ledger import forget_decisions, written
+from shardpool.bulk.records import Block
+from shardpool.bulk.route import RecordRouter
+from shardpool.bulk.together import Together, chunk_label, job_label
+from shardpool.bulk.translate import refused
+from shardpool.errors import BadRow, BadRows, UnknownTable
+from shardpool.topology.names import quote
+from shardpool.topology.shard_map import Topology
+from shardpool.topology.tables import Table
+
+#: Writes records by one statement: (connection, table in full, columns, records, may be left out) -> left out.
+Writer = Callable[[object, str, Sequence[str], Sequence[Record], int], list[Refused]]
+
+_QUOTED = re.compile(r'"[^"]*"')
+
+
+def insert(
+    connection: object, relation: str, columns: Sequence[str], records: Sequence[Record], limit: int
+) -> list[Refused]:
+    """Write by COPY."""
+    return copy_good_rows(connection, f"COPY {relation} ({', '.join(map(quote, columns))}) FROM STDIN", records, limit)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The rows of a chunk that go to one schema; `indexes` are theirs in the batch."""
+
+    shards: Sequence[str]
+    schema: str
+    path: str
+    indexes: Sequence[int]
+
+
+class KeyspaceSink:
+    """Writes into the tables of *keyspace*, by `insert` or another *writer*."""
+
+    def __init__(self, keyspace: Keyspace, writer: Writer = insert) -> None:
+        self._keyspace = keyspace
+        self._writer = writer
+
+    def prepare(self, job: uuid.UUID) -> None:
+        self._resolve(job_label(job))
+
+    def done(self, job: uuid.UUID) -> dict[int, Tally]:
+        return written(self._keyspace.catalog, job)
+
+    def finish(self, job: uuid.UUID) -> None:
+        """Remove what is needed only while the job runs: its decisions. The ledger stays."""
+        self._resolve(job_label(job))
+        forget_decisions(self._keyspace.catalog, load_prefix(self._keyspace.catalog.keyspace, job_label(job)))
+
+    def settle(self, ticket: Ticket) -> None:
+        """Finish what an attempt at this chunk has left prepared."""
+        self._resolve(chunk_label(ticket))
+
+    def write(self, ticket: Ticket, batches: Sequence[Rows], rejects: Sequence[Rejected]) -> Tally:
+        left_out = list(rejects)
+        topology = self._keyspace.topology
+        with Together(self._keyspace.engines, self._keyspace.catalog, ticket) as together:
+            rows = size = 0
+            for batch in batches:
+                parts = self._split(topology, batch, ticket, left_out)
+                for part in parts:
+                    refused_rows = self._write_part(together, batch, part, ticket.may_reject - len(left_out))
+                    left_out += [Rejected(batch.source_of(part.indexes[at]), reason) for at, reason in refused_rows]
+                    rows += len(part.indexes) - len(refused_rows)
+                size += sum(map(len, batch.records))
+            tally = Tally(rows, size, len(left_out), tuple(left_out))
+            together.commit(tally)
+        return tally
+
+    def _resolve(self, label: str) -> None:
+        keyspace = self._keyspace
+        resolve_loads(keyspace.catalog, keyspace.engines, list(keyspace.topology.shard_map.shards), 0.0, label)
+
+    def _split(self, topology: Topology, batch: Rows, ticket: Ticket, left_out: list[Rejected]) -> list[_Part]:
+        table = topology.tables.get(batch.table)
+        if table is None:
+            raise UnknownTable(batch.table, topology.keyspace, list(topology.tables))
+        if not table.sharded:
+            path = f"SET LOCAL search_path TO {quote(topology.keyspace)}, public;"
+            every = range(len(batch.records))
+            return [_Part(sorted(topology.shard_map.shards), topology.keyspace, path, every)] if every else []
+        groups: list[list[int]] = [[] for _ in topology.shard_map.placements]
+        take = [group.append for group in groups]
+        for index, place in zip(*_places(topology, table, batch, ticket, left_out), strict=True):
+            take[place](index)
+        placed = zip(topology.shard_map.placements, groups, strict=True)
+        # Shard by shard, so that each server's work is together.
+        return sorted(
+            (
+                _Part([it.shard], it.partition.schema, topology.search_paths[it.partition.id], group)
+                for it, group in placed
+                if group
+            ),
+            key=lambda part: part.shards[0],
+        )
+
+    def _write_part(self, together: Together, batch: Rows, part: _Part, limit: int) -> list[Refused]:
+        every = batch.records
+        records = [every[index] for index in part.indexes]
+        relation = f"{quote(part.schema)}.{quote(batch.table)}"
+        found: list[Refused] = []
+        for shard in part.shards:
+            connection = together.lane(shard).connection
+            try:
+                with connection.cursor() as cursor:
+                    cursor.execute(part.path)
+                found = self._writer(connection, relation, batch.columns, records, limit)
+            except psycopg2.Error as error:
+                if is_fault_of_data(error) and not connection.closed and hasattr(error, "row"):
+                    index = part.indexes[error.row]
+                    raise BadRows(batch.source_of(index), reason_of(error), limit) from error
+                raise refused(error, shard, gone=bool(connection.closed)) from error
+        return found
+
+
+def _places(
+    topology: Topology, table: Table, batch: Rows, ticket: Ticket, left_out: list[Rejected]
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Return the indexes of rows, and of their partitions; rows without a valid key are added to *left_out*."""
+    lows = [placement.partition.low for placement in topology.shard_map.placements]
+    router = RecordRouter(table, lows, COPY_TEXT, Fields(COPY_TEXT), batch.columns, batch.table)
+    indexes = list(range(len(batch.records)))
+    while indexes:
+        block = Block([batch.records[index] for index in indexes], 0)
+        try:
+            router.route(block)
+        except BadRow as error:
+            index = indexes.pop(error.line)
+            reason = _QUOTED.sub("the value", error.reason)
+            if len(left_out) >= ticket.may_reject:
+                raise BadRows(batch.source_of(index), reason, ticket.may_reject) from error
+            left_out.append(Rejected(batch.source_of(index), reason))
+            continue
+        return indexes, block.places
+    return [], []

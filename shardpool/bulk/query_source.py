@@ -1,0 +1,82 @@
+"""The rows of a query as a source: cut by key columns that its author names, else one chunk per partition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from shardpool.bulk.chunk import Stream
+from shardpool.bulk.database_source import DatabaseSource
+from shardpool.bulk.keyspace_source import Keyspace, KeyspaceSource
+from shardpool.errors import JobRefused
+from shardpool.planner.plan import SCHEMA_MARKER
+from shardpool.topology.names import quote
+from shardpool.topology.tables import Column, Table
+
+if TYPE_CHECKING:
+    from shardpool.engines import Engines
+
+
+@dataclass(frozen=True)
+class Extract:
+    """A query under a name. *sql* may have `SCHEMA_MARKER` for the partition's schema. *partitions*: where it runs;
+    None for a query that needs no partition, and runs once.
+    """
+
+    table: Table
+    sql: str
+    partitions: tuple[int, ...] | None
+
+    def relation(self, schema: str | None) -> str:
+        return f"({self.sql.replace(SCHEMA_MARKER, quote(schema)) if schema else self.sql}) AS extract"
+
+
+class QuerySource(KeyspaceSource):
+    """A query that is answered partition by partition."""
+
+    def __init__(self, keyspace: Keyspace, extract: Extract) -> None:
+        super().__init__(keyspace, {})
+        self._extract = extract
+
+    def streams(self) -> list[Stream]:
+        name = self._extract.table.name
+        if self._extract.partitions is None:
+            return [Stream(name, name)]
+        return [Stream(f"{name}/p{number:04d}", name, 0, number) for number in self._extract.partitions]
+
+    def table(self, name: str) -> Table:
+        return self._extract.table
+
+    def relation(self, name: str, partition: int | None) -> str:
+        placements = self._keyspace.topology.shard_map
+        schema = None if partition is None else placements.placement(partition).partition.schema
+        return self._extract.relation(schema)
+
+
+class DatabaseQuerySource(DatabaseSource):
+    """A query of a database."""
+
+    def __init__(self, engines: Engines, extract: Extract) -> None:
+        super().__init__(engines, {extract.table.name: extract.table}, {extract.table.name: 0})
+        self._extract = extract
+
+    def relation(self, name: str) -> str:
+        return self._extract.relation(None)
+
+
+def describe_query(cursor: Any, name: str, sql: str, key: Sequence[str]) -> Table:
+    """Return the columns of a query, and *key* as its primary key. Raise `JobRefused` for a key it has not."""
+    cursor.execute(f"SELECT * FROM ({sql}) AS extract LIMIT 0")
+    found = [(column.name, column.type_code) for column in cursor.description]
+    columns = []
+    for column, oid in found:
+        cursor.execute("SELECT format_type(%s, NULL)", (oid,))
+        columns.append(Column(column, cursor.fetchone()[0]))
+    names = [column.name for column in columns]
+    if len(set(names)) != len(names):
+        raise JobRefused(f"extract.query has two columns of one name: {', '.join(names)}")
+    missing = [column for column in key if column not in names]
+    if missing:
+        raise JobRefused(f"extract.key names {', '.join(missing)}, the query has {', '.join(names)}")
+    return Table(name, tuple(columns), tuple(key))

@@ -1,0 +1,117 @@
+"""Working off one chunk: read, transform, write, and again if something was in the way.
+
+A worker is a thread of the coordinator's process, another process, or one on another machine. It opens the ends of a
+job once and keeps them (`serving`, `_opened`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import psycopg2
+from sqlalchemy.exc import DBAPIError
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from shardpool.bulk.chunk import Opened, Stream, Tally, Ticket, Work
+from shardpool.errors import BadRows, ChunkDone, LoadInDoubt, ShardpoolError, StalePlacement
+
+#: SQLSTATEs of which another attempt may be free: deadlock, serialization, lock timeout, too many connections.
+_PASSING = ("40", "53300", "55P03", "57P")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How often a chunk is tried, and how long between (seconds, with jitter, doubling up to *longest*)."""
+
+    attempts: int = 8
+    first: float = 0.2
+    longest: float = 10.0
+
+
+PATIENCE = Patience()
+
+
+def run_chunk(work: Work, ticket: Ticket, patience: Patience) -> Tally:
+    """Bring a chunk to the sink, exactly once. Raise what the last attempt raised."""
+    opened = _opened(work)
+
+    def attempt() -> Tally:
+        rows = opened.source.read(ticket.chunk)
+        batches, rejects = opened.transform(rows)
+        if len(rejects) > ticket.may_reject:
+            raise BadRows(rejects[ticket.may_reject].source, rejects[ticket.may_reject].reason, ticket.may_reject)
+        return opened.sink.write(ticket, batches, rejects)
+
+    def recover(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, StalePlacement):
+            opened.refresh()
+        if isinstance(error, LoadInDoubt):
+            opened.sink.settle(ticket)
+
+    try:
+        return _retrying(patience, recover)(attempt)
+    except ChunkDone:
+        return opened.sink.done(ticket.job)[ticket.chunk.number]
+
+
+def cut_stream(work: Work, stream: Stream, chunk_rows: int, patience: Patience) -> list[tuple[str, ...]]:
+    """Return the keys that cut a stream."""
+    opened = _opened(work)
+    return _retrying(patience, lambda _: opened.refresh())(opened.source.bounds, stream, chunk_rows)
+
+
+def _retrying(patience: Patience, recover: Callable[[RetryCallState], None]) -> Retrying:
+    return Retrying(
+        retry=retry_if_exception(is_passing),
+        stop=stop_after_attempt(patience.attempts),
+        wait=wait_random_exponential(multiplier=patience.first, max=patience.longest),
+        before_sleep=recover,
+        reraise=True,
+    )
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether another attempt may succeed, and the failed one surely wrote nothing, or its outcome can be found out."""
+    if isinstance(error, ShardpoolError) and (error.retryable or isinstance(error, LoadInDoubt)):
+        return True
+    driver = error.orig if isinstance(error, DBAPIError) else error
+    driver = driver if isinstance(driver, psycopg2.Error) else error.__cause__
+    if not isinstance(driver, psycopg2.Error):
+        return False
+    code = driver.pgcode or ""
+    return code.startswith(_PASSING) or (not code and isinstance(driver, psycopg2.OperationalError))
+
+
+# -- the ends, once per process -------------------------------------------------------------------------------------
+
+_lock = threading.Lock()
+_served: dict[tuple[int, str], Opened] = {}
+_closing = ExitStack()
+
+
+@contextmanager
+def serving(work: Work, opened: Opened) -> Iterator[None]:
+    """Let the threads of this process use *opened* for *work*."""
+    key = (os.getpid(), work.token)
+    _served[key] = opened
+    try:
+        yield
+    finally:
+        del _served[key]
+
+
+def _opened(work: Work) -> Opened:
+    # A forked process must not use its parent's connections.
+    key = (os.getpid(), work.token)
+    with _lock:
+        if key not in _served:
+            if not _served:
+                atexit.register(_closing.close)
+            _served[key] = _closing.enter_context(work.open())
+        return _served[key]

@@ -1,0 +1,169 @@
+"""Rules that change a value by itself: masks, generalisation, scrubbed texts, fakes."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import ROUND_FLOOR, Decimal, InvalidOperation
+
+from shardpool.errors import JobRefused
+from shardpool.jobs.anonymise.secret import Keyed
+from shardpool.jobs.anonymise.values import BadValue
+
+#: How many values of a kind a fake is chosen from.
+FAKES = 4096
+KINDS = ("name", "first_name", "last_name", "company", "job", "city", "street_address", "postcode", "phone_number")
+
+EMAIL = re.compile(r"[A-Za-z0-9._%+'-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+")
+#: Seven digits or more, with what people put between them; not a date.
+PHONE = re.compile(r"(?<![\w.])(?!\d{4}-\d\d-\d\d(?!\d))(?:\+|\(|00)?\d(?:[ ()./-]{0,2}\d){6,}(?!\w)")
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Letters become letters, digits digits, all else stays; *keep_first* and *keep_last* characters too."""
+
+    keyed: Keyed
+    keep_first: int = 0
+    keep_last: int = 0
+    sign: str | None = None
+
+    def __call__(self, text: str) -> str:
+        first, last = self.keep_first, max(len(text) - self.keep_last, 0)
+        if first >= last:  # A short value would be shown whole.
+            first, last = 0, len(text)
+        for attempt in range(64):
+            masked = text[:first] + self._mask(text[first:last], text, attempt) + text[last:]
+            if masked != text:
+                return masked
+        return text if not any(map(str.isalnum, text)) else masked
+
+    def _mask(self, part: str, text: str, attempt: int) -> str:
+        if self.sign is not None:
+            return "".join(self.sign if it.isalnum() else it for it in part)
+        stream, block = b"", 0
+        while len(stream) < len(part):
+            stream += self.keyed.digest(b"%d,%d," % (attempt, block) + text.encode())
+            block += 1
+        return "".join([_LIKE[character][noise] for character, noise in zip(part, stream, strict=False)])
+
+
+class _Like(dict[str, str]):
+    """Character -> what becomes of it for each of 256 random numbers: a digit, a letter of the same case, or itself."""
+
+    def __missing__(self, character: str) -> str:
+        if character.isdigit():
+            choice = "0123456789"
+        elif character.isalpha():
+            choice = "".join(chr(ord("A" if character.isupper() else "a") + at) for at in range(26))
+        else:
+            choice = character
+        self[character] = found = (choice * 256)[:256]
+        return found
+
+
+_LIKE = _Like()
+
+
+@dataclass(frozen=True)
+class Scrub:
+    """Replaces e-mail addresses and telephone numbers within a text; the same one always by the same."""
+
+    keyed: Keyed
+
+    def __call__(self, text: str) -> str:
+        text = EMAIL.sub(lambda match: self._email(match[0]), text)
+        return PHONE.sub(lambda match: Mask(self.keyed)(match[0]), text)
+
+    def _email(self, address: str) -> str:
+        return f"user-{self.keyed.digest(address.lower().encode()).hex()[:10]}@example.org"
+
+
+@dataclass(frozen=True)
+class Step:
+    """Numbers, rounded down to a multiple of *step*."""
+
+    step: Decimal
+
+    def __call__(self, text: str) -> str:
+        number = decimal_of(text)
+        return format((number / self.step).to_integral_value(ROUND_FLOOR) * self.step, "f")
+
+
+@dataclass(frozen=True)
+class Period:
+    """Dates and times, set back to the beginning of their month, quarter, year or decade. The time zone stays."""
+
+    to: str
+
+    def __call__(self, text: str) -> str:
+        day = date_of(text)
+        month = {"month": day.month, "quarter": (day.month - 1) // 3 * 3 + 1}.get(self.to, 1)
+        year = day.year - day.year % 10 if self.to == "decade" else day.year
+        time = text[10:]
+        zone = time[max(time.find("+"), time.find("-")) :] if "+" in time or "-" in time else ""
+        return f"{max(year, 1):04d}-{month:02d}-01" + (f" 00:00:00{zone}" if time else "")
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The first characters of a text: districts of postcodes, for example."""
+
+    length: int
+
+    def __call__(self, text: str) -> str:
+        return text[: self.length]
+
+
+@dataclass(frozen=True)
+class Fake:
+    """A value of a kind, chosen by the HMAC; never the value itself."""
+
+    keyed: Keyed
+    pool: Sequence[str]
+
+    def __call__(self, text: str) -> str:
+        place = self.keyed.number(text.encode())
+        found = self.pool[place % len(self.pool)]
+        return found if found.casefold() != text.strip().casefold() else self.pool[(place + 1) % len(self.pool)]
+
+
+def fake_pool(kind: str, locale: str, keyed: Keyed, length: int | None) -> Sequence[str]:
+    """Return different values of a kind that fit into *length* characters. Raise `JobRefused` without the library."""
+    try:
+        from faker import Faker
+    except ImportError as error:
+        raise JobRefused("the rule fake needs the extra: pip install 'shardpool[anonymise]'") from error
+    try:
+        faker = Faker(locale)
+    except AttributeError as error:
+        raise JobRefused(f"Faker has no locale {locale!r}") from error
+    faker.seed_instance(keyed.number(f"{locale} {kind}".encode()))
+    made = (" ".join(str(getattr(faker, kind)()).split()) for _ in range(FAKES))
+    pool = list(dict.fromkeys(it for it in made if length is None or len(it) <= length))
+    if len(pool) < 2:
+        raise JobRefused(f"no two values of kind {kind!r} fit into {length} characters")
+    return pool
+
+
+def decimal_of(text: str) -> Decimal:
+    """Return a number. Raise `BadValue` for NaN, infinity, and what is none."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        raise BadValue("not a number") from None
+    if not number.is_finite():
+        raise BadValue("not a finite number")
+    return number
+
+
+def date_of(text: str) -> datetime.date:
+    """Return the date that a date or timestamp begins with. Raise `BadValue` for infinity and other calendars."""
+    try:
+        if text.endswith("BC"):
+            raise ValueError
+        return datetime.date.fromisoformat(text[:10])
+    except ValueError:
+        raise BadValue("not a date of the years 1 to 9999") from None

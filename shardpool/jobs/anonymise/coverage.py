@@ -1,0 +1,80 @@
+"""The coverage report: what is done with each column, and which kept ones look personal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shardpool.jobs.anonymise.change import EMAIL, PHONE
+from shardpool.jobs.anonymise.decisions import Decision, Decisions
+from shardpool.router import Router
+from shardpool.topology.names import quote
+
+#: Rows of each table that are looked at, in its first partitions.
+SAMPLE_ROWS, SAMPLE_PARTITIONS = 200, 4
+
+_NAMES = re.compile(
+    r"(^|_)(name|surname|firstname|lastname|e?mail|phone|mobile|fax|address|addr|street|city|zip|postcode|birth\w*|dob|"
+    r"ssn|iban|passport|gender|ip|comment|note|notes|remark)s?($|_)",
+    re.IGNORECASE,
+)
+_ADDRESS = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])")
+_LOOKS = (("e-mail addresses", EMAIL), ("telephone numbers", PHONE), ("IP addresses", _ADDRESS))
+_TEXT_TYPES = {"text", "character varying", "character", "json", "jsonb", "inet"}
+
+
+@dataclass(frozen=True)
+class Covered:
+    """A column, what is done with it, and, if it is kept, why it may be personal."""
+
+    table: str
+    column: str
+    rule: str
+    follows: str = ""
+    warning: str = ""
+
+
+def coverage(router: Router, decisions: Decisions) -> list[Covered]:
+    """Return a line per column. Reads samples of the tables with columns that are kept."""
+    found = []
+    for decision in decisions.values():
+        warning = ""
+        if decision.rule == "keep":
+            warning = _by_name(decision) or _by_values(router, decision)
+        found.append(Covered(decision.table, decision.column, decision.rule, decision.follows, warning))
+    return sorted(found, key=lambda it: (it.table, it.column))
+
+
+def _by_name(decision: Decision) -> str:
+    return "its name looks personal" if _NAMES.search(decision.column) else ""
+
+
+def _by_values(router: Router, decision: Decision) -> str:
+    column = router.topology.tables[decision.table].column(decision.column)
+    if column is None or column.base_type not in _TEXT_TYPES:
+        return ""
+    values = _sample(router, decision)
+    for what, pattern in _LOOKS:
+        hits = sum(1 for value in values if pattern.search(value))
+        if hits:
+            return f"{hits} of {len(values)} values have {what}"
+    return ""
+
+
+def _sample(router: Router, decision: Decision) -> Sequence[str]:
+    """Return some values."""
+    topology = router.topology
+    places = [(it.shard, it.partition.schema) for it in topology.shard_map.placements[:SAMPLE_PARTITIONS]]
+    if not topology.tables[decision.table].sharded:
+        places = [(min(topology.shard_map.shards), topology.keyspace)]
+    found: list[str] = []
+    for shard, schema in places:
+        with router.engines.borrow(shard) as connection, connection.cursor() as cursor:
+            cursor.execute(
+                f"SELECT {quote(decision.column)}::text FROM {quote(schema)}.{quote(decision.table)} "
+                f"WHERE {quote(decision.column)} IS NOT NULL LIMIT %s",
+                (SAMPLE_ROWS,),
+            )
+            found += [value for (value,) in cursor.fetchall()]
+    return found

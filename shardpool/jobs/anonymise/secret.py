@@ -1,0 +1,44 @@
+"""The secret, and the keyed hashes made of it. It is read from the environment and never stored, printed or sent."""
+
+from __future__ import annotations
+
+import hmac
+import os
+
+from shardpool.errors import JobRefused
+
+#: A shorter one could be guessed from the pseudonyms.
+MIN_BYTES = 16
+
+
+class Keyed:
+    """HMAC-SHA-256 under the secret, apart for each domain. Does not print its key."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    def __repr__(self) -> str:
+        return "Keyed(***)"
+
+    def domain(self, name: str) -> Keyed:
+        """Return the hashes of a domain: equal values have equal ones within it, and unrelated ones in another."""
+        return Keyed(self.digest(b"domain\0" + name.encode()))
+
+    def digest(self, data: bytes) -> bytes:
+        """Return 32 bytes that nobody can relate to *data* without the secret."""
+        return hmac.digest(self._secret, data, "sha256")
+
+    def number(self, data: bytes) -> int:
+        """Return 64 bits of the digest as a number."""
+        return int.from_bytes(self.digest(data)[:8], "big")
+
+
+def read_secret(variable: str) -> Keyed:
+    """Return the secret that an environment variable holds. Raise `JobRefused` if it is missing or short."""
+    value = os.environ.get(variable, "").encode()
+    if len(value) < MIN_BYTES:
+        raise JobRefused(
+            f"the environment variable {variable} is to hold the secret, at least {MIN_BYTES} bytes; "
+            f"it {'has ' + str(len(value)) if value else 'is not set'}. Make one: openssl rand -hex 32"
+        )
+    return Keyed(value)

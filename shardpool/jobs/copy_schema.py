@@ -1,0 +1,46 @@
+"""The schema of a keyspace, given to another one by its own recorded statements."""
+
+from __future__ import annotations
+
+from shardpool.ddl.log import read_log
+from shardpool.errors import JobRefused
+from shardpool.router import Router
+from shardpool.topology.tables import Reference, Sharded, TableKind
+
+
+def copy_schema(source: Router, target: Router) -> None:
+    """Give *target* the tables of *source*. Idempotent. Raise `SchemaError`, or `JobRefused` if they differ then."""
+    kinds: dict[str, TableKind] = {
+        name: Sharded(table.key if len(table.key) > 1 else table.key[0]) if table.sharded else Reference()
+        for name, table in source.topology.tables.items()
+    }
+    target.create_schema(";\n".join(statements_of(source)), kinds)
+    differing = [name for name in kinds if target.topology.tables.get(name) != source.topology.tables[name]]
+    if differing:
+        raise JobRefused(
+            f"keyspace {target.topology.keyspace!r} has other definitions of {', '.join(sorted(differing))} than "
+            f"{source.topology.keyspace!r}: take an empty keyspace"
+        )
+
+
+def statements_of(source: Router) -> list[str]:
+    """Return the statements that made a keyspace's tables, as their authors wrote them."""
+    statements, seen = [], set()
+    for recorded in read_log(source.catalog, "done"):
+        statement = recorded.statement
+        text = statement.source or statement.text
+        # A foreign key within CREATE TABLE was recorded as a part of its own.
+        if statement.part == 0 or text not in seen:
+            statements.append(text)
+        seen.add(text)
+    return statements
+
+
+def check_empty(target: Router, tables: list[str]) -> None:
+    """Raise `JobRefused` if a table of *target* has rows."""
+    filled = [name for name in tables if target.query(f'SELECT 1 FROM "{name}" LIMIT 1').first() is not None]
+    if filled:
+        raise JobRefused(
+            f"keyspace {target.topology.keyspace!r} has rows already, in {', '.join(filled)}: take an empty keyspace, "
+            "or truncate its tables"
+        )

@@ -1,0 +1,88 @@
+"""Digests of whole tables, equal on both sides if and (but for a chance of 1 in 2**64) only if the rows are.
+
+A row's hash is taken of its text by the server. The sum of all does not depend on their order, nor on where they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from shardpool.errors import JobRefused
+from shardpool.topology.names import quote
+from shardpool.topology.shard_map import Topology
+from shardpool.topology.tables import Table
+
+if TYPE_CHECKING:
+    from shardpool.engines import Engines
+
+#: Rows, and the sum of their hashes.
+Digest = tuple[int, int]
+
+
+def digest_in(cursor: Any, relation: str, columns: Sequence[str]) -> Digest:
+    """Return the digest of the table *relation* (quoted) as the cursor's snapshot has it."""
+    row = ", ".join(map(quote, columns))
+    cursor.execute(f"SELECT count(*), coalesce(sum(hashtextextended(ROW({row})::text, 0)::numeric), 0) FROM {relation}")
+    rows, total = cursor.fetchone()
+    return int(rows), int(total)
+
+
+def digests_of(engines: Engines, topology: Topology, tables: Mapping[str, Table]) -> dict[str, list[Digest]]:
+    """Return the digests of a keyspace's tables: one for a sharded table, one per shard for a reference table, in the
+    order of the shards' names.
+    """
+
+    def on_shard(shard: str) -> dict[str, Digest]:
+        found = {}
+        with engines.borrow(shard) as connection, connection.cursor() as cursor:
+            for name, table in tables.items():
+                schemas = [it.schema for it in topology.shard_map.by_shard().get(shard, ())]
+                if not topology.tables[name].sharded:
+                    schemas = [topology.keyspace]
+                parts = [digest_in(cursor, f"{quote(schema)}.{quote(name)}", table.insertable) for schema in schemas]
+                found[name] = sum(rows for rows, _ in parts), sum(total for _, total in parts)
+        return found
+
+    shards = sorted(topology.shard_map.shards)
+    with ThreadPoolExecutor(len(shards), thread_name_prefix="shardpool-digest") as threads:
+        each = list(threads.map(on_shard, shards))
+    return {
+        name: [sum_of([it[name] for it in each])] if topology.tables[name].sharded else [it[name] for it in each]
+        for name in tables
+    }
+
+
+def whole(table: str, digests: Sequence[Digest]) -> Digest:
+    """Return the digest of a table whose copies are alike. Raise `JobRefused` if they are not."""
+    if len(set(digests)) != 1:
+        raise JobRefused(f"the copies of reference table {table} on the shards differ: {len(set(digests))} versions")
+    return digests[0]
+
+
+def differing_references(engines: Engines, topology: Topology) -> dict[str, dict[str, int]]:
+    """Return the reference tables whose copies differ: table -> shard -> rows. Raise `ShardUnavailable`."""
+    tables = {name: table for name, table in topology.tables.items() if not table.sharded}
+    shards = sorted(topology.shard_map.shards)
+    return {
+        name: {shard: rows for shard, (rows, _) in zip(shards, digests, strict=True)}
+        for name, digests in digests_of(engines, topology, tables).items()
+        if len(set(digests)) > 1
+    }
+
+
+def sum_of(digests: Sequence[Digest]) -> Digest:
+    return sum(rows for rows, _ in digests), sum(total for _, total in digests)
+
+
+def compare(expected: Mapping[str, Digest], found: Mapping[str, Sequence[Digest]]) -> None:
+    """Raise `JobRefused` that names the tables which differ."""
+    problems = [
+        f"{name}: {expected[name][0]:,} rows in the database, {', '.join(f'{rows:,}' for rows, _ in digests)} in the "
+        "keyspace, or others"
+        for name, digests in sorted(found.items())
+        if any(digest != expected[name] for digest in digests)
+    ]
+    if problems:
+        raise JobRefused("the rows differ, do not switch over: " + "; ".join(problems))

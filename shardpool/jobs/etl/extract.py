@@ -1,0 +1,86 @@
+"""What is read: a query that every partition can answer for itself, or the table or query of another database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from shardpool.bulk.database_source import DATABASE
+from shardpool.bulk.query_source import Extract, describe_query
+from shardpool.engines import Engines
+from shardpool.errors import JobRefused, UnknownTable
+from shardpool.planner.plan import SCHEMA_MARKER, Concatenation, PushdownPlan, ReferencePlan, SinglePlan
+from shardpool.router import Router
+from shardpool.topology.names import literal, quote
+
+#: What the rows are called where nothing is loaded into a table: files, samples.
+NAME = "rows"
+
+
+def query_of(extract: Mapping[str, Any]) -> str:
+    """Return the query of [extract]."""
+    if "query" in extract:
+        return str(extract["query"]).rstrip().rstrip(";")
+    return f"SELECT * FROM {quote(extract['table'])}"
+
+
+def windowed(extract: Extract, column: str, low: str | None, high: str | None) -> Extract:
+    """Return *extract* with only the rows whose *column* is above *low* and up to *high*; none without a *high*."""
+    bounds = [(">", low), ("<=", high)]
+    conditions = [f"{quote(column)} {sign} {literal(bound)}" for sign, bound in bounds if bound is not None]
+    # The filter is of single rows: it may stand in each partition.
+    where = " AND ".join(conditions) if high is not None else "false"
+    return replace(extract, sql=f"SELECT * FROM ({extract.sql}) AS recent WHERE {where}")
+
+
+def keyspace_extract(router: Router, document: Mapping[str, Any]) -> Extract:
+    """Return where and how a query of the keyspace runs.
+
+    Raise `JobRefused` for one whose answer is more than the answers of the partitions one after another: an aggregate
+    over all rows, a LIMIT, a join across partitions.
+    """
+    extract = document["extract"]
+    if "table" in extract and extract["table"] not in router.topology.tables:
+        raise UnknownTable(extract["table"], router.topology.keyspace, list(router.topology.tables))
+    query = query_of(extract)
+    plan = router.explain(query).plan
+    everywhere: tuple[int, ...] | None
+    match plan:
+        case PushdownPlan(partial, by_shard, Concatenation(None, None)):
+            sql = partial
+            everywhere = tuple(sorted(it.id for partitions in by_shard.values() for it in partitions))
+        case SinglePlan(placement, sql):
+            everywhere = (placement.partition.id,)
+        case ReferencePlan(sql):
+            everywhere = None
+        case _:
+            reasons = "; ".join(f"not {it.rung}: {it.text}" for it in plan.reasons) or "its rows must be merged"
+            raise JobRefused(
+                f"extract.query cannot be answered by each partition for itself ({reasons}): extract plain rows, and "
+                "aggregate where they are loaded"
+            )
+    sql = sql.replace("%%", "%")
+    placement = router.topology.shard_map.placements[0]
+    shard = placement.shard if everywhere is not None else min(router.topology.shard_map.shards)
+    with router.engines.borrow(shard) as connection, connection.cursor() as cursor:
+        cursor.execute(router.topology.search_paths[placement.partition.id])
+        described = sql.replace(SCHEMA_MARKER, quote(placement.partition.schema))
+        table = describe_query(cursor, document["load"].get("table", NAME), described, _key(router, extract))
+    if "since" in extract and table.column(extract["since"]) is None:
+        raise JobRefused(f"extract.since names {extract['since']}, which the rows do not have")
+    return Extract(table, sql, everywhere)
+
+
+def database_extract(engines: Engines, document: Mapping[str, Any]) -> Extract:
+    """Return the query of another database."""
+    query = query_of(document["extract"])
+    with engines.borrow(DATABASE) as connection, connection.cursor() as cursor:
+        name = document["load"].get("table", NAME)
+        return Extract(describe_query(cursor, name, query, document["extract"].get("key", ())), query, None)
+
+
+def _key(router: Router, extract: Mapping[str, Any]) -> tuple[str, ...]:
+    if "key" in extract:
+        return tuple(extract["key"])
+    return router.topology.tables[extract["table"]].primary_key if "table" in extract else ()

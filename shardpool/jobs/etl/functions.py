@@ -1,0 +1,94 @@
+"""The user's own functions: ``file.py:name`` beside the job file, over rows or over Arrow tables."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from shardpool.bulk.arrow import to_arrow
+from shardpool.bulk.chunk import Record, Rejected, Rows
+from shardpool.bulk.python_rows import python_rows
+from shardpool.bulk.rows import RowWriter, columns_of_rows
+from shardpool.errors import BadRow, JobRefused
+from shardpool.topology.tables import Table
+
+
+@dataclass(frozen=True)
+class FunctionAt:
+    """Where a function is, and a digest of its file: a resumed job must run the same one."""
+
+    path: Path
+    name: str
+    kind: str
+    digest: str
+
+    def load(self) -> Callable[[Any], Any]:
+        """Return the function. Raise `JobRefused` if there is none, or its file does not run."""
+        spec = importlib.util.spec_from_file_location(f"shardpool_job_{self.path.stem}", self.path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            raise JobRefused(f"{self.path} does not run: {type(error).__name__}: {error}") from error
+        function = getattr(module, self.name, None)
+        if not callable(function):
+            raise JobRefused(f"{self.path} has no function {self.name}")
+        return function  # type: ignore[no-any-return]
+
+
+def find_function(directory: Path, text: str, kind: str) -> FunctionAt:
+    """Return the function that ``file.py:name`` names. Raise `JobRefused`."""
+    file, _, name = text.rpartition(":")
+    path = directory / file
+    if not file or not path.is_file():
+        raise JobRefused(f"transform.{kind} is file.py:function; there is no file {str(path)!r}")
+    return FunctionAt(path, name, kind, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+class Apply:
+    """The transform: a function from the rows of a chunk (a list of mappings) to rows, or from a table to a table.
+
+    If it raises, it is asked again row by row; rows for which it raises again are left out, and told.
+    """
+
+    def __init__(self, function: FunctionAt, target: Table) -> None:
+        self._function, self._arrow, self._target = function.load(), function.kind == "arrow", target
+
+    def __call__(self, rows: Rows) -> tuple[list[Rows], list[Rejected]]:
+        try:
+            return self._made(rows, rows.records, None), []
+        except Exception as error:
+            if isinstance(error, JobRefused):
+                raise
+        made: list[Rows] = []
+        rejected = []
+        for index, record in enumerate(rows.records):
+            try:
+                made += self._made(rows, [record], index)
+            except Exception as error:  # the user's own code: whatever it raises is about this row
+                rejected.append(Rejected(rows.describe(index), _reason(error)))
+        return made, rejected
+
+    def _made(self, rows: Rows, records: Sequence[Record], origin: int | None) -> list[Rows]:
+        made = self._run(rows, records)
+        columns, every = columns_of_rows(made, ())
+        if not columns:
+            return []
+        writer = RowWriter(replace(self._target, key=(), key_types=()), columns, [0])
+        written = [record for block in writer.blocks(every) for record in block.records]
+        return [replace(rows, columns=tuple(columns), records=written, origins=[origin] * len(written), types=())]
+
+    def _run(self, rows: Rows, records: Sequence[Record]) -> list[Any]:
+        if self._arrow:
+            return list(self._function(to_arrow(rows.types, records)).to_pylist())
+        return list(self._function(list(python_rows(rows.types, records))))
+
+
+def _reason(error: Exception) -> str:
+    return error.reason if isinstance(error, BadRow) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,127 @@
+"""The job ``etl``: its ends are put together from [extract], [transform] and [load]."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from shardpool.bulk.arrow import parquet_sink
+from shardpool.bulk.chunk import Opened, Rejected, Rows, Sink, Source, Transform
+from shardpool.bulk.database_sink import DatabaseSink
+from shardpool.bulk.database_source import DATABASE
+from shardpool.bulk.file_sink import csv_sink
+from shardpool.bulk.keyspace_sink import KeyspaceSink, Writer, insert
+from shardpool.bulk.query_source import DatabaseQuerySource, Extract, QuerySource
+from shardpool.bulk.upsert import Upsert
+from shardpool.config import Config
+from shardpool.ddl.introspect import read_columns
+from shardpool.engines import Engines
+from shardpool.errors import JobRefused, UnknownTable
+from shardpool.jobs.etl.extract import NAME, database_extract, keyspace_extract, windowed
+from shardpool.jobs.etl.functions import Apply, FunctionAt, find_function
+from shardpool.jobs.export import target_config
+from shardpool.jobs.kind import Prepared
+from shardpool.jobs.spec import JobSpec, digest_of
+from shardpool.router import Router
+from shardpool.topology.tables import Table
+
+
+@dataclass(frozen=True)
+class EtlWork:
+    """What another process needs."""
+
+    token: str
+    keyspace: Config
+    source: Config | None
+    target: Config | None
+    extract: Extract
+    function: FunctionAt | None
+    table: Table
+    load: Mapping[str, Any]
+    directory: Path
+
+    @contextmanager
+    def open(self) -> Iterator[Opened]:
+        with ExitStack() as stack:
+            router = stack.enter_context(Router(self.keyspace, listen=False))
+            yield self.ends(router, _engines(stack, self.source), _engines(stack, self.target))
+
+    def ends(self, router: Router, source: Engines | None, target: Engines | None) -> Opened:
+        reader: Source = QuerySource(router, self.extract)
+        if source is not None:
+            reader = DatabaseQuerySource(source, self.extract)
+        transform: Transform = Apply(self.function, self.table) if self.function else self._named
+        return Opened(reader, self._sink(router, target), transform, router.refresh)
+
+    def _named(self, rows: Rows) -> tuple[list[Rows], list[Rejected]]:
+        return [replace(rows, table=self.table.name)], []
+
+    def _sink(self, router: Router, target: Engines | None) -> Sink:
+        writer: Writer = Upsert(self.table) if self.load.get("mode") == "upsert" else insert
+        if target is not None and self.target is not None:
+            return DatabaseSink(target, self.target.keyspace, writer)
+        if "table" in self.load:
+            return KeyspaceSink(router, writer)
+        if self.load.get("format") == "parquet":
+            return parquet_sink(self.directory, router.catalog, {self.table.name: self.table})
+        return csv_sink(self.directory, router.catalog)
+
+
+@contextmanager
+def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
+    """Check a spec and make the job ready."""
+    document = spec.document
+    extract, load, steps = document["extract"], document["load"], document.get("transform", {})
+    if load.get("format") == "parquet" and steps:
+        raise JobRefused("load.format = 'parquet' takes the types of the query: load what a function makes as csv")
+    source = target_config(router, spec, extract) if "url" in extract else None
+    target = target_config(router, spec, load) if "url" in load else None
+    directory = spec.path(load.get("directory", "."))
+    function = next((find_function(spec.directory, text, kind) for kind, text in steps.items()), None)
+    with ExitStack() as stack:
+        source_engines, target_engines = _engines(stack, source), _engines(stack, target)
+        read = database_extract(source_engines, document) if source_engines else keyspace_extract(router, document)
+        if "since" in extract:
+            read = windowed(read, extract["since"], *document["window"])
+        table = _target_table(router, target, target_engines, load, read)
+        work = EtlWork(uuid.uuid4().hex, router.config, source, target, read, function, table, dict(load), directory)
+
+        def check_new() -> None:
+            if "directory" in load and directory.exists() and any(directory.iterdir()):
+                raise JobRefused(f"{directory} is not empty: take a new directory")
+
+        yield Prepared(
+            work=work,
+            opened=work.ends(router, source_engines, target_engines),
+            digest=digest_of(spec, repr(table), repr(read.table), function),
+            plan={"window": document["window"]} if "window" in document else {},
+            check_new=check_new,
+        )
+
+
+def _engines(stack: ExitStack, config: Config | None) -> Engines | None:
+    if config is None:
+        return None
+    engines = Engines(config)
+    stack.callback(engines.close)
+    return engines
+
+
+def _target_table(
+    router: Router, target: Config | None, engines: Engines | None, load: Mapping[str, Any], read: Extract
+) -> Table:
+    """Return the table that is loaded; for files, what is read. Raise `UnknownTable`."""
+    if "table" not in load:
+        return replace(read.table, name=NAME)
+    if engines is None or target is None:
+        tables, where = router.topology.tables, router.topology.keyspace
+    else:
+        with engines.borrow(DATABASE) as connection, connection.cursor() as cursor:
+            tables, where = read_columns(cursor, target.keyspace), target.keyspace
+    if load["table"] not in tables:
+        raise UnknownTable(load["table"], where, list(tables))
+    return tables[load["table"]]

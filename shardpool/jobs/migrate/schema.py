@@ -1,0 +1,56 @@
+"""The DDL of a keyspace that takes a database's tables: first what rows need, then what they must satisfy."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from shardpool.jobs.migrate.survey import Survey
+from shardpool.topology.names import literal, quote
+from shardpool.topology.tables import Column
+
+
+def tables_ddl(found: Survey, taken: Collection[str]) -> str:
+    """Return types and tables with primary keys and checks. Serial and identity columns become plain ones."""
+    statements = [
+        f"CREATE TYPE {quote(name)} AS ENUM ({', '.join(map(literal, labels))})" for name, labels in found.enums.items()
+    ]
+    for name in sorted(taken):
+        parts = [_column(found, name, column) for column in found.tables[name].columns]
+        parts += [
+            f"CONSTRAINT {quote(it.name)} {it.text}"
+            for it in found.constraints
+            if it.table == name and it.kind in ("p", "c")
+        ]
+        statements.append(f"CREATE TABLE {quote(name)} ({', '.join(parts)})")
+    return ";\n".join(statements)
+
+
+def indexes_ddl(found: Survey, taken: Collection[str]) -> str:
+    """Return indexes and unique constraints: they are made when the rows are there."""
+    statements = [
+        f"ALTER TABLE {quote(it.table)} ADD CONSTRAINT {quote(it.name)} {it.text}"
+        for it in found.constraints
+        if it.table in taken and it.kind in ("u", "x")
+    ]
+    return ";\n".join(statements + [text for table, text in found.indexes if table in taken])
+
+
+def foreign_keys_ddl(found: Survey, taken: Collection[str]) -> str:
+    """Return the foreign keys."""
+    return ";\n".join(
+        f"ALTER TABLE {quote(it.table)} ADD CONSTRAINT {quote(it.name)} {it.text}"
+        for it in found.constraints
+        if it.table in taken and it.kind == "f"
+    )
+
+
+def _column(found: Survey, table: str, column: Column) -> str:
+    words = [quote(column.name), column.type]
+    if column.collation:
+        words.append(f"COLLATE {column.collation}")
+    default = found.defaults.get((table, column.name))
+    if default is not None:
+        words.append(f"GENERATED ALWAYS AS ({default}) STORED" if column.generated else f"DEFAULT {default}")
+    if column.not_null:
+        words.append("NOT NULL")
+    return " ".join(words)

@@ -1,0 +1,106 @@
+"""What an existing database has: its tables, how large they are, what they promise, and what cannot be taken along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shardpool.ddl.introspect import read_columns
+from shardpool.jobs.constraints import Constraints, constraints_in
+from shardpool.topology.names import quote
+from shardpool.topology.tables import Table
+
+_SIZES = """
+SELECT c.relname, pg_total_relation_size(c.oid), greatest(c.reltuples, 0)::bigint
+FROM pg_class c WHERE c.relnamespace = %s::regnamespace AND c.relkind = 'r'
+"""
+_EXTRAS = """
+SELECT c.relname, a.attname, coalesce(pg_get_expr(d.adbin, d.adrelid, true), ''), a.attidentity <> ''
+FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (a.attrelid, a.attnum)
+WHERE c.relnamespace = %s::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
+  AND (d.oid IS NOT NULL OR a.attidentity <> '')
+"""
+_CONSTRAINTS = """
+SELECT c.relname, k.conname, k.contype::text, pg_get_constraintdef(k.oid, true)
+FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
+WHERE c.relnamespace = %s::regnamespace AND k.contype IN ('p', 'u', 'c', 'f', 'x') ORDER BY 1, 2
+"""
+_INDEXES = """
+SELECT c.relname, pg_get_indexdef(i.indexrelid, 0, true)
+FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+WHERE c.relnamespace = %s::regnamespace AND c.relkind = 'r'
+  AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid) ORDER BY 1, 2
+"""
+_ENUMS = """
+SELECT t.typname, array_agg(e.enumlabel::text ORDER BY e.enumsortorder)
+FROM pg_type t JOIN pg_enum e ON e.enumtypid = t.oid WHERE t.typnamespace = %s::regnamespace GROUP BY 1 ORDER BY 1
+"""
+_OTHERS = """
+SELECT CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'p' THEN 'partitioned table'
+       WHEN 'f' THEN 'foreign table' END || ' ' || c.relname
+FROM pg_class c WHERE c.relnamespace = %s::regnamespace AND c.relkind IN ('v', 'm', 'p', 'f')
+UNION ALL
+SELECT 'trigger ' || t.tgname || ' on ' || c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+WHERE c.relnamespace = %s::regnamespace AND NOT t.tgisinternal AND t.tgname NOT LIKE 'shardpool\\_%%'
+UNION ALL
+SELECT 'function ' || p.proname FROM pg_proc p WHERE p.pronamespace = %s::regnamespace
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e')
+UNION ALL
+SELECT 'inherited table ' || c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+WHERE c.relnamespace = %s::regnamespace AND c.relkind = 'r'
+ORDER BY 1
+"""
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A constraint as SQL; `kind` as in pg_constraint: p, u, c, f, x."""
+
+    table: str
+    name: str
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A database's schema. `defaults` and `counted` (serial or identity) are by (table, column)."""
+
+    tables: Mapping[str, Table]
+    bytes: Mapping[str, int]
+    rows: Mapping[str, int]
+    promises: Constraints
+    constraints: Sequence[Constraint]
+    indexes: Sequence[tuple[str, str]]
+    defaults: Mapping[tuple[str, str], str]
+    counted: frozenset[tuple[str, str]]
+    enums: Mapping[str, Sequence[str]]
+    #: Objects that are not taken along, as a person would call them.
+    others: Sequence[str]
+
+
+def survey(cursor: Any, schema: str) -> Survey:
+    """Read it all. The session's search path begins with *schema*, so that names are printed without it."""
+    name = quote(schema)
+
+    def ask(query: str) -> list[Any]:
+        cursor.execute(query, [name] * query.count("%s::"))
+        return list(cursor.fetchall())
+
+    sizes = ask(_SIZES)
+    extras = ask(_EXTRAS)
+    counted = {(table, column) for table, column, default, identity in extras if identity or "nextval(" in default}
+    return Survey(
+        tables=read_columns(cursor, schema),
+        bytes={table: int(size) for table, size, _ in sizes},
+        rows={table: int(rows) for table, _, rows in sizes},
+        promises=constraints_in(cursor, [name]),
+        constraints=[Constraint(*row) for row in ask(_CONSTRAINTS)],
+        indexes=[(table, text) for table, text in ask(_INDEXES)],
+        defaults={(table, column): text for table, column, text, _ in extras if (table, column) not in counted},
+        counted=frozenset(counted),
+        enums=dict(ask(_ENUMS)),
+        others=[text for (text,) in ask(_OTHERS)],
+    )

@@ -1,0 +1,230 @@
+"""Moving in: an old database, its writers, and a keyspace that ends up with the same rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from shardpool import Router, read_config
+from shardpool.errors import ConfigError, JobFailed, JobRefused, SchemaError
+from shardpool.jobs import cancel_job, plan_job, resume_job, run_job, undo_job
+from shardpool.jobs.migrate import capture
+from tests.cli.cli_tools import program, run
+from tests.jobs.anonymise_tools import write_config as write_cluster
+from tests.jobs.import_tools import OLD_SHOP, SPEC, TABLES, check_moved_in, leftovers, rows_in, writing
+from tests.support.backends import databases, plain_connection
+
+SEED = int(os.environ.get("SHARDPOOL_SEED", "7"))
+
+
+@dataclass(frozen=True)
+class MoveIn:
+    """The old database's URL, the job file, the configuration of the keyspace, and a router for it."""
+
+    url: str
+    spec: Path
+    config: Path
+    router: Router
+
+
+@pytest.fixture
+def place(server_urls: list[str], tmp_path: Path) -> Iterator[MoveIn]:
+    with databases(server_urls[2:3]) as [old], databases(server_urls[:2]) as urls:
+        connection = plain_connection(old)
+        with connection.cursor() as cursor:
+            cursor.execute(OLD_SHOP)
+        connection.close()
+        spec = tmp_path / "import.toml"
+        spec.write_text(SPEC.format(url=old))
+        config = write_cluster(tmp_path / "cluster.toml", urls, "shop", partitions=6)
+        Router.initialise(read_config(config))
+        with Router.from_file(config, listen=False) as router:
+            yield MoveIn(old, spec, config, router)
+
+
+def test_a_database_moves_in_under_its_writers(place: MoveIn) -> None:
+    print("seed", SEED)
+    with writing(place.url, SEED) as writer:
+        result = run_job(place.router, place.spec)
+    assert writer.failed is None
+    assert "has moved to a shardpool keyspace" in writer.refused
+    assert writer.done > 50
+    assert result.state == "done"
+    check_moved_in(place.router, place.url)
+    assert leftovers(place.url) == ["shardpool_moved"] * 4
+    print("writers waited", result.checks["pause"], "s; writes", writer.done)
+    place.router.execute(5001, "INSERT INTO customers (id, country, name) VALUES (5001, 'de', 'x')")
+    with pytest.raises(Exception, match="orders_customer_id_fkey"):
+        place.router.execute(999777, "INSERT INTO orders VALUES (999777, 1, 1)")
+
+
+@pytest.mark.parametrize("point", ["chunk-9-decided", "caught-up", "last-changes"])
+def test_kill_9_and_resume(place: MoveIn, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    print("seed", SEED)
+    with writing(place.url, SEED) as writer:
+        monkeypatch.setenv("SHARDPOOL_FAULT", f"{point}:kill9")
+        assert program("job", "run", place.spec, "--config", place.config).code == -9
+        monkeypatch.delenv("SHARDPOOL_FAULT")
+        before = writer.done
+        while writer.done < before + 10 and writer.is_alive():
+            writer.join(0.01)
+        assert not writer.refused  # it was not switched over, so the old database goes on
+        assert resume_job(place.router, "move-in").state == "done"
+    assert writer.failed is None
+    check_moved_in(place.router, place.url)
+
+
+def test_kill_9_after_the_switch(place: MoveIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old tables refuse writes already; what is left to do are the foreign keys."""
+    with writing(place.url, SEED) as writer:
+        monkeypatch.setenv("SHARDPOOL_FAULT", "switched:kill9")
+        assert program("job", "run", place.spec, "--config", place.config).code == -9
+        monkeypatch.delenv("SHARDPOOL_FAULT")
+        writer.join(10)
+        assert writer.refused
+        cancel_job(place.router, "move-in")  # the old tables stay refused: the rows live in the keyspace now
+        assert leftovers(place.url) == ["shardpool_moved"] * 4
+
+
+def test_resume_after_the_switch(place: MoveIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHARDPOOL_FAULT", "switched:kill9")
+    assert program("job", "run", place.spec, "--config", place.config).code == -9
+    monkeypatch.delenv("SHARDPOOL_FAULT")
+    assert resume_job(place.router, "move-in").state == "done"
+    check_moved_in(place.router, place.url)
+
+
+def test_frozen(place: MoveIn) -> None:
+    place.spec.write_text(place.spec.read_text().replace("[from]", "[from]\nfrozen = true"))
+    result = run_job(place.router, place.spec)
+    assert result.checks["verified_rows"]["items"] == 2400
+    check_moved_in(place.router, place.url)
+    assert leftovers(place.url) == []
+
+
+def test_a_frozen_database_that_is_written_is_found_out(place: MoveIn) -> None:
+    place.spec.write_text(place.spec.read_text().replace("[from]", "[from]\nfrozen = true"))
+    with writing(place.url, SEED), pytest.raises(JobFailed, match="the rows differ, do not switch over"):
+        run_job(place.router, place.spec)
+
+
+def test_a_missed_change_is_found_out(place: MoveIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The capture of updates is off: the counts of rows agree, their digests do not."""
+    real = capture._note_function
+    monkeypatch.setattr(
+        capture, "_note_function", lambda *arguments: real(*arguments).replace("TG_OP <> 'INSERT'", "TG_OP = 'DELETE'")
+    )
+    with writing(place.url, SEED), pytest.raises(JobFailed, match="the rows differ, do not switch over"):
+        run_job(place.router, place.spec)
+    cancel_job(place.router, "move-in")
+    assert leftovers(place.url) == []
+
+
+def test_cutover_later(place: MoveIn) -> None:
+    place.spec.write_text(place.spec.read_text().replace("[run]", '[run]\ncutover = "later"'))
+    with writing(place.url, SEED) as writer:
+        assert run_job(place.router, place.spec).state == "paused"
+        assert not writer.refused
+        place.spec.write_text(place.spec.read_text().replace('"later"', '"now"'))
+        assert resume_job(place.router, place.spec).state == "done"
+        writer.join(10)
+    assert writer.refused
+    check_moved_in(place.router, place.url)
+
+
+def test_the_way_back(place: MoveIn) -> None:
+    run_job(place.router, place.spec)
+    key = {"k": 5001}
+    place.router.execute(5001, "INSERT INTO customers (id, country, name) VALUES (:k, 'de', 'written since')", key)
+    with pytest.raises(JobRefused, match="the rows differ"):
+        undo_job(place.router, "move-in")
+    assert leftovers(place.url) == ["shardpool_moved"] * 4
+    place.router.execute(5001, "DELETE FROM customers WHERE id = :k", key)
+    assert run("job", "undo", "move-in", config=place.config).code == 0
+    assert leftovers(place.url) == []
+    with writing(place.url, SEED) as writer:
+        assert writer.done >= 20
+    assert writer.failed is None
+    with pytest.raises(JobRefused, match="switched back already"):
+        undo_job(place.router, "move-in")
+
+
+def test_truncate_is_refused_meanwhile(place: MoveIn) -> None:
+    place.spec.write_text(place.spec.read_text().replace("[run]", '[run]\ncutover = "later"'))
+    run_job(place.router, place.spec)
+    connection = plain_connection(place.url)
+    with connection.cursor() as cursor, pytest.raises(Exception, match="cannot be truncated"):
+        cursor.execute("TRUNCATE items")
+    connection.close()
+    cancel_job(place.router, "move-in")
+    assert leftovers(place.url) == []
+    assert len(rows_in(place.url, "items")) == 2400
+
+
+# -- before anything runs -------------------------------------------------------------------------------------------
+
+
+def test_the_proposal(place: MoveIn) -> None:
+    place.spec.write_text(place.spec.read_text().split("[tables]")[0])
+    plan = plan_job(place.router, place.spec)
+    found = {it["table"]: (it["kind"], it["key"], it["obstacles"]) for it in plan["proposal"]["tables"]}
+    assert found == {
+        "country": ("reference", "", ()),
+        "customers": ("sharded", "id", ()),
+        "orders": ("sharded", "customer_id", ()),
+        "items": ("sharded", "customer_id", ()),
+    }
+    assert plan["proposal"]["not_taken_along"] == ["view rich"]
+    skew = {it["table"]: it for it in plan["skew"]}["orders"]
+    assert (skew["rows"], skew["keys"]) == (1800, 600)
+    assert 1.0 <= skew["largest"] / skew["mean"] < 1.5
+    assert leftovers(place.url) == []
+    with pytest.raises(JobRefused, match="says nothing about country"):
+        run_job(place.router, place.spec)
+
+
+@pytest.mark.parametrize(
+    ("change", "spec", "message"),
+    [
+        ("ALTER TABLE items DROP CONSTRAINT items_pkey", "", "items: it has no primary key"),
+        ("ALTER TABLE customers ADD UNIQUE (name)", "", r"customers: unique \(name\) does not contain id"),
+        ("SELECT 1", "orders = { reference = true }", "cannot refer to customers, which is sharded"),
+        ("SELECT 1", 'orders = { key = "total" }', "cannot be a partition key"),
+        ("SELECT 1", "customers = { skip = true }", "refers to customers, which is skipped"),
+        ("SELECT 1", "other = { reference = true }", "the database does not have"),
+    ],
+)
+def test_what_stands_in_the_way(place: MoveIn, change: str, spec: str, message: str) -> None:
+    connection = plain_connection(place.url)
+    with connection.cursor() as cursor:
+        cursor.execute(change)
+    connection.close()
+    lines = place.spec.read_text().splitlines()
+    name = spec.partition(" ")[0]
+    lines = [*(line for line in lines if not name or not line.startswith(f"{name} =")), spec]
+    place.spec.write_text("\n".join(lines))
+    with pytest.raises((JobRefused, SchemaError), match=message):
+        run_job(place.router, place.spec)
+    assert leftovers(place.url) == []
+
+
+def test_a_password_is_not_kept(place: MoveIn) -> None:
+    place.spec.write_text(place.spec.read_text().replace("://", "://me:hunter2secret@", 1).replace("@shardpool@", "@"))
+    with pytest.raises(ConfigError, match=r"from\.url") as caught:
+        run_job(place.router, place.spec)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_command_line(place: MoveIn) -> None:
+    planned = run("job", "run", place.spec, "--dry-run", config=place.config)
+    assert planned.code == 0, planned.err
+    assert "customer_id" in planned.out
+    assert "not taken along: view rich" in planned.out
+    assert "largest/mean" in planned.out
+    done = run("job", "run", place.spec, "--json", config=place.config)
+    assert done.json["checks"]["verified_rows"]["customers"] == 600
+    assert set(done.json["checks"]["verified_rows"]) == set(TABLES)

@@ -1,0 +1,156 @@
+"""Rules by themselves: what they keep, what they change, and what they refuse."""
+
+from __future__ import annotations
+
+import random
+from decimal import Decimal
+
+import pytest
+
+from shardpool.bulk.file_sink import to_csv
+from shardpool.jobs.anonymise.change import Mask, Period, Scrub, Step
+from shardpool.jobs.anonymise.pseudonym import Permutation, Token, UuidPseudonym
+from shardpool.jobs.anonymise.rules import Noise, PerValue, Shuffle
+from shardpool.jobs.anonymise.secret import Keyed
+from shardpool.jobs.anonymise.values import NULL, BadValue, to_field, to_text
+
+KEYED = Keyed(b"a secret of sixteen bytes")
+
+
+def test_a_permutation_maps_each_number_to_another_one() -> None:
+    for bits in (1, 2, 7, 8, 15):
+        permutation = Permutation(KEYED, bits)
+        assert sorted(map(permutation.of, range(1 << bits))) == list(range(1 << bits))
+
+
+def test_pseudonyms_do_not_change_between_versions() -> None:
+    """Copies of different days are joined by them."""
+    assert Permutation(KEYED, 63)("42") == "6090653983525116418"
+    assert Permutation(KEYED, 31)("-42") == "-659465042"
+    assert Token(KEYED)("Anna") == "dij6lntdk3pujevi53io5ofzyq"
+    assert UuidPseudonym(KEYED)("00000000-0000-4000-8000-000000000001") == "282af16e-5d1f-893c-8111-5dab6ca1260a"
+
+
+def test_signs_and_widths() -> None:
+    permutation = Permutation(KEYED, 31)
+    assert all(int(permutation(str(-n))) < 0 for n in range(1, 200))
+    assert all(0 <= int(permutation(str(n))) < 1 << 31 for n in range(200))
+    with pytest.raises(BadValue):
+        permutation(str(1 << 31))
+
+
+def test_the_secret_and_the_domain_decide() -> None:
+    found = {
+        Token(keyed.domain(domain))("x")
+        for keyed in (KEYED, Keyed(b"another secret, 16 bytes"))
+        for domain in ("a", "b")
+    }
+    assert len(found) == 4
+    assert "sixteen" not in repr(KEYED)
+
+
+@pytest.mark.parametrize("value", ["tab\t", "line\n", "back\\slash", "\\N", "", "ö€😀", "\b\f\r\v"])
+def test_fields_are_read_as_they_are_written(value: str) -> None:
+    assert to_text(to_field(value)) == value
+    assert b"\t" not in to_field(value)
+    assert b"\n" not in to_field(value)
+
+
+def test_null_stays_null() -> None:
+    assert PerValue(str.upper).apply([NULL, b"a", b"\\\\N"], [b""] * 3) == [NULL, b"A", b"\\\\N"]
+
+
+def test_masks() -> None:
+    for text in ("AB-12 cd", "4111 1111 1111 1111", "x"):
+        masked = Mask(KEYED)(text)
+        assert masked != text
+        assert [(it.isdigit(), it.isalpha(), it.isupper()) for it in masked] == [
+            (it.isdigit(), it.isalpha(), it.isupper()) for it in text
+        ]
+    assert Mask(KEYED, keep_last=4, sign="*")("4111 1111 1111 1234") == "**** **** **** 1234"
+    assert Mask(KEYED, keep_last=4, sign="*")("123") == "***"
+    assert Mask(KEYED)("--") == "--"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["+49 151 2345678", "(030) 123456-78", "0049-30-1234567", "555 123 4567", "5551234567", "030/1234567"],
+)
+def test_telephone_numbers_are_scrubbed(text: str) -> None:
+    scrubbed = Scrub(KEYED)(f"call {text}!")
+    assert text not in scrubbed
+    assert len(scrubbed) == len(f"call {text}!")
+
+
+@pytest.mark.parametrize("text", ["a.b@c.de", "A_B+tag@sub.example.co.uk", "o'neil@x.org"])
+def test_addresses_are_scrubbed(text: str) -> None:
+    scrubbed = Scrub(KEYED)(f"<{text}>, {text.upper()}")
+    assert text not in scrubbed
+    assert len(set(scrubbed.replace("<", "").replace(">", "").split(", "))) == 1
+
+
+@pytest.mark.parametrize("text", ["2024-01-31", "order 123456", "3.14159", "room 12, floor 3", "v1.2.3"])
+def test_other_texts_stay(text: str) -> None:
+    assert Scrub(KEYED)(text) == text
+
+
+@pytest.mark.parametrize(
+    ("to", "value", "expected"),
+    [
+        ("year", "1987-06-05", "1987-01-01"),
+        ("decade", "1987-06-05", "1980-01-01"),
+        ("quarter", "1987-06-05 10:00:00.5+02", "1987-04-01 00:00:00+02"),
+        ("month", "1987-06-05 10:00:00", "1987-06-01 00:00:00"),
+        ("decade", "0007-06-05", "0001-01-01"),
+    ],
+)
+def test_periods(to: str, value: str, expected: str) -> None:
+    assert Period(to)(value) == expected
+
+
+@pytest.mark.parametrize("value", ["infinity", "0044-03-15 BC", "12024-01-01"])
+def test_dates_of_other_calendars_are_refused(value: str) -> None:
+    with pytest.raises(BadValue):
+        Period("year")(value)
+
+
+def test_steps() -> None:
+    assert [Step(Decimal(10))(it) for it in ("17", "-3", "9.99", "20")] == ["10", "-10", "0", "20"]
+    with pytest.raises(BadValue):
+        Step(Decimal(10))("NaN")
+
+
+def test_noise_differs_by_row_and_always_changes() -> None:
+    noise = Noise(KEYED, percent=Decimal(10))
+    keys = [b"%d" % n for n in range(500)]
+    changed = [Decimal(it.decode()) for it in noise.apply([b"100.00"] * 500, keys)]
+    assert Decimal("100.00") not in changed
+    assert all(Decimal(90) <= it <= Decimal(110) for it in changed)
+    assert len(set(changed)) > 100
+    assert 98 < sum(changed) / 500 < 102
+    days = Noise(KEYED, days=30).apply([b"2024-02-29"] * 500, keys)
+    assert b"2024-02-29" not in days
+    assert min(days) >= b"2024-01-30"
+    assert max(days) <= b"2024-03-30"
+
+
+def test_shuffling_keeps_the_values_and_moves_all() -> None:
+    column = [b"%d" % n for n in range(100)]
+    shuffled = Shuffle(KEYED, nullable=False).apply(column, column)
+    assert sorted(shuffled) == sorted(column)
+    assert all(one != other for one, other in zip(column, shuffled, strict=True))
+    assert Shuffle(KEYED, nullable=True).apply([b"x"], [b"k"]) == [NULL]
+    with pytest.raises(BadValue):
+        Shuffle(KEYED, nullable=False).apply([b"x"], [b"k"])
+
+
+def test_csv_tells_null_from_nothing() -> None:
+    records = [b"\t".join([to_field(value), NULL]) for value in ("", 'say "a, b"', "line\nbreak", "\\.", "ö")]
+    data = to_csv(("a", "b"), records).decode()
+    assert data == 'a,b\n"",\n"say ""a, b""",\n"line\nbreak",\n"\\.",\nö,\n'
+
+
+def test_tokens_of_many_texts_differ() -> None:
+    choose = random.Random(5)
+    values = {"".join(choose.choices("abc", k=6)) for _ in range(300)}
+    assert len({Token(KEYED)(it) for it in values}) == len(values)
