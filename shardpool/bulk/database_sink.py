@@ -10,12 +10,12 @@ import psycopg2
 
 from shardpool.bulk.chunk import Rejected, Rows, Tally, Ticket
 from shardpool.bulk.database_source import DATABASE
-from shardpool.faults import fault_point
 from shardpool.bulk.isolate import is_fault_of_data, reason_of
 from shardpool.bulk.keyspace_sink import Writer, insert
 from shardpool.bulk.rejects import write_rejects
 from shardpool.bulk.translate import refused
 from shardpool.errors import BadRows, ChunkDone
+from shardpool.faults import fault_point
 from shardpool.topology.names import quote
 
 if TYPE_CHECKING:

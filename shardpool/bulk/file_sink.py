@@ -14,13 +14,13 @@ from pathlib import Path
 from sqlalchemy.exc import IntegrityError
 
 from shardpool.bulk.chunk import Record, Rejected, Rows, Tally, Ticket
-from shardpool.faults import fault_point
 from shardpool.bulk.fields import Fields
 from shardpool.bulk.layout import COPY_TEXT
 from shardpool.bulk.ledger import enter, written
 from shardpool.bulk.rejects import replace_file, write_rejects
 from shardpool.catalog import Catalog
 from shardpool.errors import ChunkDone
+from shardpool.faults import fault_point
 
 #: Makes the content of a file: (table, columns, records) -> bytes.
 Encode = Callable[[str, Sequence[str], Sequence[Record]], bytes]

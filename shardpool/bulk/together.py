@@ -11,13 +11,13 @@ import psycopg2
 from shardpool.bulk.chunk import Tally, Ticket
 from shardpool.bulk.commit import commit_prepared
 from shardpool.bulk.decision import load_prefix, new_load
-from shardpool.faults import fault_point
 from shardpool.bulk.lane import Lane
 from shardpool.bulk.ledger import decide_chunk
 from shardpool.bulk.rejects import write_rejects
 from shardpool.bulk.translate import refused, without_prepared_transactions
 from shardpool.catalog import Catalog
 from shardpool.errors import LoadInDoubt
+from shardpool.faults import fault_point
 
 if TYPE_CHECKING:
     from shardpool.engines import Engines

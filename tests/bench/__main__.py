@@ -1,6 +1,24 @@
 """``python -m tests.bench``: every benchmark, ratios side by side in one run. Nothing here asserts a time."""
 
-from tests.bench import bench_copy, bench_execute, bench_jobs, bench_move, bench_split, bench_transactions
+from tests.bench import (
+    bench_copy,
+    bench_execute,
+    bench_jobs,
+    bench_move,
+    bench_split,
+    bench_stream,
+    bench_tpch,
+    bench_transactions,
+)
 
-for bench in (bench_execute, bench_transactions, bench_split, bench_copy, bench_move, bench_jobs):
+for bench in (
+    bench_execute,
+    bench_transactions,
+    bench_tpch,
+    bench_stream,
+    bench_split,
+    bench_copy,
+    bench_move,
+    bench_jobs,
+):
     bench.main()

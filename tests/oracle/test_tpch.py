@@ -1,13 +1,15 @@
 """The 22 TPC-H queries over 3 shards x 16 partitions, against one plain PostgreSQL that holds the same rows.
 
-orders and lineitem lie by order key; customer, part, partsupp and supplier by their own; nation and region are
-reference tables. `SHARDPOOL_TPCH_SCALE` sets the scale (0.01).
+In three layouts, in all of which orders and lineitem lie by order key, and nation and region are reference tables:
+`keys` (the others by their own keys), `nations` (customer and supplier by nation: five keys, most partitions are empty
+of them), `references` (the others whole on every shard). `SHARDPOOL_TPCH_SCALE` sets the scale (0.01).
 """
 
 from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,15 +26,13 @@ from shardpool import Reference, Router, Sharded, parse_config
 from shardpool.config import schema_path
 from tests.support.backends import databases, plain_connection
 
-TABLES: dict[str, Sharded | Reference] = {
-    "region": Reference(),
-    "nation": Reference(),
-    "customer": Sharded("c_custkey"),
-    "supplier": Sharded("s_suppkey"),
-    "part": Sharded("p_partkey"),
-    "partsupp": Sharded("ps_partkey"),
-    "orders": Sharded("o_orderkey"),
-    "lineitem": Sharded("l_orderkey"),
+TABLES = ("region", "nation", "customer", "supplier", "part", "partsupp", "orders", "lineitem")
+BY_ORDER = {"orders": "o_orderkey", "lineitem": "l_orderkey"}
+BY_PART = {"part": "p_partkey", "partsupp": "ps_partkey"}
+LAYOUTS = {
+    "keys": {"customer": "c_custkey", "supplier": "s_suppkey", **BY_PART, **BY_ORDER},
+    "nations": {"customer": "c_nationkey", "supplier": "s_nationkey", **BY_PART, **BY_ORDER},
+    "references": BY_ORDER,
 }
 QUERIES = sorted((schema_path("tpch") / "queries").glob("q*.sql"))
 
@@ -47,17 +47,26 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def sharded(server_urls: list[str], data: Path) -> Iterator[Router]:
+@pytest.fixture(scope="module", params=LAYOUTS)
+def sharded(request: pytest.FixtureRequest, server_urls: list[str], data: Path) -> Iterator[Router]:
+    keys = LAYOUTS[request.param]
+    tables = {name: Sharded(keys[name]) if name in keys else Reference() for name in TABLES}
     with databases(server_urls) as urls:
         shards = {f"s{number}": {"url": url} for number, url in enumerate(urls)}
         config = parse_config({"keyspace": "tpch", "partitions": 16, "catalog": urls[0], "shards": shards})
         Router.initialise(config)
         with Router(config) as router:
-            router.create_schema(schema_path("tpch.sql").read_text(encoding="utf-8"), TABLES)
+            router.create_schema(_ddl(request.param), tables)
             for table in TABLES:
                 router.copy_into(table, data / f"{table}.csv")
             yield router
+
+
+def _ddl(layout: str) -> str:
+    ddl = schema_path("tpch.sql").read_text(encoding="utf-8")
+    if layout == "nations":  # a primary key contains the partition key: these two go without
+        ddl = re.sub(r"([cs]_(?:cust|supp)key +bigint +)PRIMARY KEY", r"\1NOT NULL", ddl)
+    return ddl
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from shardpool.bulk.database_source import DATABASE
-from shardpool.faults import fault_point
 from shardpool.errors import JobRefused
+from shardpool.faults import fault_point
 from shardpool.jobs.digest import Digest, compare, digest_in, digests_of
 from shardpool.jobs.migrate.apply import Changes, apply_changes, forget_changes, read_changes, read_rows
 from shardpool.jobs.migrate.capture import fence, is_fenced, lock_and, stop_capture

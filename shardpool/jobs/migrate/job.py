@@ -12,12 +12,12 @@ from sqlalchemy.engine import make_url
 
 from shardpool.bulk.chunk import Opened
 from shardpool.bulk.database_source import DATABASE, DatabaseSource, database_config
-from shardpool.faults import fault_point
 from shardpool.bulk.keyspace_sink import KeyspaceSink
 from shardpool.bulk.runner import PauseJob
 from shardpool.config import Config, parse_endpoint
 from shardpool.engines import Engines
 from shardpool.errors import ConfigError, JobRefused
+from shardpool.faults import fault_point
 from shardpool.jobs.copy_schema import check_empty
 from shardpool.jobs.kind import Prepared
 from shardpool.jobs.migrate.capture import start_capture, stop_capture
