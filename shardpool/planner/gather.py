@@ -16,12 +16,13 @@ from functools import cache
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, UnfaithfulText, column_fields, is_a, names, to_sql, unwrap, walk, walk_flat
-from shardpool.planner.functions import is_of_groups
+from shardpool.planner.ast import Tree, UnfaithfulText, column_fields, is_a, names, to_sql, unwrap, walk_flat
+from shardpool.planner.clauses import only_rows
+from shardpool.planner.needed import Needed
 from shardpool.planner.plan import SCHEMA_MARKER
 from shardpool.planner.rewrite import column, rewritten, target
 from shardpool.planner.safety import not_repeatable
-from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Fact, Item, Member, Scope, expand_star, references
+from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Fact, Item, Member, references
 from shardpool.planner.sizes import Statistics, selectivity
 from shardpool.planner.statement import Statement, to_pyformat
 from shardpool.topology.shard_map import Topology
@@ -287,78 +288,6 @@ class Sources:
 _REDUCER = "shardpool_reducer"
 
 
-class Needed:
-    """The columns of tables that a query names, other than in the conditions *without*."""
-
-    def __init__(self, select: Tree, analysis: Analysis, without: Collection[Tree] = ()) -> None:
-        self._columns: set[tuple[str, str]] = set()
-        #: Names that may be columns of any table.
-        self._names: set[str] = set()
-        #: A row as a whole may be meant, or all columns.
-        self.everything = False
-        aliases = {item.alias for scope in analysis.scopes for item in scope.items}
-        ignored = _stars_of_exists(select)
-        dropped = [node for condition in without for node in walk(condition) if isinstance(node, pb.ColumnRef)]
-        for reference, scope in references(select, None, analysis):
-            if not any(reference is node for node in dropped) and not any(reference is node for node in ignored):
-                self._add(reference, scope, aliases, analysis)
-        for node in walk(select):
-            if isinstance(node, pb.JoinExpr):
-                natural = node.is_natural or node.HasField("alias") or node.HasField("join_using_alias")
-                self.everything = self.everything or natural
-                self._names.update(names(node.using_clause))
-
-    def has(self, table: str, column: str) -> bool:
-        return self.everything or column in self._names or (table, column) in self._columns
-
-    def _add(self, reference: Tree, scope: Scope | None, aliases: set[str], analysis: Analysis) -> None:
-        parts = column_fields(reference)
-        if parts[-1] == "*":
-            members = None if scope is None else expand_star(reference, scope)
-            self.everything = self.everything or members is None
-        else:
-            member = None if scope is None else scope.resolve(reference)
-            members = None if member is None else [member]
-            if members is None:
-                self.everything = self.everything or parts[-1] in aliases or not _is_plain_column(parts, analysis)
-                self._names.add(parts[-1])
-        for item, name in members or ():
-            column = item.column(name)
-            if item.table is not None and column is not None:
-                self._columns.add((item.table.name, column.name))
-
-
-def takes_whole_rows(select: Tree, analysis: Analysis) -> bool:
-    """Whether a row as a whole may be meant: its type is named after its table."""
-    aliases = {item.alias for scope in analysis.scopes for item in scope.items}
-    for reference, scope in references(select, None, analysis):
-        parts = column_fields(reference)
-        is_column = parts[-1] == "*" or (scope is not None and scope.resolve(reference) is not None)
-        if not is_column and (parts[-1] in aliases or not _is_plain_column(parts, analysis)):
-            return True
-    return False
-
-
-def _stars_of_exists(select: Tree) -> list[Tree]:
-    """What EXISTS selects does not matter."""
-    links = [node for node in walk(select) if isinstance(node, pb.SubLink)]
-    return [
-        node.res_target.val.column_ref
-        for link in links
-        if link.sub_link_type == pb.EXISTS_SUBLINK
-        for node in link.subselect.select_stmt.target_list
-        if is_a(node.res_target.val, "column_ref") and column_fields(node.res_target.val.column_ref)[-1] == "*"
-    ]
-
-
-def _is_plain_column(parts: tuple[str, ...], analysis: Analysis) -> bool:
-    """Whether ``o.x`` is column x of o; it may also be the function x of the row o."""
-    if len(parts) == 1:
-        return True
-    meant = [item for scope in analysis.scopes for item in scope.items if item.alias == parts[-2]]
-    return all(item.columns is not None and parts[-1] in item.columns for item in meant)
-
-
 def _removes(fact: Fact, item: Item) -> bool:
     return fact.holds_for(item) and item.outer <= fact.outer
 
@@ -401,21 +330,6 @@ def _is_on_every_shard(item: Item) -> bool:
     if item.table is not None:
         return not item.table.sharded
     return isinstance(item.node, pb.RangeVar) and item.node.schemaname == STAGE_SCHEMA
-
-
-def only_rows(select: Tree) -> bool:
-    """Whether a query only filters, joins and projects."""
-    if select.op != pb.SETOP_NONE or select.HasField("limit_count") or select.HasField("limit_offset"):
-        return False
-    if select.group_clause or select.distinct_clause or select.sort_clause or select.HasField("having_clause"):
-        return False
-    if select.values_lists or not select.from_clause:
-        return False
-    return not any(isinstance(node, pb.FuncCall) and _ranges(node) for node in walk(select))
-
-
-def _ranges(call: Tree) -> bool:
-    return call.HasField("over") or is_of_groups(names(call.funcname)[-1])
 
 
 def _conjuncts(node: Tree) -> Iterator[Tree]:

@@ -11,7 +11,7 @@ from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.aggregates import NotPartial, is_blind_to_duplicates, merged_aggregate
 from shardpool.planner.ast import Tree, column_fields, is_a, names, walk_flat
-from shardpool.planner.partitionwise import is_aggregate_call, outputs
+from shardpool.planner.clauses import is_aggregate_call, outputs
 from shardpool.planner.rewrite import copied, rewritten, target
 from shardpool.planner.shape import Columns, Level, Refused, partial_of, place
 

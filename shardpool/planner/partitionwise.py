@@ -13,12 +13,13 @@ at lie in the partition of that row (it is *tied*), or if it looks at none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.ast import Tree, column_fields, is_a, names, unwrap, walk, walk_flat
+from shardpool.planner.clauses import conditions, is_grouped, outputs, windows
 from shardpool.planner.functions import is_aggregate
 from shardpool.planner.pins import Equalities
 from shardpool.planner.safety import not_repeatable
@@ -327,54 +328,6 @@ def _key_types(roots: tuple[Item, ...]) -> tuple[KeyType, ...]:
 def _collation(root: Item) -> str | None:
     column = root.table.column(root.table.key[0]) if root.table is not None else None
     return None if column is None else column.collation
-
-
-def conditions(select: Tree) -> list[Tree]:
-    """WHERE, and the ON of all joins."""
-    found = [select.where_clause] if select.HasField("where_clause") else []
-    return found + [
-        join.quals
-        for node in select.from_clause
-        for join in walk_flat(node)
-        if isinstance(join, pb.JoinExpr) and join.HasField("quals")
-    ]
-
-
-def outputs(select: Tree) -> list[Tree]:
-    """All that is evaluated over the rows of FROM and WHERE."""
-    found = [node.res_target.val for node in select.target_list]
-    found += [*select.group_clause, *select.sort_clause, *select.window_clause]
-    found += [node for node in select.distinct_clause if node.WhichOneof("node")]
-    found += [values.list for values in select.values_lists]
-    return found + ([select.having_clause] if select.HasField("having_clause") else [])
-
-
-def is_grouped(select: Tree) -> bool:
-    """Whether the query itself has GROUP BY, HAVING or aggregate calls (other than as window functions)."""
-    if select.group_clause or select.HasField("having_clause"):
-        return True
-    parts = [*select.target_list, *select.sort_clause]
-    return any(is_aggregate_call(node) for part in parts for node in walk_flat(part))
-
-
-def is_aggregate_call(node: Tree) -> bool:
-    return isinstance(node, pb.FuncCall) and is_aggregate(names(node.funcname)[-1]) and not node.HasField("over")
-
-
-def windows(select: Tree) -> Iterable[list[Tree]]:
-    """Yield the PARTITION BY of each window function's window."""
-    named = {node.window_def.name: node.window_def for node in select.window_clause}
-    for part in [*select.target_list, *select.sort_clause]:
-        for node in walk_flat(part):
-            if isinstance(node, pb.FuncCall) and node.HasField("over"):
-                yield _partition_by(node.over, named.get)
-
-
-def _partition_by(window: Tree, named: Callable[[str], Tree | None]) -> list[Tree]:
-    base = named(window.refname or window.name)
-    if base is not None and base is not window:
-        return _partition_by(base, named) if not base.partition_clause else list(base.partition_clause)
-    return list(window.partition_clause)
 
 
 def _parts(node: Tree) -> list[Tree]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.ast import Tree, column_fields, is_a
-from shardpool.planner.partitionwise import is_grouped
+from shardpool.planner.clauses import is_grouped
 from shardpool.planner.rewrite import copied, expression, rewritten, target
 from shardpool.planner.shape import Columns, Level, Refused, partial_of, place
 

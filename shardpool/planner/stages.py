@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shardpool.planner.ast import Tree, UnfaithfulText
-from shardpool.planner.gather import Source, Sources, takes_whole_rows
+from shardpool.planner.gather import Source, Sources
+from shardpool.planner.needed import takes_whole_rows
 from shardpool.planner.partitionwise import PartitionWise
 from shardpool.planner.pins import Pin, find_pins, partitions_of
 from shardpool.planner.plan import Computed, Concatenation, MergeQuery, PartialRows, PushdownPlan, Relation, Stage

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.ast import Tree, column_fields, is_a, walk
-from shardpool.planner.gather import only_rows
+from shardpool.planner.clauses import only_rows
 from shardpool.planner.partitionwise import Carrier, NotPartitionWise, PartitionWise
 from shardpool.planner.rewrite import copied, rewritten, target
 from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Columns, Scope, analyse, references
