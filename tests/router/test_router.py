@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -26,17 +25,7 @@ from shardpool.planner.refusals import REFUSALS
 INSERT = "INSERT INTO orders (customer_id, order_id, total, note) VALUES (:customer, :order, :total, :note)"
 
 
-@pytest.fixture(autouse=True)
-def _rows(shop: Router) -> Iterator[None]:
-    for key in range(40):
-        shop.execute(key, "INSERT INTO customers VALUES (:key, :name)", {"key": key, "name": f"c{key}"})
-        for order in range(key % 4):
-            values = {"customer": key, "order": order, "total": key + order, "note": f"100% :{key}"}
-            shop.execute(key, INSERT, values)
-    yield
-    for key in range(40):
-        shop.execute(key, "DELETE FROM orders WHERE customer_id = :key", {"key": key})
-        shop.execute(key, "DELETE FROM customers WHERE customer_id = :key", {"key": key})
+pytestmark = pytest.mark.usefixtures("filled")
 
 
 def test_execute_returns_a_sqlalchemy_result(shop: Router) -> None:
