@@ -133,9 +133,12 @@ def _cycles(history: Sequence[Transaction]) -> Iterator[str]:
         for component in _components(only):
             yield f"{name}: transactions {sorted(component)}"
     firm = _restricted(graph, {"ww", "wr"})
+    # Both ends of an edge in a cycle are in one component.
+    home = {node: at for at, found in enumerate(_components(_restricted(graph, {"ww", "wr", "rw"}))) for node in found}
     for before, edges in graph.items():
         for after, kinds in edges.items():
-            if kinds == {"rw"} and _reaches(firm, after, before):
+            together = before in home and home[before] == home.get(after)
+            if kinds == {"rw"} and together and _reaches(firm, after, before):
                 yield f"G-single: transaction {before} missed what {after} wrote, and saw what followed from it"
 
 
