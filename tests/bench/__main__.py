@@ -1,6 +1,6 @@
 """``python -m tests.bench``: every benchmark, ratios side by side in one run. Nothing here asserts a time."""
 
-from tests.bench import bench_copy, bench_execute, bench_split, bench_transactions
+from tests.bench import bench_copy, bench_execute, bench_snapshots, bench_split, bench_transactions
 
-for bench in (bench_execute, bench_transactions, bench_split, bench_copy):
+for bench in (bench_execute, bench_transactions, bench_snapshots, bench_split, bench_copy):
     bench.main()
