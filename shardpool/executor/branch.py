@@ -25,7 +25,7 @@ class Branch:
         self.used = False
         #: Cancelled from another thread. The cancellation may come late: the connection is not used again.
         self.cancelled = False
-        self._mark = ""
+        self._name = self._mark = ""
         #: Partitions that were read under a snapshot and found in place.
         self.seen: set[int] = set()
         self._begin = begin
@@ -36,6 +36,7 @@ class Branch:
 
     def mark(self, name: str) -> None:
         """Give the session a name, with its next statement."""
+        self._name = name
         self._mark = f"SET LOCAL application_name TO {literal(name)}"
 
     def run(self, sql: str, parameters: Mapping[str, Any], savepoints: Sequence[str]) -> RoutedResult:
@@ -78,6 +79,8 @@ class Branch:
             with self.connection.cursor() as cursor:
                 cursor.execute(f"ROLLBACK TO SAVEPOINT {savepoint}")
             del self._savepoints[self._savepoints.index(savepoint) + 1 :]
+            if self._name:
+                self.mark(self._name)  # it may have gone with the savepoint
 
     def end(self, command: str) -> None:
         """COMMIT or ROLLBACK. Raise psycopg2's errors."""

@@ -196,7 +196,8 @@ def inserted_keys(insert: Tree, table: Table, statement: Statement, topology: To
         raise refuse("SP113", table.name)
     places = [columns.index(key) for key in table.key]
     select = insert.select_stmt.select_stmt
-    if not select.values_lists and _copies_keys(select, places, table, topology):
+    # A CTE may have the name of a table, and other rows.
+    if not select.values_lists and not insert.HasField("with_clause") and _copies_keys(select, places, table, topology):
         return
     for row in _rows(select):
         sources = [source_of(row[place], statement) if place < len(row) else None for place in places]

@@ -119,7 +119,7 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
     ),
     "SP112": (
         "table {what!r} is a reference table: writing it here would change one shard's copy only",
-        "router.copy_into writes reference tables on all shards",
+        "router.query and router.copy_into write reference tables on all shards",
         "insert into country values ('de', 'Germany')",
     ),
     "SP113": (

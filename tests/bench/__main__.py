@@ -5,6 +5,7 @@ from tests.bench import (
     bench_execute,
     bench_jobs,
     bench_move,
+    bench_snapshots,
     bench_split,
     bench_stream,
     bench_tpch,
@@ -19,6 +20,7 @@ for bench in (
     bench_split,
     bench_copy,
     bench_move,
+    bench_snapshots,
     bench_jobs,
 ):
     bench.main()

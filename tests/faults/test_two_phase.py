@@ -6,16 +6,21 @@ import itertools
 import logging
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
+import psycopg2
 import pytest
 
-from shardpool.errors import InDoubt, ShardUnavailable, TransactionAborted
+from shardpool import Router
+from shardpool.errors import CannotPrepare, InDoubt, ShardUnavailable, TransactionAborted
+from shardpool.local import LocalCluster
 from shardpool.two_phase import commit, outcome, prepared_branches, resolve
 from shardpool.two_phase.names import new_id, parse_gid, parse_id
 from shardpool.two_phase.resolving import forget_old
+from tests.support.backends import plain_connection
 from tests.support.proxy import Cut
-from tests.transactions.bank import ACCOUNTS, AMOUNT, Bank, open_bank
+from tests.transactions.bank import ACCOUNTS, AMOUNT, DDL, TABLES, Bank, open_bank
 
 #: What the coordinator sends. The decider is the one that gets a plain COMMIT.
 RECORD = rb"INSERT INTO \"bank\"\.shardpool_transaction"
@@ -275,3 +280,40 @@ def test_told_outcomes_are_forgotten_at_once(bank: Bank) -> None:
     assert len(bank.each("SELECT id FROM bank.shardpool_transaction")) == 1
     coordinator.forget(age=0)
     assert bank.each("SELECT id FROM bank.shardpool_transaction") == []
+
+
+@pytest.fixture
+def small() -> Iterator[Router]:
+    """Two servers that prepare nothing and take few connections."""
+    settings = {"max_prepared_transactions": 0, "max_connections": 12, "superuser_reserved_connections": 1}
+    with (
+        LocalCluster(shards=2, partitions=4, keyspace="bank", settings=settings) as cluster,
+        cluster.router(listen=False) as router,
+    ):
+        router.create_schema(DDL, TABLES)
+        router.execute(1, "INSERT INTO accounts VALUES (1, 100)")
+        yield router
+
+
+def test_servers_that_prepare_nothing_or_are_full(small: Router) -> None:
+    here = small.shard_of(1).name
+    stranger = next(key for key in range(2, 99) if small.shard_of(key).name != here)
+    there = small.shard_of(stranger).name
+    with pytest.raises(CannotPrepare, match="max_prepared_transactions"), small.transaction() as tx:
+        tx.execute(1, "UPDATE accounts SET amount = 0")
+        tx.execute(stranger, "INSERT INTO accounts VALUES (:key, 1)", {"key": stranger})
+    assert small.query("SELECT id, amount FROM accounts").all() == [(1, 100)]
+    with pytest.raises(CannotPrepare):
+        small.query("INSERT INTO accounts VALUES (1, 100), (:key, 1) ON CONFLICT DO NOTHING", {"key": stranger})
+    with small.transaction() as tx:  # one shard needs no preparation
+        tx.execute(1, "UPDATE accounts SET amount = 7")
+        assert tx.query("SELECT sum(amount) FROM accounts").scalar_one() == 7
+    with ExitStack() as held, Router(small.config, listen=False) as fresh:
+        with pytest.raises(psycopg2.OperationalError):
+            while True:
+                held.callback(plain_connection(small.shard(there).shard.url).close)
+        with pytest.raises(ShardUnavailable, match=there), fresh.transaction() as tx:
+            tx.execute(1, "UPDATE accounts SET amount = 8")
+            tx.execute(stranger, "SELECT 1 FROM accounts")
+    assert small.query("SELECT amount FROM accounts").all() == [(7,)]
+    assert all(stats.in_use == 0 for stats in small.stats().pools.values())

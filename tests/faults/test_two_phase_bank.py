@@ -76,6 +76,17 @@ def resolve(bank: Bank, within: float = RESOLVED_WITHIN, alive: bool = False) ->
     eventually(nothing_left, "transactions in doubt", within)
 
 
+def served(bank: Bank, teller: Teller) -> int:
+    """Return the teller's exit code. Resolvers work meanwhile: its threads may wait for what is in doubt."""
+
+    def ended() -> bool:
+        bank.router.resolve_transactions(older_than=0)
+        return teller.ended
+
+    eventually(ended, "the teller's end", 60)
+    return teller.end()
+
+
 def violations(bank: Bank, log: Path) -> list[str]:
     """Return what is wrong with the bank, given what its tellers were told."""
     noted: dict[str, int] = {}
@@ -137,12 +148,10 @@ def test_frozen_coordinators_wake_after_the_resolver(bank: Bank, log: Path, numb
 def test_lost_messages(bank: Bank, log: Path, message: bytes, side: str) -> None:
     start_afresh(bank)
     cut = bank.lose(Cut(message, side))  # type: ignore[arg-type]
-    assert Teller(Order(bank.config, log, 20_000, transfers=5)).end() == 0
+    assert served(bank, Teller(Order(bank.config, log, 20_000, transfers=5))) == 0
     assert cut.fired.is_set()
     resolve(bank)
     assert violations(bank, log) == []
-    failed = [line for line in log.read_text().splitlines() if " failed " in line]
-    assert len(failed) <= 1
 
 
 @pytest.mark.parametrize("number", range(max(2, KILLS // 10)))
@@ -156,7 +165,7 @@ def test_crashing_servers(cluster: LocalCluster, bank: Bank, log: Path, number: 
     cluster.kill(shard)
     cluster.start(shard)
     bank.reconnect(shard)
-    assert teller.end() == 0
+    assert served(bank, teller) == 0
     resolve(bank)
     assert violations(bank, log) == []
 

@@ -305,6 +305,16 @@ class Generator:
                 "TRUNCATE orders CASCADE" if self._random.random() < 0.2 else "TRUNCATE sums, items",
                 "WITH x AS (SELECT 3) DELETE FROM sums WHERE customer = 1",
                 "INSERT INTO sums DEFAULT VALUES",
+                "INSERT INTO sums VALUES (1, (SELECT count(*) FROM orders))",
+                "INSERT INTO sums VALUES (1, 0) ON CONFLICT (customer) DO UPDATE "
+                "SET orders = (SELECT count(*) FROM items)",
+                "INSERT INTO items (customer, id, line) SELECT customer, id, 2 FROM orders ON CONFLICT "
+                "(customer, id, line) DO UPDATE SET quantity = 0 WHERE (SELECT count(*) FROM orders) > 3",
+                "WITH orders AS (SELECT 3 AS customer, 1 AS id) INSERT INTO items (customer, id, line) "
+                "SELECT customer, id, 7 FROM orders",
+                "WITH x AS (SELECT count(*) AS n FROM orders) UPDATE sums SET orders = n FROM x",
+                "UPDATE sums SET orders = 1 WHERE customer = 2 AND EXISTS (SELECT FROM orders)",
+                "DELETE FROM sums WHERE customer = 2 AND EXISTS (SELECT FROM orders WHERE customer = 2)",
                 "UPDATE orders SET total = absent",
                 "DELETE FROM sums WHERE 1 / (customer - customer) = 1",
                 "WITH gone AS (DELETE FROM sums RETURNING *) SELECT * FROM gone",

@@ -82,6 +82,12 @@ def test_a_row_of_another_partition_is_refused(shop: Router) -> None:
     shop.execute(neighbour, "DELETE FROM customers WHERE customer_id = :key", {"key": neighbour})
     with pytest.raises(UnsupportedStatement, match="SP113"):
         shop.execute(1, "INSERT INTO customers (customer_id, name) SELECT 1 + 1, 'x'")
+    with pytest.raises(UnsupportedStatement, match="SP113"):
+        shop.execute(
+            1,
+            "WITH orders AS (SELECT 2 AS customer_id, 1 AS order_id) "
+            "INSERT INTO orders (customer_id, order_id) SELECT customer_id, order_id FROM orders",
+        )
     copied = "INSERT INTO orders (customer_id, order_id) SELECT customer_id, order_id + 100 FROM orders"
     shop.execute(3, copied)
     with pytest.raises(UnsupportedStatement, match="SP112"):

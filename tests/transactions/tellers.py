@@ -6,6 +6,7 @@ nothing happened) and ``doubt <txid>``. What a process that died was not told, m
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import random
@@ -55,13 +56,14 @@ class Teller:
     def __init__(self, order: Order) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["shardpool.router", "tests.transactions.tellers"])
+        self._trace = order.log.with_suffix(".trace")
         self._process = context.Process(target=_work, args=(order,), daemon=True)
         self._process.start()
 
     def end(self, seconds: float = 60) -> int:
         """Return the exit code, -9 if it was killed."""
         self._process.join(seconds)
-        assert self._process.exitcode is not None, "the teller does not end"
+        assert self._process.exitcode is not None, f"the teller does not end:\n{self._trace.read_text()}"
         return self._process.exitcode
 
     @property
@@ -84,6 +86,8 @@ def _work(order: Order) -> None:
     commit.ASK_PATIENCE = 1.0
     if order.plant:
         PLANTS[order.plant]()
+    # What its threads do, if it does not end.
+    faulthandler.dump_traceback_later(40, file=order.log.with_suffix(".trace").open("w"))
     log = os.open(order.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     with Router(order.config, listen=False) as router:
         threads = [threading.Thread(target=_serve, args=(order, router, log, number)) for number in range(THREADS)]

@@ -114,8 +114,12 @@ def _parts(value: Tree) -> list[Tree]:
 
 def _inserted_rows(insert: Tree, topology: Topology) -> Tree:
     """The SELECT of an INSERT; without its groups, if they are each partition's own."""
+    if insert.HasField("with_clause"):
+        raise refuse("SP132", "WITH before INSERT .. SELECT")
     select = copied(insert.select_stmt.select_stmt)
-    for value in (*returned(insert), *expressions(insert.on_conflict_clause.target_list)):
+    conflict = insert.on_conflict_clause
+    conditions = [conflict.where_clause] if conflict.HasField("where_clause") else []
+    for value in (*returned(insert), *expressions(conflict.target_list), *conditions):
         reason = None if is_a(value, "column_ref") else not_repeatable(value, topology)
         if reason is not None:
             raise refuse("SP133", reason)

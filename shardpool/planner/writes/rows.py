@@ -9,7 +9,7 @@ from typing import Any
 import postgast
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, children, is_a, names, unwrap
+from shardpool.planner.ast import Tree, children, is_a, names, unwrap, walk
 from shardpool.planner.keyed import WrittenKey, assigned_keys, compile_keyed, inserted_keys
 from shardpool.planner.refusals import refuse
 from shardpool.planner.rewrite import expression, rewritten
@@ -70,6 +70,8 @@ class InsertRows:
 def compile_rows(statement: Statement, topology: Topology) -> InsertRows:
     compile_keyed(statement, topology)  # for its refusals
     insert = statement.node.insert_stmt
+    if any(isinstance(node, pb.SubLink) for node in walk(insert)):
+        raise refuse("SP132", "a subquery in VALUES would read one partition only")
     table = target_of(statement, topology)
     ranges = _row_ranges(statement)
     pieces = _CUT.join(on_search_path(statement, topology, ranges)).split(_ROW)
