@@ -53,7 +53,11 @@ def points(mode: Mode) -> list[str]:
 
 
 BY_HAND = pytest.mark.slow
-EVERYWHERE = [pytest.param(mode, it, marks=BY_HAND if mode == "block" else ()) for mode in STEPS for it in points(mode)]
+EVERYWHERE = [
+    pytest.param(mode, it, marks=BY_HAND if mode == "block" or at % 2 else ())
+    for mode in STEPS
+    for at, it in enumerate(points(mode))
+]
 POINTS = points("trigger")
 
 
