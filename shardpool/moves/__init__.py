@@ -1,9 +1,13 @@
 """Moving partitions between live servers, and shards in and out.
 
-A move is the tuple `steps.STEPS`: copy the partition to the target under a hidden name while its writers wait, compare
-every row, rename it on the source so that nobody reaches it there any more, flip its placement in the catalog, rename
-it on the target so that everybody reaches it there. No instant has two owners, and before the flip everything can be
-undone.
+A move is a tuple of `steps.STEPS`: copy the partition to the target under a hidden name, compare every row, make its
+writers wait, rename it on the source so that nobody reaches it there any more, flip its placement in the catalog,
+rename it on the target so that everybody reaches it there. No instant has two owners, and before the flip everything
+can be undone.
+
+There are two such tuples. In mode "block" writers wait from the start. In mode "trigger" they wait only at the end:
+`capture` notes the keys of what they write meanwhile, `rounds` carries it over, `online` has the steps, `cutover` tries
+again when the end takes too long, `resume` goes on for a process that died, `reverse` keeps the way back open.
 
 What can go wrong is met in one place each. `journal`: nobody changes the catalog for a move that another process has
 taken over. `servers`: nobody has a connection for it either. `settle`: from what the catalog says, any process undoes

@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
@@ -66,6 +66,13 @@ class Journal:
         with self._catalog.begin() as connection:
             found = connection.execute(text(query), {"id": record.id, "attempt": record.attempt})
             return found.scalar_one_or_none()
+
+    def outcome(self, record: MoveRecord) -> Literal["completed", "undone"]:
+        """Return what became of a move that has ended, whoever ended it."""
+        query = "SELECT state FROM shardpool_catalog.move WHERE id = :id"
+        with self._catalog.begin() as connection:
+            state = connection.execute(text(query), {"id": record.id}).scalar_one()
+        return "completed" if state == "done" else "undone"
 
     def leftovers(self) -> list[Leftover]:
         """Return the schemas that moves which have ended could not drop."""

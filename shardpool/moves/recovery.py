@@ -113,15 +113,19 @@ def abort_move(router: Router, partition: int) -> Recovered:
     The outcome is 'completed' if it was past its commit point. Raise `PreflightFailed` if the partition does not move,
     and as `settle` does.
     """
-    running = Journal(router.catalog).running(partition)
+    journal = Journal(router.catalog)
+    running = journal.running(partition)
     if not running:
         raise PreflightFailed([f"partition {partition} does not move"])
+    (record,) = running
     break_move_lock(router, partition)
     with move_locked(router, partition, patience=ABORT_PATIENCE):
-        outcome, _ = settle(router, running[0])
+        # A router may have settled it since the lock was broken.
+        found = [it for it in journal.running(partition) if it.id == record.id]
+        outcome = settle(router, found[0])[0] if found else journal.outcome(record)
     drop_leftovers(router)
     router.refresh()
-    return _recovered(running[0], outcome)
+    return _recovered(record, outcome)
 
 
 def _recover(router: Router, record: MoveRecord, frozen_after: float) -> Recovered:

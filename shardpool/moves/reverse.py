@@ -80,12 +80,14 @@ def hand_over(move: Move) -> bool:
         return False  # somebody has dropped it
     source.rollback()
     faults.fault_point("move:hand_over:inside")
-    drop_schema(move.servers.target, record.ledger)
+    gone = [record.moved, record.capture]
+    if drop_schema(move.servers.target, record.ledger):
+        gone.append(record.ledger)
     move.journal.hand_over(
         record,
         back,
         float(record.detail["keep"]),
-        forget=[record.moved, record.capture, record.ledger],
+        forget=gone,
         take=[back.incoming, back.ledger, back.capture],
     )
     return True

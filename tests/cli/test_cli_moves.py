@@ -59,3 +59,34 @@ def test_a_shard_joins_and_leaves(shop: Path, cluster: LocalCluster) -> None:
     assert set(homes(shop)) == {"s0", "s1"}
     assert count(shop) == 60
     assert run("shard", "drain", "nowhere", "--json", config=shop).json["error"]["type"] == "NoSuchShard"
+
+
+def test_the_way_back_and_an_abort(shop: Path) -> None:
+    partition = homes(shop)["s0"][0]
+    started = run("move", "start", partition, "s1", "--keep", "600", "--json", config=shop)
+    assert started.code == 0 and started.json["mode"] == "trigger"
+    (kept,) = run("move", "status", "--json", config=shop).json["moves"]
+    assert kept["until"] is not None and kept["target"] == "s0"
+    assert "shardpool move back" in " ".join(run("move", "status", config=shop).out.split())
+    back = run("move", "back", partition, "--json", config=shop)
+    assert back.code == 0 and back.json["bytes"] == 0
+    assert partition in homes(shop)["s0"]
+    assert run("move", "back", partition, config=shop).code == 2
+    assert run("move", "start", partition, "s1", "--mode", "quickly", config=shop).code == 2
+    assert "does not move" in run("move", "abort", partition, config=shop).err
+    assert run("move", "start", partition, "s1", "--keep", "600", config=shop).code == 0
+    assert run("move", "abort", partition, "--json", config=shop).json["recovered"][0]["outcome"] == "undone"
+    assert run("move", "start", partition, "s0", "--mode", "block", "--json", config=shop).json["mode"] == "block"
+    assert count(shop) == 60
+
+
+def test_capacities_and_closed_shards(shop: Path) -> None:
+    changed = run("shard", "set", "s1", "--capacity", "2", "--state", "closed", "--json", config=shop)
+    assert changed.code == 0
+    assert (changed.json["capacity"], changed.json["state"]) == (2.0, "closed")
+    plan = run("rebalance", "--plan", "--by", "count", "--json", config=shop).json
+    assert plan["moves"] == [] and plan["seconds"] == 0
+    assert run("shard", "set", "s1", "--capacity", "1", "--state", "active", config=shop).code == 0
+    assert run("shard", "set", "s1", "--state", "asleep", config=shop).code == 2
+    assert run("rebalance", "--resume", config=shop).code == 2
+    assert run("rebalance", "--plan", "--apply", config=shop).code == 2

@@ -34,6 +34,7 @@ def restart(cluster: LocalCluster, name: str, largest: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 def test_a_full_disk(cluster: LocalCluster) -> None:
     place = Place(shop_config([cluster.url(name) for name in cluster.names]))
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import multiprocessing
 import os
@@ -293,6 +294,8 @@ class Mover:
             target=_move, args=(config, partition, to, point, kill, mode, keep), daemon=True
         )
         self._process.start()
+        # One that is frozen would not end with this process, which would wait for it.
+        atexit.register(self._process.kill)
 
     def wait_killed(self) -> None:
         self._process.join(30)

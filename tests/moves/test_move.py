@@ -373,7 +373,7 @@ def test_a_reader_that_does_not_end(place: Place) -> None:
     place.assert_clean()
 
 
-def test_a_transaction_in_a_deadlock_with_the_move_is_not_the_victim(place: Place) -> None:
+def test_a_transaction_in_a_deadlock_with_the_move_is_not_the_victim(place: Place, mode: Mode) -> None:
     """It has written the child table and waits for the parent, which the move locks first."""
     source = place.owner(0)
     with place.session(source, 0, "READ COMMITTED") as writer:
@@ -382,7 +382,10 @@ def test_a_transaction_in_a_deadlock_with_the_move_is_not_the_victim(place: Plac
         mover = (
             "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'shardpool move%' AND wait_event_type = 'Lock'"
         )
-        eventually(lambda: bool(place.sql(source, mover)), "the move waits for the child")
+        if mode == "block":
+            eventually(lambda: bool(place.sql(source, mover)), "the move waits for the child")
+        else:  # for a moment with a lock, and then without
+            eventually(lambda: [it.step for it in move_status(place.router)] == ["capture"], "the move waits")
         writer.execute("UPDATE customers SET name = name WHERE false")  # waits until the move gives up
         writer.connection.commit()
         moving.wait()

@@ -13,6 +13,7 @@ from tests.moves.move_tools import Mover, Place, eventually, schema
 from tests.moves.test_online import FEATURES, Scribe, written_at
 
 HOUR = 3600.0
+BY_HAND = pytest.mark.slow
 
 
 def go_back(place: Place, to: str) -> None:
@@ -91,7 +92,7 @@ POINTS = [f"move:{it}" for it in ("last:after", "fence:after", "flip:inside", "f
 POINTS += [f"move:{it}" for it in ("release:before", "hand_over:inside", "release:after")]
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", [pytest.param(it, marks=BY_HAND if at % 2 else ()) for at, it in enumerate(POINTS)])
 def test_a_mover_that_is_killed_where_the_way_back_begins(place: Place, point: str) -> None:
     source, target, before = place.owner(0), place.other(0), place.contents()
     Mover(place.config, 0, target, point, mode="trigger", keep=HOUR).wait_killed()
