@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from typing import Generic, TypeVar
+
+from shardpool.errors import JobFailed
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 #: How often, in seconds, a coordinator that waits for its workers looks around.
 INTERVAL = 0.2
+#: So long no chunk may come to an end, in seconds. All that a chunk waits for is bounded, and takes less.
+SILENCE = 1800.0
 
 
 class Crew(Generic[Task, Result]):
@@ -35,6 +40,7 @@ class Crew(Generic[Task, Result]):
         *take* gets each result, in this thread. The first failure is raised when nothing runs any more.
         """
         failure: BaseException | None = None
+        heard = time.monotonic()
         while self._running or (self._waiting and failure is None):
             try:
                 if failure is None and go_on():
@@ -42,11 +48,15 @@ class Crew(Generic[Task, Result]):
                 elif not self._running:
                     break
                 for task, outcome in self._finished():
+                    heard = time.monotonic()
                     error = outcome.exception()
                     if error is None:
                         take(task, outcome.result())
                     else:
                         failure = failure or TaskFailed(task, error)
+                if time.monotonic() - heard > SILENCE:
+                    self._running.clear()
+                    raise JobFailed(f"no chunk came to its end for {SILENCE:g} s: the executor has lost its workers?")
             except BaseException as error:  # also Ctrl-C: the chunks that run are let go on to their end
                 failure = error
         if failure is not None:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from shardpool.bulk.chunk import Record, Rejected, Rows, Tally, Ticket
 from shardpool.bulk.fields import Fields
 from shardpool.bulk.layout import COPY_TEXT
-from shardpool.bulk.ledger import enter, written
+from shardpool.bulk.ledger import enter, refuse_entered, written
 from shardpool.bulk.rejects import replace_file, write_rejects
 from shardpool.catalog import Catalog
 from shardpool.errors import ChunkDone
@@ -47,6 +47,7 @@ class FileSink:
             path.unlink(missing_ok=True)
 
     def write(self, ticket: Ticket, batches: Sequence[Rows], rejects: Sequence[Rejected]) -> Tally:
+        refuse_entered(self._catalog, ticket)
         rows = size = 0
         for batch in batches:
             if batch.records:

@@ -19,7 +19,7 @@ from shardpool.bulk.fields import Fields
 from shardpool.bulk.isolate import Refused, copy_good_rows, is_fault_of_data, reason_of
 from shardpool.bulk.keyspace_source import Keyspace
 from shardpool.bulk.layout import COPY_TEXT
-from shardpool.bulk.ledger import forget_decisions, written
+from shardpool.bulk.ledger import forget_decisions, refuse_entered, written
 from shardpool.bulk.records import Block
 from shardpool.bulk.route import RecordRouter
 from shardpool.bulk.together import Together, chunk_label, job_label
@@ -75,6 +75,15 @@ class KeyspaceSink:
         self._resolve(chunk_label(ticket))
 
     def write(self, ticket: Ticket, batches: Sequence[Rows], rejects: Sequence[Rejected]) -> Tally:
+        refuse_entered(self._keyspace.catalog, ticket)
+        try:
+            return self._write(ticket, batches, rejects)
+        except BadRows:
+            # Are they in the way of themselves? Another attempt may have committed them just now.
+            refuse_entered(self._keyspace.catalog, ticket)
+            raise
+
+    def _write(self, ticket: Ticket, batches: Sequence[Rows], rejects: Sequence[Rejected]) -> Tally:
         left_out = list(rejects)
         topology = self._keyspace.topology
         with Together(self._keyspace.engines, self._keyspace.catalog, ticket) as together:

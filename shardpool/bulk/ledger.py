@@ -27,6 +27,14 @@ def written(catalog: Catalog, job: uuid.UUID) -> dict[int, Tally]:
         return {row.chunk: Tally(row.rows, row.bytes, row.rejected) for row in connection.execute(query, {"job": job})}
 
 
+def refuse_entered(catalog: Catalog, ticket: Ticket) -> None:
+    """Raise `ChunkDone` if the chunk is entered: another attempt at it, perhaps one that was thought dead, has won."""
+    query = text("SELECT EXISTS (SELECT FROM shardpool_catalog.job_ledger WHERE job = :job AND chunk = :chunk)")
+    with catalog.begin() as connection:
+        if connection.execute(query, {"job": ticket.job, "chunk": ticket.chunk.number}).scalar_one():
+            raise ChunkDone(f"{ticket.chunk} was written before")
+
+
 def enter(connection: Connection, ticket: Ticket, tally: Tally) -> None:
     """Enter a chunk in the caller's transaction; one that is there already violates the primary key."""
     connection.execute(text(_ENTER), _values(ticket, tally))

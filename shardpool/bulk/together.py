@@ -12,7 +12,7 @@ from shardpool.bulk.chunk import Tally, Ticket
 from shardpool.bulk.commit import commit_prepared
 from shardpool.bulk.decision import load_prefix, new_load
 from shardpool.bulk.lane import Lane
-from shardpool.bulk.ledger import decide_chunk
+from shardpool.bulk.ledger import decide_chunk, refuse_entered
 from shardpool.bulk.rejects import write_rejects
 from shardpool.bulk.translate import refused, without_prepared_transactions
 from shardpool.catalog import Catalog
@@ -75,6 +75,9 @@ class Together:
     def commit(self, tally: Tally) -> None:
         """Commit all lanes and enter the chunk. Raise as `decide_chunk` does, or `LoadInDoubt` if a shard is gone."""
         number = self._ticket.chunk.number
+        if tally.rejects:
+            # Rows that another attempt has just committed look like bad ones: they must not be told as such.
+            refuse_entered(self._catalog, self._ticket)
         write_rejects(self._ticket, tally.rejects)
         fault_point(f"chunk-{number}-written")
         for lane in self._lanes.values():

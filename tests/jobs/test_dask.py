@@ -32,6 +32,7 @@ def test_a_dask_cluster(router: Router, scheduler: str) -> None:
     check_copied(router)
 
 
+@pytest.mark.slow
 def test_a_dask_worker_that_dies(router: Router, scheduler: str) -> None:
     """Dask gives the chunk to another worker by itself; the ledger lets it count once."""
     with distributed.Client(f"tcp://{scheduler}", set_as_default=False) as client:

@@ -18,6 +18,7 @@ from shardpool.bulk import runner, together
 from shardpool.bulk.chunk import Chunk, Ticket
 from shardpool.bulk.keyspace_sink import KeyspaceSink
 from shardpool.bulk.runner import JobProgress
+from shardpool.bulk.worker import PATIENCE, run_chunk, serving
 from shardpool.errors import BadRows, ChunkDone, JobBusy, JobFailed, JobRefused, LoadInDoubt, LoadUndone, MoveError
 from shardpool.local import LocalCluster
 from shardpool.moves import move_partition
@@ -359,6 +360,25 @@ def test_two_attempts_at_one_chunk_write_it_once(router: Router, place_urls: lis
     assert found.count("written") >= 1
     assert start(router, resume=True).state == "done"
     check_copied(router)
+
+
+def test_a_chunk_that_is_there_is_no_bad_row(router: Router, place_urls: list[str], tmp_path: Path) -> None:
+    """Its rows are in the way of themselves: a cluster that lost a result runs the chunk again."""
+    assert in_process(place_urls, fault="chunk-40-committed") == -9
+    job = JobJournal(router.catalog).find("copy")
+    assert job is not None
+    name = CopyWork(router.config, token="again")
+    work = name.opened(router)
+    work.sink.prepare(job.id)
+    done = work.sink.done(job.id)
+    chunks = [it for it in JobJournal(router.catalog).chunks(job.id) if it.number in done and it.table == "part"]
+    assert chunks
+    for chunk in chunks:
+        for allowed in (0, 1000):
+            ticket = Ticket(job.id, chunk, allowed, str(tmp_path))
+            with serving(name, work):
+                assert run_chunk(name, ticket, PATIENCE) == done[chunk.number]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_shard_is_killed_and_starts_again() -> None:
