@@ -240,12 +240,7 @@ def without_capture_and_verification(monkeypatch: pytest.MonkeyPatch) -> None:
 def without_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written between the last round and the rename is lost."""
     skip(monkeypatch, "lock")
-
-    def slowly(name: str) -> None:
-        if name == "move:last:after":
-            time.sleep(0.05)  # widens the window
-
-    monkeypatch.setattr("shardpool.faults.fault_point", slowly)
+    widen(monkeypatch, "move:last:after")
 
 
 def switched_on_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,10 +259,21 @@ def switched_on_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fenced_after_the_flip(monkeypatch: pytest.MonkeyPatch) -> None:
     """The catalog, and the target, give the partition away while the source still has it."""
-    names = ["flip", "switch_on", "fence", "drain", "release"]
+    names = ["flip", "switch_on", "fence", "drain", "validate", "release"]
     by_name = {it.name: it for it in steps.STEPS["trigger"]}
-    order = [it for it in steps.STEPS["trigger"] if it.name not in (*names, "validate")]
-    monkeypatch.setitem(runner.STEPS, "trigger", (*order, *(by_name[name] for name in names)))  # type: ignore[index]
+    order = [it for it in steps.STEPS["trigger"] if it.name not in names]
+    monkeypatch.setattr(runner, "STEPS", {"trigger": (*order, *(by_name[name] for name in names))})
+    widen(monkeypatch, "move:switch_on:after")
+
+
+def widen(monkeypatch: pytest.MonkeyPatch, point: str) -> None:
+    """Give the others time at a point at which it should not matter."""
+
+    def slowly(name: str) -> None:
+        if name == point:
+            time.sleep(0.1)
+
+    monkeypatch.setattr("shardpool.faults.fault_point", slowly)
 
 
 def skip(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
