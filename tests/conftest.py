@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from shardpool import Config, Router, parse_config
 from tests.support.backends import databases, servers
+
+# In the background, or under nohup, these are ignored, and children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SHOP_DDL = """
 CREATE TABLE country (code text PRIMARY KEY, name text NOT NULL);
