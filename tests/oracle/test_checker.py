@@ -12,7 +12,7 @@ import pytest
 from postgast import pg_query_pb2 as pb
 
 from shardpool.executor import stages
-from shardpool.planner import aggregates, gather, groups, pins, pushdown, rows, safety
+from shardpool.planner import aggregates, gather, groups, ladder, pins, pushdown, rows, safety
 from shardpool.planner.ast import Tree, is_a
 from shardpool.planner.partitionwise import PartitionWise
 from shardpool.planner.plan import Concatenation, MergeQuery
@@ -269,6 +269,7 @@ def a_rollup_becomes_a_cube(patch: pytest.MonkeyPatch) -> None:
 
 @plant("select count(*) from orders group by now()")
 def now_is_asked_on_every_shard(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ladder, "at_one_moment", lambda statement, topology: statement)
     patch.setattr(safety, "is_repeatable", lambda name: True)
 
 
