@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -106,6 +106,18 @@ class Scatter:
         running = [shard for shard, future in self._futures.items() if not future.cancel() and not future.done()]
         self._leases.cancel(running)
         wait(self._futures.values())
+
+
+def on_shards(threads: ThreadPoolExecutor, leases: Leases, works: Mapping[str, Work[T]]) -> dict[str, T]:
+    """Do work on several shards at once; return the results by shard, or fail as a whole."""
+    scatter = Scatter(threads, leases)
+    try:
+        for shard, work in works.items():
+            scatter.start(shard, work)
+        return scatter.collect()
+    except BaseException:
+        scatter.stop()
+        raise
 
 
 def failure(errors: dict[str, BaseException], leases: Leases) -> BaseException:

@@ -15,7 +15,7 @@ import psycopg2
 from shardpool.engines import Engines
 from shardpool.errors import ShardpoolError
 from shardpool.executor.current import CurrentTopology
-from shardpool.executor.scatter import Scatter, leased
+from shardpool.executor.scatter import leased, on_shards
 from shardpool.planner.moment import MOMENT
 from shardpool.planner.plan import union_all
 from shardpool.planner.sizes import UNKNOWN_SIZE, Size, Statistics
@@ -82,10 +82,7 @@ class TableSizes:
 
         found: dict[str, Size] = {}
         with leased(self._engines, list(by_shard)) as leases:
-            scatter = Scatter(self._threads, leases)
-            for shard in by_shard:
-                scatter.start(shard, ask)
-            for rows in scatter.collect().values():
+            for rows in on_shards(self._threads, leases, dict.fromkeys(by_shard, ask)).values():
                 for name, count, size in rows:
                     before = found.get(name, Size(0.0, 0.0))
                     found[name] = Size(before.rows + count, before.bytes + size)

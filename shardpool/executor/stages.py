@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from shardpool.errors import GatherTooLarge
 from shardpool.executor.relay import FanOut, Producer, Relay, RelayStopped
 from shardpool.executor.results import RoutedResult
-from shardpool.executor.scatter import Leases, Scatter, Work, failure
+from shardpool.executor.scatter import Leases, Scatter, Work, failure, on_shards
 from shardpool.planner.plan import READ_ONLY, ByShard, Computed, PartialRows, Relation, Stage, union_all
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Partition
+from shardpool.topology.tables import Column
 
 Parameters = Mapping[str, Any]
 #: Tables with fewer rows are not analysed or indexed: any plan will do.
@@ -64,21 +65,15 @@ class Job:
                 names = _column_names(stage.columns)
                 rows = self.execute(f"CREATE TEMPORARY TABLE {stage.name}{names} ON COMMIT DROP AS {stage.sql}")
         if stage.spread:
-            self._spread(stage.name, self._definition(_temporary(stage.name)), _finishing(stage, rows))
+            columns = stage.columns if isinstance(stage, Relation) else self._columns(_temporary(stage.name))
+            self._spread(stage.name, _definition(columns), _finishing(stage, rows))
         for statement in _finishing(stage, rows):
             self.execute(statement)
         return rows
 
     def scatter(self, works: Mapping[str, Work[Any]]) -> dict[str, Any]:
         """Do work on several shards at once; return the results, or fail as a whole."""
-        scatter = Scatter(self._threads, self._leases)
-        try:
-            for shard, work in works.items():
-                scatter.start(shard, work)
-            return scatter.collect()
-        except BaseException:
-            scatter.stop()
-            raise
+        return on_shards(self._threads, self._leases, works)
 
     def cursor(self, shard: str, sql: str) -> Any:
         """Open a query on a shard whose rows stay there until they are fetched."""
@@ -105,13 +100,8 @@ class Job:
     # -- filling ----------------------------------------------------------------------------------------------------
 
     def _relation(self, stage: Relation) -> int:
-        definition = _text(
-            ", ".join(
-                f"{quote(column.name)} {column.type}" + (f" COLLATE {column.collation}" if column.collation else "")
-                for column in stage.columns
-            )
-        )
         table = _temporary(stage.name)
+        definition = _definition(stage.columns)
         self.execute(f"CREATE TEMPORARY TABLE {_text(quote(stage.name))} ({definition}) ON COMMIT DROP")
         rows = 0
         if self.node in stage.by_shard:
@@ -216,16 +206,13 @@ class Job:
 
     # -- sizes ------------------------------------------------------------------------------------------------------
 
-    def _definition(self, table: str) -> str:
+    def _columns(self, table: str) -> list[Column]:
         """The columns of a table on the merge node, for making it on other shards."""
         with self._leases.connection(self.node).cursor() as cursor:
             cursor.execute(_COLUMNS, (_plain(table),))
-            return _text(
-                ", ".join(
-                    f"{quote(name)} {sql_type}" + (f" COLLATE {collation}" if collation else "")
-                    for name, sql_type, collation in cursor.fetchall()
-                )
-            )
+            return [
+                Column(name, sql_type, collation=collation or "") for name, sql_type, collation in cursor.fetchall()
+            ]
 
     def _count_local(self, name: str) -> None:
         with self._leases.connection(self.node).cursor() as cursor:
@@ -253,6 +240,15 @@ def _finishing(stage: Stage, rows: int) -> list[str]:
     if rows >= ANALYSE_ROWS or (rows and stage.spread):
         found += [f"SET LOCAL default_statistics_target = {STATISTICS_TARGET}", f"ANALYZE {table}"]
     return found
+
+
+def _definition(columns: Sequence[Column]) -> str:
+    return _text(
+        ", ".join(
+            f"{quote(column.name)} {column.type}" + (f" COLLATE {column.collation}" if column.collation else "")
+            for column in columns
+        )
+    )
 
 
 def _column_list(names: tuple[str, ...]) -> str:

@@ -94,7 +94,11 @@ class _Groups:
                 raise Refused(f"column {'.'.join(column_fields(inner.column_ref))} is neither grouped nor aggregated")
             if is_a(inner, "sub_link"):
                 level = self._level
-                if level.proof.reads_sharded(inner.sub_link.subselect) or level.own(inner) or level.reads_cte(inner):
+                if (
+                    level.proof.reads_sharded(inner.sub_link.subselect)
+                    or level.own(inner)
+                    or level.analysis.reads_outer_cte(inner)
+                ):
                     raise Refused("a subquery stands beside groups")
                 return copied(inner)
             return None

@@ -168,7 +168,8 @@ class CompiledQuery:
         names = sorted({item.table.name for item in self.analysis.occurrences if item.table is not None})
         likeness = tuple(int(math.log2(statistics.size(name).bytes + 1)) // 2 for name in names)
         if likeness not in self._stages:
-            self._stages[likeness] = plan_stages(self.still or self.statement, topology, statistics)
+            assert self.still is not None and self.still_analysis is not None
+            self._stages[likeness] = plan_stages(self.still, self.still_analysis, topology, statistics)
         found = self._stages[likeness]
         limits = found.then.limits if isinstance(found, Stages) and isinstance(found.then, Pushdown) else ()
         plain = all(_plain_limit(parameters.get(name)) for name in limits)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, column_fields, is_a, names, unwrap, walk, walk_flat
+from shardpool.planner.ast import Tree, column_fields, is_a, names, unwrap, walk_flat
 from shardpool.planner.clauses import conditions, is_grouped, outputs, windows
 from shardpool.planner.functions import is_aggregate
 from shardpool.planner.pins import Equalities
@@ -302,15 +302,13 @@ class PartitionWise:
 
     def reads_sharded(self, select: Tree) -> bool:
         """Whether a query reads sharded tables that are not spread, at any depth, by way of CTEs too."""
-        inside = [node for node in walk(select) if isinstance(node, pb.SelectStmt)]
-        for scope in self._analysis.scopes:
-            if any(node is scope.select for node in inside):
-                for item in scope.items:
-                    if item.table is not None and item.table.sharded and item not in self._spread:
-                        return True
-                    is_cte = isinstance(item.node, pb.RangeVar) and item.query is not None
-                    if is_cte and self.reads_sharded(item.query):
-                        return True
+        for scope in self._analysis.scopes_in(select):
+            for item in scope.items:
+                if item.table is not None and item.table.sharded and item not in self._spread:
+                    return True
+                is_cte = isinstance(item.node, pb.RangeVar) and item.query is not None
+                if is_cte and self.reads_sharded(item.query):
+                    return True
         return False
 
 

@@ -133,7 +133,7 @@ class _Shipped:
             if self._grouped:
                 raise Refused("a subquery stands beside groups")
             return level.column(self._columns.add(link))
-        if level.reads_cte(link):
+        if level.analysis.reads_outer_cte(link):
             raise Refused("a subquery of the merge query reads a CTE")
         own = level.own(link)
 

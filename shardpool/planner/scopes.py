@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from postgast import pg_query_pb2 as pb
 
 from shardpool.errors import UnknownTable
-from shardpool.planner.ast import Tree, children, column_fields, is_a, names, unwrap
+from shardpool.planner.ast import Tree, children, column_fields, is_a, names, unwrap, walk
 from shardpool.planner.output import output_name
 from shardpool.planner.refusals import refuse
 from shardpool.topology.shard_map import Topology
@@ -152,6 +152,23 @@ class Analysis:
     def scope_of(self, select: Tree) -> Scope:
         """Return the scope of a SelectStmt that is no set operation."""
         return next(scope for scope in self.scopes if scope.select is select)
+
+    def scopes_in(self, message: Tree) -> list[Scope]:
+        """Return the scopes of all SelectStmts in *message*, at any depth."""
+        inside = [node for node in walk(message) if isinstance(node, pb.SelectStmt)]
+        return [scope for scope in self.scopes if any(node is scope.select for node in inside)]
+
+    def reads_outer_cte(self, message: Tree) -> bool:
+        """Whether *message* reads a CTE that is defined outside of it."""
+        own = {node.ctename for node in walk(message) if isinstance(node, pb.CommonTableExpr)}
+        return any(
+            isinstance(item.node, pb.RangeVar)
+            and item.table is None
+            and item.node.schemaname != STAGE_SCHEMA
+            and item.node.relname not in own
+            for scope in self.scopes_in(message)
+            for item in scope.items
+        )
 
 
 _LOCKS = {

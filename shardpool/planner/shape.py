@@ -11,7 +11,7 @@ from shardpool.planner.ast import Tree, column_fields, is_a, walk
 from shardpool.planner.output import output_name
 from shardpool.planner.partitionwise import Carrier, PartitionWise
 from shardpool.planner.rewrite import canonical, copied, expression, target
-from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Scope, expand_star, references
+from shardpool.planner.scopes import Analysis, Scope, expand_star, references
 
 
 class Refused(Exception):
@@ -55,7 +55,9 @@ class Level:
         merge.from_clause.append(pb.Node(range_var=pb.RangeVar(relname=self.partial, inh=True, relpersistence="p")))
         for name in ("limit_count", "limit_offset"):
             if select.HasField(name):
-                if self.proof.reads_sharded(getattr(select, name)) or self.reads_cte(getattr(select, name)):
+                if self.proof.reads_sharded(getattr(select, name)) or self.analysis.reads_outer_cte(
+                    getattr(select, name)
+                ):
                     raise Refused("LIMIT or OFFSET reads a sharded table")
                 getattr(merge, name).CopyFrom(getattr(select, name))
         return merge
@@ -98,20 +100,6 @@ class Level:
             fields = column_fields(reference)
             if fields[-1] != "*" and (scope is None or scope.resolve(reference) is None):
                 raise Refused(f"{'.'.join(fields)} is not certain to be a column")
-
-    def reads_cte(self, link: Tree) -> bool:
-        """Whether a subquery reads a CTE from outside of itself, which the merge query has not."""
-        inside = [node for node in walk(link) if isinstance(node, pb.SelectStmt)]
-        own = {node.ctename for node in walk(link) if isinstance(node, pb.CommonTableExpr)}
-        return any(
-            isinstance(item.node, pb.RangeVar)
-            and item.table is None
-            and item.node.schemaname != STAGE_SCHEMA
-            and item.node.relname not in own
-            for scope in self.analysis.scopes
-            if any(node is scope.select for node in inside)
-            for item in scope.items
-        )
 
     def own(self, link: Tree) -> list[Tree]:
         """The references inside of a subquery that mean columns of this level."""

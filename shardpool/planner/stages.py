@@ -80,11 +80,11 @@ class Stages:
         return tuple(found), plan
 
 
-def plan_stages(statement: Statement, topology: Topology, statistics: Statistics) -> Stages | str:
+def plan_stages(statement: Statement, analysis: Analysis, topology: Topology, statistics: Statistics) -> Stages | str:
     """Return the stages of a statement, or the reason why there are none."""
     planner = _Planner(statement, topology, statistics)
     select = statement.node.select_stmt
-    if takes_whole_rows(select, analyse(select, topology)):
+    if takes_whole_rows(select, analysis):
         return "a whole row may be meant, and has its table's type"
     try:
         found = planner.query(select)
@@ -174,11 +174,9 @@ class _Planner:
         if isinstance(found.then, MergeQuery):
             self.stages.append((Computed(name, width, found.then.sql), None))
         elif found.then.merge == Concatenation():
-            self.stages.append((PartialRows(name, width, found.then.partial, {}, found.then.appended), found.pinned))
+            self._add_partial(name, width, found.then, found.pinned)
         else:
-            self.stages.append(
-                (PartialRows(found.then.table, 0, found.then.partial, {}, found.then.appended), found.pinned)
-            )
+            self._add_partial(found.then.table, 0, found.then, found.pinned)
             self.stages.append((Computed(name, width, _merge_sql(found.then)), None))
         self._columns[name] = tuple(f"c{number}" for number in range(1, width + 1))
         return name
@@ -252,12 +250,10 @@ class _Planner:
                 return None
             then, roots = found, found.roots
         else:
-            then, roots = MergeQuery(self._text_on_node(select, analysis, spread, dropped)), ()
+            text = placed_text(select, analysis, self._statement, self._topology, spread, dropped=dropped)
+            then, roots = MergeQuery(text), ()
         self.stages += added
         return _Query(then, Pinned(pins, analysis, roots))
-
-    def _text_on_node(self, select: Tree, analysis: Analysis, spread: Mapping[Item, str], dropped: list[Tree]) -> str:
-        return placed_text(select, analysis, self._statement, self._topology, spread, None, dropped)
 
 
 def _merge_sql(pushdown: Pushdown) -> str:

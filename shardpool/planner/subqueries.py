@@ -54,14 +54,14 @@ class Subqueries:
             return self._sub_link(node)
         if is_a(node, "range_subselect"):
             inner = node.range_subselect
-            return None if inner.lateral else self._with_query(node, inner.subquery, self._is_rows)
+            return None if inner.lateral else self._with_query(node, inner.subquery)
         if is_a(node, "common_table_expr"):
-            return self._with_query(node, node.common_table_expr.ctequery, self._is_rows)
+            return self._with_query(node, node.common_table_expr.ctequery)
         return None
 
     def _sub_link(self, node: Tree) -> Tree | None:
         link = node.sub_link
-        if not self._goes_first(link.subselect, self._is_tied(link)):
+        if not self._goes_first(link.subselect, lambda: self._is_tied(link)):
             return None
         select = link.subselect.select_stmt
         if link.sub_link_type == pb.EXISTS_SUBLINK and select.op == pb.SETOP_NONE and not _has_limit(select):
@@ -70,14 +70,14 @@ class Subqueries:
             select.limit_option = pb.LIMIT_OPTION_COUNT
         return self._put(node, link.subselect, select)
 
-    def _with_query(self, node: Tree, query: Tree, is_fine: Callable[[Tree], bool]) -> Tree | None:
-        if not is_a(query, "select_stmt") or not self._goes_first(query, is_fine(query.select_stmt)):
+    def _with_query(self, node: Tree, query: Tree) -> Tree | None:
+        if not is_a(query, "select_stmt") or not self._goes_first(query, lambda: self._is_rows(query.select_stmt)):
             return None
         return self._put(node, query, query.select_stmt)
 
-    def _goes_first(self, query: Tree, is_fine: bool) -> bool:
+    def _goes_first(self, query: Tree, is_fine: Callable[[], bool]) -> bool:
         select = query.select_stmt
-        if not self._proof.reads_sharded(select) or (is_fine and not self._everything):
+        if not self._proof.reads_sharded(select) or (not self._everything and is_fine()):
             return False
         return self._stands_alone(select)
 
@@ -118,20 +118,12 @@ class Subqueries:
 
     def _stands_alone(self, select: Tree) -> bool:
         """Whether it looks at nothing outside of itself: neither columns nor CTEs."""
-        inside = [scope for scope in self._analysis.scopes if any(node is scope.select for node in walk(select))]
+        inside = self._analysis.scopes_in(select)
         for reference, scope in references(select, None, self._analysis):
             member = None if scope is None else scope.resolve(reference)
             if column_fields(reference)[-1] != "*" and (member is None or member[0].scope not in inside):
                 return False
-        own = [node for node in walk(select) if isinstance(node, pb.CommonTableExpr)]
-        return not any(
-            isinstance(item.node, pb.RangeVar)
-            and item.table is None
-            and item.node.schemaname != STAGE_SCHEMA
-            and not any(item.node.relname == cte.ctename for cte in own)
-            for scope in inside
-            for item in scope.items
-        )
+        return not self._analysis.reads_outer_cte(select)
 
     def _is_tied(self, link: Tree) -> bool:
         for scope in self._analysis.scopes:
