@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg2
+from psycopg2 import errorcodes
+
 from shardpool.errors import GatherTooLarge
 from shardpool.executor.relay import FanOut, Producer, Relay, RelayStopped
 from shardpool.executor.results import RoutedResult
@@ -103,11 +106,15 @@ class Job:
         table = _temporary(stage.name)
         definition = _definition(stage.columns)
         self.execute(f"CREATE TEMPORARY TABLE {_text(quote(stage.name))} ({definition}) ON COMMIT DROP")
-        rows = 0
-        if self.node in stage.by_shard:
-            rows += self.execute(f"INSERT INTO {table} {union_all(stage.select, stage.by_shard[self.node])}")
+
+        def own() -> int:
+            if self.node not in stage.by_shard:
+                return 0
+            rows = self.execute(f"INSERT INTO {table} {union_all(stage.select, stage.by_shard[self.node])}")
             self._count_local(stage.name)
-        return rows + self._load(table, stage.select, stage.by_shard)
+            return rows
+
+        return self._filled(table, own, stage.select, stage.by_shard)
 
     def _partial(self, stage: PartialRows) -> int:
         """The table takes its columns from the query itself, as the merge node understands it."""
@@ -116,14 +123,21 @@ class Job:
         query = union_all(stage.select, own or (self._partition,), stage.appended)
         data = "" if own else " WITH NO DATA"
         names = _column_names(stage.columns)
-        rows = self.execute(f"CREATE TEMPORARY TABLE {stage.name}{names} ON COMMIT DROP AS {query}{data}")
-        return max(rows, 0) + self._load(_temporary(stage.name), stage.select, stage.by_shard, stage.appended)
 
-    def _load(self, table: str, select: str, by_shard: ByShard, appended: str = "") -> int:
-        """Copy the rows of *select* from the other shards' partitions into a table; return their number."""
+        def create() -> int:
+            create = f"CREATE TEMPORARY TABLE {stage.name}{names} ON COMMIT DROP AS {query}{data}"
+            return max(self.execute(create), 0)
+
+        return self._filled(_temporary(stage.name), create, stage.select, stage.by_shard, stage.appended)
+
+    def _filled(self, table: str, own: Callable[[], int], select: str, by_shard: ByShard, appended: str = "") -> int:
+        """Fill a table with the merge node's *own* rows and, of the other shards, those of *select*; return how many.
+
+        The other shards begin at once: their rows wait in the relay until the merge node has its own.
+        """
         remote = [shard for shard in by_shard if shard != self.node]
         if not remote:
-            return 0
+            return own()
         relay = Relay(len(remote), self._count)
 
         def produce(shard: str, connection: Any) -> None:
@@ -134,9 +148,10 @@ class Job:
             producer.close()
 
         def consume(connection: Any) -> int:
+            rows = own()
             with connection.cursor() as cursor:
                 cursor.copy_expert(f"COPY {_plain(table)} FROM STDIN (FORMAT binary)", relay)
-                return int(cursor.rowcount)
+                return rows + int(cursor.rowcount)
 
         return self._relayed([relay], dict.fromkeys(remote, produce), consume)
 
@@ -178,8 +193,10 @@ class Job:
             def run(shard: str, connection: Any) -> None:
                 try:
                     work(shard, connection)
-                except BaseException:
+                except BaseException as error:
                     stop()
+                    if not isinstance(error, RelayStopped):
+                        self._leases.cancel([self.node])
                     raise
 
             return run
@@ -200,7 +217,7 @@ class Job:
             if self._too_large():
                 raise GatherTooLarge(self.bytes, self._max_bytes) from error
             causes = {shard: e for shard, e in scatter.errors().items() if not isinstance(e, RelayStopped)}
-            if causes:
+            if causes and not _is_own(error):
                 raise failure(causes, self._leases) from next(iter(causes.values()))
             raise
 
@@ -226,6 +243,11 @@ class Job:
 
     def _too_large(self) -> bool:
         return self.bytes > self._max_bytes
+
+
+def _is_own(error: BaseException) -> bool:
+    """Whether the merge node's error is one of its own, not what the failure of another end made of it."""
+    return isinstance(error, psycopg2.Error) and error.pgcode not in (None, errorcodes.QUERY_CANCELED)
 
 
 def _finishing(stage: Stage, rows: int) -> list[str]:
