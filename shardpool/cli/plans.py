@@ -123,7 +123,7 @@ def _stage(stage: Stage, topology: Topology) -> Iterator[RenderableType]:
     if isinstance(stage, Computed):
         yield _sql(stage.sql)
     else:
-        yield _sql(_in_any(stage.select, topology, "" if isinstance(stage, Relation) else stage.appended))
+        yield _sql(_in_any(stage.select, topology, stage.appended))
         yield _shards(stage.by_shard)
     yield Text("")
 

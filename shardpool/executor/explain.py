@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,9 @@ from shardpool.planner.plan import (
     rung_of,
     union_all,
 )
+
+#: All appended queries of a statement but the first.
+_APPENDED = re.compile(r"(?: UNION ALL \(SELECT [^()]*\))+\) ")
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def _stage(stage: Stage) -> dict[str, Any]:
         case Relation():
             found: dict[str, Any] = {"kind": "gather", "table": stage.table}
             found["columns"] = [column.name for column in stage.columns]
-            found["shards"] = _shards(stage.select, stage.by_shard)
+            found["shards"] = _shards(stage.select, stage.by_shard, stage.appended)
         case PartialRows():
             found = {"kind": "collect", "table": stage.name}
             found["shards"] = _shards(stage.select, stage.by_shard, stage.appended)
@@ -123,10 +127,13 @@ def _shards(partial: str, by_shard: ByShard, appended: str = "") -> dict[str, An
 
 def _shard_lines(shard: str, entry: dict[str, Any], indent: str) -> Iterator[str]:
     count = len(entry["partitions"])
-    yield f"{indent}{shard}, {count} partition{'s' if count != 1 else ''}: {_shortened(entry['sql'])}"
+    yield f"{indent}{shard}, {count} partition{'s' if count != 1 else ''}: {shortened(entry['sql'])}"
 
 
-def _shortened(sql: str) -> str:
-    """The first partition's statement stands for all."""
+def shortened(sql: str) -> str:
+    """The first partition's statement, or its rows where a statement reads those of all, stand for all."""
+    of_all = _APPENDED.sub(" UNION ALL ...) ", sql, count=1)
+    if of_all != sql:
+        return of_all
     first, union, _ = sql.partition(" UNION ALL ")
     return f"{first} UNION ALL ..." if union else first

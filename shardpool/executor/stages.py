@@ -19,8 +19,10 @@ from shardpool.topology.shard_map import Partition
 from shardpool.topology.tables import Column
 
 Parameters = Mapping[str, Any]
-#: Tables with fewer rows are not analysed or indexed: any plan will do.
+#: Tables with fewer rows are not analysed: any plan will do.
 ANALYSE_ROWS = 1000
+#: Tables with fewer rows are not indexed.
+INDEX_ROWS = 100
 #: Rows that are sampled are 300 times this (PostgreSQL's default is 100): temporary tables live for one query.
 STATISTICS_TARGET = 10
 
@@ -110,11 +112,12 @@ class Job:
         def own() -> int:
             if self.node not in stage.by_shard:
                 return 0
-            rows = self.execute(f"INSERT INTO {table} {union_all(stage.select, stage.by_shard[self.node])}")
+            query = union_all(stage.select, stage.by_shard[self.node], stage.appended)
+            rows = self.execute(f"INSERT INTO {table} {query}")
             self._count_local(stage.name)
             return rows
 
-        return self._filled(table, own, stage.select, stage.by_shard)
+        return self._filled(table, own, stage.select, stage.by_shard, stage.appended)
 
     def _partial(self, stage: PartialRows) -> int:
         """The table takes its columns from the query itself, as the merge node understands it."""
@@ -257,7 +260,7 @@ def _finishing(stage: Stage, rows: int) -> list[str]:
     if isinstance(stage, Relation):
         if stage.primary_key:
             found.append(f"ALTER TABLE {table} ADD PRIMARY KEY ({_column_list(stage.primary_key)})")
-        if rows >= ANALYSE_ROWS:
+        if rows >= INDEX_ROWS:
             found += [f"CREATE INDEX ON {table} ({_column_list(columns)})" for columns in stage.indexes]
     if rows >= ANALYSE_ROWS or (rows and stage.spread):
         found += [f"SET LOCAL default_statistics_target = {STATISTICS_TARGET}", f"ANALYZE {table}"]

@@ -17,12 +17,12 @@ from functools import cache
 from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.ast import Tree, UnfaithfulText, column_fields, is_a, names, to_sql, unwrap, walk_flat
-from shardpool.planner.clauses import only_rows
 from shardpool.planner.needed import Needed
-from shardpool.planner.plan import SCHEMA_MARKER
+from shardpool.planner.partitionwise import NotPartitionWise, PartitionWise
+from shardpool.planner.plan import APPENDED_ROWS, SCHEMA_MARKER, rows_of
 from shardpool.planner.rewrite import column, rewritten, target
 from shardpool.planner.safety import not_repeatable
-from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Fact, Item, Member, references
+from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Fact, Item, Member
 from shardpool.planner.sizes import Statistics, selectivity
 from shardpool.planner.statement import Statement, to_pyformat
 from shardpool.topology.shard_map import Topology
@@ -42,6 +42,8 @@ class Source:
     unfiltered: str
     occurrences: tuple[int, ...]
     indexes: tuple[tuple[str, ...], ...] = ()
+    #: The table's rows, if `filtered` reads those of all partitions at once: tables that reduce it are read once.
+    appended: str = ""
 
 
 def plan_sources(
@@ -75,6 +77,7 @@ class Sources:
         self._topology = topology
         self._statistics = statistics
         self._everything = everything
+        self._proof = PartitionWise(analysis, statement, topology)
         self._needed = None if everything else Needed(select, analysis)
         #: Occurrences whose needed rows stand in a temporary table of every shard: its name.
         self.spread: dict[Item, str] = {}
@@ -93,10 +96,13 @@ class Sources:
         columns = columns or table.columns[:1]
         condition = None if self._everything else self._condition(items)
         unfiltered = self._select(table, columns, None)
-        filtered = unfiltered if condition is None else self._select(table, columns, condition)
         places = tuple(self._analysis.occurrences.index(item) for item in items)
-        indexes = dict.fromkeys(found for item in items if (found := _looked_up_by(item)))
-        return Source(table, columns, filtered, unfiltered, places, tuple(indexes))
+        indexes = tuple(dict.fromkeys(found for item in items if (found := _looked_up_by(item))))
+        if condition is None:
+            return Source(table, columns, unfiltered, unfiltered, places, indexes)
+        filtered = self._select(table, columns, condition)
+        appended = rows_of(table) if APPENDED_ROWS in filtered else ""
+        return Source(table, columns, filtered, unfiltered, places, indexes, appended)
 
     def share(self, name: str, occurrences: Collection[Item]) -> float:
         """Guess the share of a table's rows that those of the *occurrences* need that are of it."""
@@ -106,15 +112,27 @@ class Sources:
     def drop(self, occurrences: Collection[Item]) -> list[Tree]:
         """Return the conditions that all gathered rows fulfil, and no longer count their columns as needed.
 
-        That is so for a table that is gathered for one occurrence only.
+        That is so for a table that is gathered for one occurrence only, and for the reference tables that reduce it
+        and that it finds by their primary key: checked again, they would make PostgreSQL expect too few rows.
         """
         tables = [item.table for item in occurrences]
         alone = [item for item in occurrences if tables.count(item.table) == 1 and not item.sampled]
         found = [fact.condition for item in alone for fact in item.scope.facts if self._filters(fact, item)]
+        found += [condition for item in alone for condition in self._settled(item, ())]
         found = [condition for condition in found if getattr(unwrap(condition), "location", 0) > 0]
         self._needed = Needed(self._select_stmt, self._analysis, found)
         self._dropped = bool(found)
         return found
+
+    def _settled(self, item: Item, path: tuple[Item, ...]) -> Iterator[Tree]:
+        """Yield the conditions of the reference tables of which each needed row of *item* finds one row, by its key."""
+        for fact in item.scope.facts:
+            for own, (other, name) in _sides(fact, item) if fact.items is None else ():
+                if own[0] is not item or other in (item, *path) or not _finds_one(own, (other, name)):
+                    continue
+                conditions = [fact.condition for fact in other.scope.facts if fact.items is None]
+                yield from (found for found in conditions if self._filters(Fact(None, frozenset(), found), other))
+                yield from self._settled(other, (*path, item))
 
     def mark_spread(self, name: str, occurrences: Collection[Item], table: str) -> None:
         """From now on the needed rows of a table, in the temporary *table*, can reduce others."""
@@ -157,10 +175,12 @@ class Sources:
         if not own or item.table is None:
             return 1.0
         size = self._statistics.size(item.table.name)
-        if item.table.sharded and size.bytes > SMALL_TABLE:
-            rows = self._statistics.rows(self._select(item.table, (), _joined(pb.AND_EXPR, own)))
+        plain = [condition for condition in own if not _has_subquery(condition)]
+        if plain and item.table.sharded and size.bytes > SMALL_TABLE:
+            rows = self._statistics.rows(self._select(item.table, (), _joined(pb.AND_EXPR, plain)))
             if rows is not None:
-                return min(1.0, rows / max(size.rows, 1.0))
+                share = rows / max(size.rows, 1.0)
+                return min(1.0, share * selectivity(condition for condition in own if condition not in plain))
         return selectivity(own)
 
     # -- conditions -------------------------------------------------------------------------------------------------
@@ -208,19 +228,13 @@ class Sources:
         return not_repeatable(fact.condition, self._topology, whole=bool(links)) is None
 
     def _is_answered_everywhere(self, link: Tree) -> bool:
-        """Whether a subquery only filters stages and reference tables, and looks at nothing outside of itself."""
+        """Whether a subquery reads stages and reference tables only, and looks at nothing outside of itself."""
         select = link.subselect.select_stmt
-        if select.op != pb.SETOP_NONE or not only_rows(select) or select.HasField("with_clause"):
+        try:
+            same = self._proof.query(select) is None
+        except NotPartitionWise:
             return False
-        scope = self._analysis.scope_of(select)
-        if any(item.sampled or not _is_on_every_shard(item) for item in scope.items):
-            return False
-        for node in [*select.target_list, *([select.where_clause] if select.HasField("where_clause") else [])]:
-            inner = node.res_target.val if is_a(node, "res_target") else node
-            if not is_a(inner, "column_ref") and not_repeatable(inner, self._topology) is not None:
-                return False
-        members = [where.resolve(reference) for reference, where in references(select, scope, self._analysis) if where]
-        return all(member is not None and member[0].scope is scope for member in members)
+        return same and self._analysis.stands_alone(select)
 
     def _reductions(self, item: Item, path: tuple[Item, ...]) -> list[Tree]:
         """Conditions of the form ``column IN (SELECT ...)`` that needed rows fulfil."""
@@ -272,9 +286,12 @@ class Sources:
         select = pb.SelectStmt(limit_option=pb.LIMIT_OPTION_DEFAULT, op=pb.SETOP_NONE)
         select.target_list.extend(target(column(c.name)) for c in columns)
         source = pb.RangeVar(schemaname=SCHEMA_MARKER, relname=table.name, inh=True, relpersistence="p")
-        select.from_clause.append(pb.Node(range_var=source))
         if condition is not None:
             select.where_clause.CopyFrom(condition)
+            if _has_subquery(condition):
+                source.schemaname, _, source.relname = APPENDED_ROWS.partition(".")
+                source.alias.aliasname = table.name
+        select.from_clause.append(pb.Node(range_var=source))
         try:
             return to_pyformat(to_sql(select), self._statement)
         except UnfaithfulText:
@@ -286,6 +303,10 @@ class Sources:
 
 #: What the table that reduces another one is called in the condition.
 _REDUCER = "shardpool_reducer"
+
+
+def _has_subquery(condition: Tree) -> bool:
+    return any(isinstance(node, pb.SubLink) for node in walk_flat(condition))
 
 
 def _removes(fact: Fact, item: Item) -> bool:
@@ -320,16 +341,21 @@ def _sides(fact: Fact, item: Item) -> list[tuple[Member, Member]]:
     return [pair, (pair[1], pair[0])]
 
 
+def _finds_one(own: Member, other: Member) -> bool:
+    """Whether a row finds at most one of another item by this equality: that one's primary key."""
+    (item, name), (found, key) = own, other
+    columns = item.column(name), found.column(key)
+    if found.table is None or found.table.sharded or found.sampled or columns[0] is None or columns[1] is None:
+        return False
+    inner = not item.outer and not found.outer and item.scope is found.scope
+    alike = columns[0].type == columns[1].type and columns[0].collation == columns[1].collation
+    return inner and alike and found.table.primary_key == (columns[1].name,)
+
+
 def _looked_up_by(item: Item) -> tuple[str, ...]:
     """The columns by which a subquery looks its rows up for each row of the query around it."""
     found = [own for own, other in _equalities(item) if other[0].scope is not item.scope]
     return tuple(sorted(set(found)))
-
-
-def _is_on_every_shard(item: Item) -> bool:
-    if item.table is not None:
-        return not item.table.sharded
-    return isinstance(item.node, pb.RangeVar) and item.node.schemaname == STAGE_SCHEMA
 
 
 def _conjuncts(node: Tree) -> Iterator[Tree]:

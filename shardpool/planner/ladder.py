@@ -205,9 +205,9 @@ class CompiledQuery:
             partitions = None if self.unknown_function else _union(pinned[index] for index in source.occurrences)
             pruned = pruned or partitions is not None
             relation = relation_of(source, source.table.name, grouped)
-            select = source.filtered if filters else source.unfiltered
-            by_shard = topology.shard_map.by_shard(partitions)
-            relations.append(replace(relation, select=select, by_shard=by_shard))
+            if not filters:
+                relation = replace(relation, select=source.unfiltered, appended="")
+            relations.append(replace(relation, by_shard=topology.shard_map.by_shard(partitions)))
         return GatherPlan(tuple(relations), self.words, pruned, reasons, self._moment)
 
 

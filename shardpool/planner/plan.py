@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Partition, Placement
-from shardpool.topology.tables import Column
+from shardpool.topology.tables import Column, Table
 
 #: Stands for a partition's schema in generated text until the executor names one.
 SCHEMA_MARKER = "shardpool_partition_schema"
@@ -86,8 +86,8 @@ class PushdownPlan:
 class Relation:
     """The needed rows of a sharded table, as the temporary table `name` of the merge node.
 
-    `select` has `SCHEMA_MARKER`. By the lists of columns in `indexes` rows will be looked up. With `spread` all shards
-    get a copy.
+    `select` has `SCHEMA_MARKER`; with `appended` it is one per shard, as in a `PushdownPlan`. By the lists of columns
+    in `indexes` rows will be looked up. With `spread` all shards get a copy.
     """
 
     name: str
@@ -97,6 +97,7 @@ class Relation:
     indexes: tuple[tuple[str, ...], ...]
     select: str
     by_shard: ByShard
+    appended: str = ""
     spread: bool = False
 
 
@@ -147,6 +148,12 @@ class StagesPlan:
 
 
 Plan = SinglePlan | ReferencePlan | PushdownPlan | StagesPlan | GatherPlan
+
+
+def rows_of(table: Table) -> str:
+    """Return the query for a table's rows in one partition, to be appended."""
+    columns = ", ".join(quote(column.name) for column in table.columns)
+    return f"SELECT {columns} FROM {SCHEMA_MARKER}.{quote(table.name)}".replace("%", "%%")
 
 
 def union_all(partial: str, partitions: tuple[Partition, ...], appended: str = "") -> str:

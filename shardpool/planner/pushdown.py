@@ -17,13 +17,12 @@ from shardpool.planner.ast import Tree, UnfaithfulText, column_fields, is_a, to_
 from shardpool.planner.clauses import is_grouped, outputs, windows
 from shardpool.planner.groups import partial_groups
 from shardpool.planner.partitionwise import NotPartitionWise, PartitionWise
-from shardpool.planner.plan import APPENDED_ROWS, PARTIAL_TABLE, SCHEMA_MARKER, Concatenation, MergeQuery
+from shardpool.planner.plan import APPENDED_ROWS, PARTIAL_TABLE, SCHEMA_MARKER, Concatenation, MergeQuery, rows_of
 from shardpool.planner.rewrite import copied, placed, target, without
 from shardpool.planner.rows import first_rows, shipped_rows, whole_rows
 from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Item, references
 from shardpool.planner.shape import Level, Refused
 from shardpool.planner.statement import Statement, to_pyformat
-from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Topology
 
 
@@ -72,7 +71,12 @@ def plan_pushdown(
         else:
             combined = MergeQuery(text(merge))
         return Pushdown(
-            text(partial), combined, roots, tuple(_limit_parameters(select, statement)), partial_table, _rows_of(alone)
+            text(partial),
+            combined,
+            roots,
+            tuple(_limit_parameters(select, statement)),
+            partial_table,
+            rows_of(alone.table) if alone is not None and alone.table is not None else "",
         )
     except (Refused, NotPartitionWise, NotPartial) as reason:
         return str(reason)
@@ -120,13 +124,6 @@ def _alone(analysis: Analysis, spread: Mapping[Item, str]) -> Item | None:
     in_place = [item for item in sharded if item not in spread]
     joined = len(in_place) == 1 and len(in_place[0].scope.items) > 1 and not in_place[0].sampled
     return in_place[0] if joined else None
-
-
-def _rows_of(item: Item | None) -> str:
-    if item is None or item.table is None:
-        return ""
-    columns = ", ".join(quote(column.name) for column in item.table.columns)
-    return f"SELECT {columns} FROM {SCHEMA_MARKER}.{quote(item.table.name)}".replace("%", "%%")
 
 
 def _places(analysis: Analysis, spread: Mapping[Item, str]) -> dict[int, tuple[str, str]]:

@@ -170,6 +170,15 @@ class Analysis:
             for item in scope.items
         )
 
+    def stands_alone(self, select: Tree) -> bool:
+        """Whether a query looks at nothing outside of itself: neither columns nor CTEs."""
+        inside = self.scopes_in(select)
+        for reference, scope in references(select, None, self):
+            member = None if scope is None else scope.resolve(reference)
+            if column_fields(reference)[-1] != "*" and (member is None or member[0].scope not in inside):
+                return False
+        return not self.reads_outer_cte(select)
+
 
 _LOCKS = {
     pb.LCS_FORKEYSHARE: "KEY SHARE",

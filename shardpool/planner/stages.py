@@ -270,4 +270,13 @@ def relation_of(source: Source, name: str, grouped: bool) -> Relation:
     """
     key = source.table.primary_key
     whole = grouped and {column.name for column in source.columns}.issuperset(key)
-    return Relation(name, source.table.name, source.columns, key if whole else (), source.indexes, source.filtered, {})
+    return Relation(
+        name,
+        source.table.name,
+        source.columns,
+        key if whole else (),
+        source.indexes,
+        source.filtered,
+        {},
+        source.appended,
+    )

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, column_fields, is_a, walk
+from shardpool.planner.ast import Tree, is_a, walk
 from shardpool.planner.clauses import only_rows
 from shardpool.planner.partitionwise import Carrier, NotPartitionWise, PartitionWise
 from shardpool.planner.rewrite import copied, rewritten, target
-from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Columns, Scope, analyse, references
+from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Columns, Scope, analyse
 from shardpool.topology.shard_map import Topology
 
 #: Runs a subquery as a stage; returns the name of its table, None if that has no plan.
@@ -79,7 +79,7 @@ class Subqueries:
         select = query.select_stmt
         if not self._proof.reads_sharded(select) or (not self._everything and is_fine()):
             return False
-        return self._stands_alone(select)
+        return self._analysis.stands_alone(select)
 
     def _put(self, node: Tree, query: Tree, select: Tree) -> Tree | None:
         """Return *node* with the result of *select* in place of *query*, None if that cannot be run first."""
@@ -108,22 +108,13 @@ class Subqueries:
         if branch.op != pb.SETOP_NONE:
             return self._set_operation(branch)
         untyped = any(_is_untyped(node.res_target.val) for node in branch.target_list)
-        if untyped or not self._proof.reads_sharded(branch) or not self._stands_alone(branch):
+        if untyped or not self._proof.reads_sharded(branch) or not self._analysis.stands_alone(branch):
             return None
         columns = output_columns(branch, self._topology, self._stages)
         table = None if columns is None else self._run_first(branch)
         return None if table is None or columns is None else result_of(table, columns)
 
     # -- where they stand -------------------------------------------------------------------------------------------
-
-    def _stands_alone(self, select: Tree) -> bool:
-        """Whether it looks at nothing outside of itself: neither columns nor CTEs."""
-        inside = self._analysis.scopes_in(select)
-        for reference, scope in references(select, None, self._analysis):
-            member = None if scope is None else scope.resolve(reference)
-            if column_fields(reference)[-1] != "*" and (member is None or member[0].scope not in inside):
-                return False
-        return not self._analysis.reads_outer_cte(select)
 
     def _is_tied(self, link: Tree) -> bool:
         for scope in self._analysis.scopes:

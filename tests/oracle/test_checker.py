@@ -275,12 +275,20 @@ def now_is_asked_on_every_shard(patch: pytest.MonkeyPatch) -> None:
 
 @plant("select sum(total) from orders", "select id, total from orders order by id", "select distinct id from orders")
 def a_shard_s_rows_are_lost(patch: pytest.MonkeyPatch) -> None:
-    original = stages.Job._load
+    original = stages.Job._filled
 
-    def load(self: Any, table: str, select: str, by_shard: Any) -> int:
-        return original(self, table, select, dict(list(by_shard.items())[:2]))
+    def filled(self: Any, table: str, own: Any, select: str, by_shard: Any, *others: Any) -> int:
+        return original(self, table, own, select, dict(list(by_shard.items())[:2]), *others)
 
-    patch.setattr(stages.Job, "_load", load)
+    patch.setattr(stages.Job, "_filled", filled)
+
+
+@plant(
+    "select v.visit_id, k.name from visits v join customers c on c.customer_id = v.customer_id "
+    "join country k on k.customer_id = c.customer_id where k.name = 'Brazil' order by 1"
+)
+def a_condition_that_reduced_a_table_is_not_checked_where_it_must_be(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(gather, "_finds_one", lambda own, other: True)
 
 
 @plant("select code, sum(total) from orders group by code")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardpool.errors import ShardpoolError
-from shardpool.executor.explain import Explanation
+from shardpool.executor.explain import Explanation, shortened
 from tests.oracle.corpus import parse_params
 from tests.planner.hand_made import plan
 
@@ -63,7 +63,7 @@ def _one_shard(prefix: str, shards: dict[str, dict[str, object]]) -> Iterator[st
     for shard, entry in list(shards.items())[:1]:
         partitions = entry["partitions"]
         others = f" and {len(shards) - 1} more" if len(shards) > 1 else ""
-        yield f"{prefix}{shard} {partitions}{others}: {str(entry['sql']).partition(' UNION ALL ')[0]}"
+        yield f"{prefix}{shard} {partitions}{others}: {shortened(str(entry['sql'])).removesuffix(' UNION ALL ...')}"
 
 
 def read(path: Path) -> list[Golden]:

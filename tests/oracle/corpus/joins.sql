@@ -232,3 +232,22 @@ select nothing.id from orders;
 select o.id from orders o join items i on i.customer_id = x.customer_id join short x on true;
 
 select id as note, count(*) from orders o join customers c using (customer_id) group by name;
+
+-- Tables that are reduced by reference tables, by a key of theirs and by another column.
+select v.visit_id, k.name from visits v join customers c on c.customer_id = v.customer_id join country k on k.customer_id = c.customer_id where k.name = 'Brazil' order by 1;
+
+select v.visit_id, k.name from visits v join customers c on c.customer_id = v.customer_id join country k on k.code = c.code where k.region = 'Europe' order by 1;
+
+select v.visit_id, k.name from visits v join customers c on c.customer_id = v.customer_id left join country k on k.code = c.code and k.region = 'Europe' order by 1;
+
+select v.visit_id, k.name from visits v join customers c on c.customer_id = v.customer_id, country k where k.code = c.code and (k.region = 'Europe' or c.vip) order by 1;
+
+select count(*), min(u.iso) from visits v join orders o on o.id = v.customer_id join currency u on u.id = o.quantity where u.rate > 1;
+
+select count(*), min(u.iso) from visits v join orders o on o.customer_id = v.customer_id join currency u on u.id = o.quantity join country k on k.code = u.country where k.region = 'Europe';
+
+select count(*) from visits v join orders o on o.id = v.customer_id join currency u on u.id = o.small where u.rate > 1;
+
+select k.name, count(*) from country k where population > (select avg(population) from country) and not exists (select from orders o where o.code = k.code and o.total > 20) group by 1 order by 1;
+
+select v.page from visits v join customers c on c.customer_id = v.customer_id where c.code in (select code from country where population >= (select max(population) from country where region = 'Europe')) order by 1;
