@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from shardpool.engines import Engines
 from shardpool.engines.translate import translate
+from shardpool.errors import GatherTooLarge
 from shardpool.executor.current import CurrentTopology
 from shardpool.executor.merge import Merger
 from shardpool.executor.results import RoutedResult, StreamedResult
@@ -36,9 +37,11 @@ T = TypeVar("T")
 #: definition), no derived collation (indeterminate collation), and more than 1,600 of them (too many columns); and a
 #: merge query that knows no primary key to group by (grouping error).
 _NO_PUSHDOWN = ("42P16", "42P22", "54011", "42803")
+#: The class of data exceptions: a part of the query failed that one PostgreSQL might not have run at all.
+_DATA_EXCEPTIONS = "22"
 #: Classes of errors for which stages give way to gathering. What runs first may fail where one PostgreSQL would not
 #: have run it at all (data exceptions, limits), or be no table (syntax and access rules).
-_NO_STAGES = ("21", "22", "42", "54", "0A")
+_NO_STAGES = ("21", _DATA_EXCEPTIONS, "42", "54", "0A")
 
 
 class Queries:
@@ -78,6 +81,7 @@ class Queries:
         """Run a plan, another rung's where PostgreSQL refuses it, and again if a partition moved meanwhile."""
         retries = 0
         failed: dict[str, str] = {}
+        first: DBAPIError | None = None
         while True:
             topology = self._current.value
             plan = compiled.bind(parameters, topology, self._sizes.statistics(parameters), failed)
@@ -88,6 +92,11 @@ class Queries:
                 if rung is None:
                     raise
                 failed[rung] = f"PostgreSQL refused it: {error.orig}".strip()
+                first = first or error
+            except GatherTooLarge:
+                if first is not None:
+                    raise first from None
+                raise
             except psycopg2.Error as error:
                 retries += 1
                 if retries > MAX_RETRIES or not self._current.moved(topology, placements_of(plan, topology)):
@@ -135,7 +144,7 @@ def placements_of(plan: Plan, topology: Topology) -> list[Placement]:
 
 def gives_way(plan: Plan, code: str) -> str | None:
     """The rung that gives way to the next one after an error of the statement."""
-    if isinstance(plan, PushdownPlan) and code in _NO_PUSHDOWN:
+    if isinstance(plan, PushdownPlan) and (code in _NO_PUSHDOWN or code[:2] == _DATA_EXCEPTIONS):
         return "pushdown"
     return "stages" if isinstance(plan, StagesPlan) and code[:2] in _NO_STAGES else None
 

@@ -8,6 +8,7 @@ from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.ast import Tree, names, walk, walk_flat
 from shardpool.planner.functions import is_aggregate, is_of_groups
+from shardpool.planner.scopes import Analysis, references
 
 
 def conditions(select: Tree) -> list[Tree]:
@@ -40,6 +41,25 @@ def is_grouped(select: Tree) -> bool:
 
 def is_aggregate_call(node: Tree) -> bool:
     return isinstance(node, pb.FuncCall) and is_aggregate(names(node.funcname)[-1]) and not node.HasField("over")
+
+
+def aggregates_of_outer_queries(analysis: Analysis) -> bool:
+    """Whether an aggregate call in a subquery belongs to a query around it, which it makes a grouped one.
+
+    It belongs to the innermost query of which it has a column (SQL:2016 part 2, 10.9, syntax rule 7).
+    """
+    for scope in analysis.scopes:
+        calls = [
+            node for node in walk_flat(scope.select) if isinstance(node, pb.GroupingFunc) or is_aggregate_call(node)
+        ]
+        if not calls or scope.parent is None:
+            continue
+        inside = analysis.scopes_in(scope.select)
+        for call in calls:
+            found = [where.resolve(node) if where else None for node, where in references(call, scope, analysis)]
+            if found and not any(member is not None and member[0].scope in inside for member in found):
+                return True
+    return False
 
 
 def windows(select: Tree) -> Iterable[list[Tree]]:

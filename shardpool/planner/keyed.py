@@ -16,7 +16,7 @@ from postgast import pg_query_pb2 as pb
 
 from shardpool.errors import CrossShardTransaction, KeyTypeMismatch, UnknownTable
 from shardpool.planner.ast import Tree, column_fields, is_a, kind, names, walk
-from shardpool.planner.pins import UNKNOWN, Constant, Parameter, Source, key_value, source_of
+from shardpool.planner.constants import UNKNOWN, Constant, Parameter, Source, key_value, source_of
 from shardpool.planner.refusals import refuse
 from shardpool.planner.safety import check_session
 from shardpool.planner.scopes import SYSTEM_SCHEMAS, analyse

@@ -7,16 +7,17 @@ the rung and the partitions for the parameters of one call and the shard map of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 from shardpool.planner.ast import is_a, kind
+from shardpool.planner.clauses import aggregates_of_outer_queries
 from shardpool.planner.gather import Source, plan_sources
 from shardpool.planner.moment import at_one_moment
-from shardpool.planner.pins import Pin, find_pins, partitions_of
+from shardpool.planner.pins import Pin, find_pins, partitions_of, union_of
 from shardpool.planner.plan import (
     READ_ONLY,
     GatherPlan,
@@ -58,18 +59,22 @@ def compile_query(statement: Statement, topology: Topology) -> CompiledQuery:
     template = in_partition(statement, topology, [item.node for item in analysis.occurrences])
     still = at_one_moment(statement, topology)
     still_analysis = analysis if still is statement else analyse(still.node.select_stmt, topology)
-    pushdown = _pushdown(still_analysis, still, topology, unknown)
+    whole = _why_whole(still_analysis, unknown)
+    pushdown = whole or plan_pushdown(still.node.select_stmt, still_analysis, still, topology)
     return CompiledQuery(
-        statement, topology, analysis, words, unknown, True, pins, template, still, still_analysis, pushdown
+        statement, topology, analysis, words, unknown, True, pins, template, still, still_analysis, whole, pushdown
     )
 
 
-def _pushdown(analysis: Analysis, statement: Statement, topology: Topology, unknown: str | None) -> Pushdown | str:
+def _why_whole(analysis: Analysis, unknown: str | None) -> str:
+    """Why a statement can only be evaluated as a whole; "" if parts of it may be."""
     if analysis.locking:
         return "row locks"
     if unknown is not None:
         return f"function {unknown}() may read anything"
-    return plan_pushdown(statement.node.select_stmt, analysis, statement, topology)
+    if aggregates_of_outer_queries(analysis):
+        return "an aggregate in a subquery belongs to the query around it"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,8 @@ class CompiledQuery:
     #: The statement with the current time as a parameter, where more than one server evaluates parts of it.
     still: Statement | None = None
     still_analysis: Analysis | None = None
+    #: Why it can only be evaluated as a whole.
+    whole: str = ""
     pushdown: Pushdown | str = ""
     #: Stages by what the sizes of tables were like.
     _stages: dict[tuple[int, ...], Stages | str] = field(default_factory=dict, compare=False)
@@ -146,7 +153,9 @@ class CompiledQuery:
         if moving_parameters(parameters):
             return "a parameter may mean the current time"
         assert self.still_analysis is not None
-        found = _union(pinned[self.still_analysis.occurrences.index(root)] for root in self.pushdown.roots)
+        found = union_of(
+            (pinned[self.still_analysis.occurrences.index(root)] for root in self.pushdown.roots), topology
+        )
         by_shard = topology.shard_map.by_shard(found)
         pushdown = self.pushdown
         pruned = found is not None
@@ -161,8 +170,8 @@ class CompiledQuery:
         )
 
     def _stages_for(self, parameters: Mapping[str, Any], topology: Topology, statistics: Statistics) -> Stages | str:
-        if self.unknown_function is not None:
-            return f"function {self.unknown_function}() may read anything"
+        if self.whole:
+            return self.whole
         if moving_parameters(parameters):
             return "a parameter may mean the current time"
         names = sorted({item.table.name for item in self.analysis.occurrences if item.table is not None})
@@ -184,9 +193,11 @@ class CompiledQuery:
                 if partitions is None:
                     return Reason("single", f"{item.alias} is not pinned to a partition key")
                 found |= partitions
-        if len(found) != 1:
+        if len(found) > 1:
             return Reason("single", f"the keys lie in {len(found)} partitions")
-        placement = topology.shard_map.placement(found.pop())
+        # A contradiction: any partition says so.
+        partition = found.pop() if found else topology.shard_map.partitions[0].id
+        placement = topology.shard_map.placement(partition)
         return SinglePlan(placement, topology.qualifiers[placement.partition.id].join(self.template))
 
     def _gather(
@@ -202,7 +213,9 @@ class CompiledQuery:
         pruned = False
         for source in self.sources:
             # What an unknown function reads is not restricted by the statement's own conditions.
-            partitions = None if self.unknown_function else _union(pinned[index] for index in source.occurrences)
+            partitions = (
+                None if self.unknown_function else union_of((pinned[index] for index in source.occurrences), topology)
+            )
             pruned = pruned or partitions is not None
             relation = relation_of(source, source.table.name, grouped)
             if not filters:
@@ -213,12 +226,3 @@ class CompiledQuery:
 
 def _plain_limit(value: object) -> bool:
     return value is None or (type(value) is int and 0 <= value < 1 << 62)
-
-
-def _union(sets: Iterable[frozenset[int] | None]) -> frozenset[int] | None:
-    found: frozenset[int] = frozenset()
-    for partitions in sets:
-        if partitions is None:
-            return None
-        found |= partitions
-    return found

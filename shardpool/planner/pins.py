@@ -2,76 +2,41 @@
 
 From the facts that hold for the occurrence's rows: its key columns equal a constant or parameter, or one of a list of
 them, directly or through a chain of equalities with other key-typed columns of the same collation; or they equal the
-key columns of an occurrence in an enclosing query, whose pins they then share.
-
-A constant counts only if its value in the *column's type* is certain: ``42`` and ``'42'`` for a bigint, not ``42.0``.
+key columns of an occurrence in an enclosing query, whose pins they then share. What holds for a column of a subquery in
+FROM holds for the column behind it, and the other way round.
 """
 
 from __future__ import annotations
 
-import datetime
-import re
-import uuid
-from collections.abc import Iterator, Mapping
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, is_a, kind, names
-from shardpool.planner.scopes import Analysis, Fact, Item, Member
+from shardpool.planner.ast import Tree, is_a, names
+from shardpool.planner.clauses import windows
+from shardpool.planner.constants import CAST_TYPES, UNKNOWN, Parameter, Source, Sources, source_of, values_of
+from shardpool.planner.scopes import Analysis, Fact, Item, Member, Scope
 from shardpool.planner.statement import Statement
 from shardpool.topology.key import KEY_TYPES, KeyType
 from shardpool.topology.shard_map import Topology
 
-_INTEGER = re.compile(r"\s*[+-]?\d+\s*", re.ASCII)
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
-_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-_CAST_TYPES = {
-    "int2": KeyType.INTEGER,
-    "int4": KeyType.INTEGER,
-    "int8": KeyType.INTEGER,
-    "text": KeyType.TEXT,
-    "uuid": KeyType.UUID,
-    "date": KeyType.DATE,
-}
-#: Longer texts are no 64-bit integers, or oddly written ones.
-MAX_DIGITS = 25
 #: More alternatives than this are not worth counting.
-MAX_ALTERNATIVES = 1000
-
-
-class _Unknown:
-    """The value of a constant that is not certain in the key's type."""
-
-
-UNKNOWN = _Unknown()
-
-
-@dataclass(frozen=True)
-class Constant:
-    """A literal in the statement: a Python value as psycopg2 would take it."""
-
-    value: object
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A parameter; `many` if it stands for a list of which one element is meant."""
-
-    name: str
-    many: bool = False
-
-
-Source = Constant | Parameter
-Sources = tuple[Source, ...]
+MAX_ALTERNATIVES = 10_000
 
 
 @dataclass(frozen=True)
 class Pin:
-    """For each key column the alternatives; or, in `follows`, the index of the occurrence whose pins are shared."""
+    """For each key column lists of alternatives, all of which hold; or, in `follows`, the index of the occurrence whose
+    pins are shared.
 
-    columns: tuple[Sources, ...] = ()
+    An empty list is a contradiction: there are no such rows.
+    """
+
+    columns: tuple[tuple[Sources, ...], ...] = ()
     follows: int | None = None
 
 
@@ -84,20 +49,54 @@ def _pin(item: Item, analysis: Analysis, statement: Statement) -> Pin | None:
     if item.table is None or not item.table.sharded or item.sampled:
         return None
     classes = Equalities(item, statement)
-    columns: list[Sources] = []
+    columns: list[tuple[Sources, ...]] = []
     owners: list[Item | None] = []
     for key in item.table.key:
         name = item.alias_of(key)
         if name is None:
             return None
-        columns.append(min(classes.sources((item, name)), key=len, default=()))
+        columns.append(tuple(_sources((item, name), classes, analysis, statement)))
         owners.append(classes.outer_key((item, name), key))
-    if all(columns) and (len(columns) == 1 or all(len(sources) == 1 for sources in columns)):
+    if any(not sources for lists in columns for sources in lists):
+        return Pin(tuple(((),) for _ in columns))
+    if all(columns):
         return Pin(tuple(columns))
     owner = owners[0]
     if owner is not None and all(other is owner for other in owners) and owner in analysis.occurrences:
         return Pin(follows=analysis.occurrences.index(owner))
     return None
+
+
+def _sources(
+    member: Member, classes: Equalities, analysis: Analysis, statement: Statement, up: bool = True
+) -> Iterator[Sources]:
+    """Yield all lists of alternatives for a column: by the facts of its query, of the one around, of those inside."""
+    yield from classes.sources(member)
+    for other in classes.members(member):
+        item, name = other
+        inner = (
+            item.origins[item.columns.index(name)] if item.columns and name in item.columns and item.origins else None
+        )
+        if inner is not None:
+            yield from _sources(inner, Equalities(inner[0], statement), analysis, statement, up=False)
+    scope = member[0].scope
+    around = _use_of(scope, analysis) if up else None
+    if around is None or around.columns is None:
+        return
+    for name, origin in zip(around.columns, around.origins, strict=False):
+        if origin is not None and classes.same(origin, member):
+            yield from _sources((around, name), Equalities(around, statement), analysis, statement)
+
+
+def _use_of(scope: Scope, analysis: Analysis) -> Item | None:
+    """The one FROM item in which a subquery is used, if conditions on that could as well be checked inside."""
+    select = scope.select
+    if select.HasField("limit_count") or select.HasField("limit_offset") or select.locking_clause:
+        return None
+    if any(node.WhichOneof("node") for node in select.distinct_clause) or any(True for _ in windows(select)):
+        return None
+    uses = [item for other in analysis.scopes for item in other.items if item.query is select]
+    return uses[0] if len(uses) == 1 else None
 
 
 class Equalities:
@@ -108,14 +107,21 @@ class Equalities:
         self._parent: dict[Member, Member] = {}
         self._sources: dict[Member, list[Sources]] = {}
         self._item = item
+        self._never = False
         for fact in item.scope.facts:
             if fact.holds_for(item):
                 self._learn(fact)
 
     def sources(self, member: Member) -> list[Sources]:
-        """All lists of alternatives for a column, from anything in its class."""
+        """All lists of alternatives for a column, from anything in its class; an empty one if nothing can be true."""
         root = self._root(member)
-        return [found for other, lists in self._sources.items() if self._root(other) == root for found in lists]
+        found = [found for other, lists in self._sources.items() if self._root(other) == root for found in lists]
+        return [*found, ()] if self._never else found
+
+    def members(self, member: Member) -> list[Member]:
+        """The columns in a column's class."""
+        root = self._root(member)
+        return [other for other in list(self._parent) if self._root(other) == root]
 
     def same(self, left: Member, right: Member) -> bool:
         return self._root(left) == self._root(right)
@@ -138,6 +144,9 @@ class Equalities:
     def _learn(self, fact: Fact) -> None:
         if fact.equality is not None:
             self._join(*fact.equality)
+            return
+        if _is_false(fact.condition):
+            self._never = True
             return
         pair = _operands(fact.condition)
         if pair is not None and all(is_a(side, "column_ref") for side in pair):
@@ -167,10 +176,10 @@ class Equalities:
     def _alternatives(self, node: Tree, fact: Fact) -> dict[Member, Sources]:
         """Return column -> alternatives, one of which the column must equal for *node* to be true."""
         if is_a(node, "bool_expr"):
-            parts = [self._alternatives(part, fact) for part in node.bool_expr.args]
+            parts = [self._alternatives(part, fact) for part in node.bool_expr.args if not _is_false(part)]
             if node.bool_expr.boolop == pb.AND_EXPR:
                 return {member: sources for part in reversed(parts) for member, sources in part.items()}
-            if node.bool_expr.boolop == pb.OR_EXPR:
+            if node.bool_expr.boolop == pb.OR_EXPR and parts:
                 common = set.intersection(*(set(part) for part in parts))
                 merged = {member: sum((part[member] for part in parts), ()) for member in common}
                 return {member: found for member, found in merged.items() if len(found) <= MAX_ALTERNATIVES}
@@ -192,60 +201,34 @@ class Equalities:
                 sources = self._elements(right)
             case _:
                 return
-        if sources and is_a(left, "column_ref"):
+        if sources is not None and is_a(left, "column_ref"):
             member = self._item.scope.resolve(left.column_ref, fact.visible)
             if member is not None and member[0].scope is self._item.scope:
                 yield member, sources
 
-    def _sources_of(self, nodes: Any) -> Sources:
-        """The alternatives in a list; () if one is neither constant nor parameter. A NULL never equals anything."""
+    def _sources_of(self, nodes: Any) -> Sources | None:
+        """The alternatives in a list; None if one is neither constant nor parameter. A NULL never equals anything."""
         found: list[Source] = []
         for node in nodes:
-            if is_a(node, "a_const") and node.a_const.isnull and len(nodes) > 1:
+            if is_a(node, "a_const") and node.a_const.isnull:
                 continue
             source = source_of(node, self._statement)
             if source is None:
-                return ()
+                return None
             found.append(source)
-        return tuple(found) if len(found) <= MAX_ALTERNATIVES else ()
+        return tuple(found) if len(found) <= MAX_ALTERNATIVES else None
 
-    def _elements(self, node: Tree) -> Sources:
+    def _elements(self, node: Tree) -> Sources | None:
         """The alternatives of ``= ANY (...)``."""
         if is_a(node, "type_cast") and node.type_cast.type_name.array_bounds:
-            if names(node.type_cast.type_name.names)[-1] not in _CAST_TYPES:
-                return ()
+            if names(node.type_cast.type_name.names)[-1] not in CAST_TYPES:
+                return None
             node = node.type_cast.arg
         if is_a(node, "a_array_expr"):
             return self._sources_of(node.a_array_expr.elements)
         if is_a(node, "param_ref"):
             return (Parameter(self._statement.names[node.param_ref.number - 1], many=True),)
-        return ()
-
-
-def source_of(node: Tree, statement: Statement) -> Source | None:
-    """Return what a Node contributes if it is a constant, a parameter, or a constant cast to a key type; else None."""
-    match kind(node):
-        case "a_const":
-            return _constant(node.a_const)
-        case "param_ref":
-            name = statement.names[node.param_ref.number - 1]
-            return Parameter(name, many=name in statement.lists)
-        case "type_cast":
-            return _cast(node.type_cast, statement)
-    return None
-
-
-def _cast(cast: Tree, statement: Statement) -> Source | None:
-    """A constant keeps its value through a cast to a key type without modifier or bounds.
-
-    A parameter may not: its value may be anything, and numeric 42.4 is 42 as an integer.
-    """
-    wanted = _CAST_TYPES.get(names(cast.type_name.names)[-1])
-    source = source_of(cast.arg, statement)
-    if wanted is None or cast.type_name.typmods or cast.type_name.array_bounds or not isinstance(source, Constant):
         return None
-    value = key_value(source.value, wanted)
-    return None if value is UNKNOWN else Constant(value)
 
 
 def _operands(node: Tree) -> tuple[Tree, Tree] | None:
@@ -254,50 +237,19 @@ def _operands(node: Tree) -> tuple[Tree, Tree] | None:
     return None
 
 
-def _constant(constant: Tree) -> Constant | None:
-    match constant.WhichOneof("val"):
-        case "ival":
-            return Constant(constant.ival.ival)
-        case "fval":
-            text = constant.fval.fval
-            return Constant(int(text)) if len(text) <= MAX_DIGITS and text.lstrip("-").isdecimal() else None
-        case "sval":
-            return Constant(constant.sval.sval)
-    return None
-
-
-def key_value(value: object, key_type: KeyType) -> object:
-    """Return what *value*, as a literal compared with a column of *key_type*, is in that type; `UNKNOWN` if not sure.
-
-    Strings are untyped literals to PostgreSQL: it reads them by the column's type, in more spellings than are read
-    here.
-    """
-    match key_type:
-        case KeyType.INTEGER:
-            if type(value) is int:
-                return value if -(1 << 63) <= value < 1 << 63 else UNKNOWN
-            if type(value) is str and len(value) <= MAX_DIGITS and _INTEGER.fullmatch(value):
-                return key_value(int(value), key_type)
-        case KeyType.TEXT:
-            if type(value) is str and "\0" not in value:
-                return value
-        case KeyType.UUID:
-            if type(value) is uuid.UUID:
-                return value
-            if type(value) is str and _UUID.fullmatch(value):
-                return uuid.UUID(value)
-        case KeyType.BYTEA:
-            if type(value) is bytes:
-                return value
-        case KeyType.DATE:
-            if type(value) is datetime.date:
-                return value
-            if type(value) is str and _DATE.fullmatch(value):
-                try:
-                    return datetime.date.fromisoformat(value)
-                except ValueError:
-                    return UNKNOWN
-    return UNKNOWN
+def _is_false(node: Tree) -> bool:
+    """Whether a condition is a literal that is never true: false, NULL, 1 = 0 or 1 <> 1."""
+    if is_a(node, "a_const"):
+        value = node.a_const
+        return bool(value.isnull or (value.WhichOneof("val") == "boolval" and not value.boolval.boolval))
+    if not is_a(node, "a_expr") or node.a_expr.kind != pb.AEXPR_OP:
+        return False
+    sides = (node.a_expr.lexpr, node.a_expr.rexpr)
+    if not all(is_a(side, "a_const") and side.a_const.WhichOneof("val") == "ival" for side in sides):
+        return False
+    equal = bool(sides[0].a_const.ival.ival == sides[1].a_const.ival.ival)
+    operator = names(node.a_expr.name)
+    return (operator == ("=",) and not equal) or (operator == ("<>",) and equal)
 
 
 def partitions_of(
@@ -314,29 +266,29 @@ def partitions_of(
     if pin is None or item.table is None:
         return None
     types = item.table.key_types
-    columns = [
-        list(_values(sources, key_type, parameters)) for sources, key_type in zip(pin.columns, types, strict=True)
-    ]
-    if any(value is UNKNOWN for values in columns for value in values) or not all(columns):
+    columns = [_values(lists, key_type, parameters) for lists, key_type in zip(pin.columns, types, strict=True)]
+    found = [values for values in columns if values is not None]
+    if len(found) < len(columns) or math.prod(map(len, found)) > MAX_ALTERNATIVES:
         return None
-    if len(columns) == 1:
-        return frozenset(topology.place(value, types).partition.id for value in columns[0])
-    if all(len(values) == 1 for values in columns):
-        return frozenset({topology.place(tuple(values[0] for values in columns), types).partition.id})
-    return None
+    keys = found[0] if len(found) == 1 else itertools.product(*found)
+    return frozenset(topology.place(key, types).partition.id for key in keys)
 
 
-def _values(sources: Sources, key_type: KeyType, parameters: Mapping[str, Any]) -> Iterator[object]:
-    for source in sources:
-        if isinstance(source, Constant):
-            yield key_value(source.value, key_type)
-            continue
-        value = parameters.get(source.name)
-        if not source.many:
-            yield key_value(value, key_type)
-        elif isinstance(value, list | tuple):
-            for element in value:
-                if element is not None:
-                    yield key_value(element, key_type)
-        else:
-            yield UNKNOWN
+def _values(lists: tuple[Sources, ...], key_type: KeyType, parameters: Mapping[str, Any]) -> set[Any] | None:
+    """The values that stand in all *lists*, those aside that are not certain; None if none is."""
+    certain = []
+    for sources in lists:
+        values = set(values_of(sources, key_type, parameters))
+        if UNKNOWN not in values:
+            certain.append(values)
+    return set.intersection(*certain) if certain else None
+
+
+def union_of(sets: Iterable[frozenset[int] | None], topology: Topology) -> frozenset[int] | None:
+    """Return the partitions of several occurrences; None for all. Where there are none, any one can say so."""
+    found: frozenset[int] = frozenset()
+    for partitions in sets:
+        if partitions is None:
+            return None
+        found |= partitions
+    return found or frozenset({topology.shard_map.partitions[0].id})

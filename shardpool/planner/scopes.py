@@ -114,7 +114,8 @@ class Scope:
         if len(parts) == 1:
             if name in self.merged:
                 item = self.merged[name]
-                return (item, name) if item else None
+                also = [other for other in items if other.columns is None or name in other.columns]
+                return (item, name) if item and len(also) <= 2 else None
             found = [item for item in items if item.columns is not None and name in item.columns]
             unknown = any(item.columns is None for item in items)
         else:

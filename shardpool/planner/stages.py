@@ -17,7 +17,7 @@ from shardpool.planner.ast import Tree, UnfaithfulText
 from shardpool.planner.gather import Source, Sources
 from shardpool.planner.needed import takes_whole_rows
 from shardpool.planner.partitionwise import PartitionWise
-from shardpool.planner.pins import Pin, find_pins, partitions_of
+from shardpool.planner.pins import Pin, find_pins, partitions_of, union_of
 from shardpool.planner.plan import Computed, Concatenation, MergeQuery, PartialRows, PushdownPlan, Relation, Stage
 from shardpool.planner.pushdown import Pushdown, placed_text, plan_pushdown, why_not
 from shardpool.planner.scopes import Analysis, Columns, Item, analyse
@@ -43,14 +43,9 @@ class Pinned:
     items: tuple[Item, ...]
 
     def partitions(self, parameters: Mapping[str, Any], topology: Topology) -> frozenset[int] | None:
-        found: frozenset[int] = frozenset()
-        for item in self.items:
-            index = self.analysis.occurrences.index(item)
-            partitions = partitions_of(self.pins, index, item, parameters, topology)
-            if partitions is None:
-                return None
-            found |= partitions
-        return found
+        places = {item: self.analysis.occurrences.index(item) for item in self.items}
+        found = (partitions_of(self.pins, places[item], item, parameters, topology) for item in self.items)
+        return union_of(found, topology)
 
 
 @dataclass(frozen=True)

@@ -185,8 +185,20 @@ def a_pin_is_taken_from_under_not(patch: pytest.MonkeyPatch) -> None:
 
 @plant("select count(*) from orders where customer_id = 7 or customer_id = 3")
 def or_takes_the_first_of_its_alternatives(patch: pytest.MonkeyPatch) -> None:
-    original = pins._values
-    patch.setattr(pins, "_values", lambda sources, key_type, given: original(sources[:1], key_type, given))
+    original = pins.values_of
+    patch.setattr(pins, "values_of", lambda sources, key_type, given: original(sources[:1], key_type, given))
+
+
+@plant(
+    "select count(*) from (select customer_id from orders order by id limit 20) o where o.customer_id = 7",
+    "select * from (select customer_id, row_number() over (order by id) as n from orders) o where o.customer_id = 7",
+    "with o as (select * from orders) select (select count(*) from o) as n from o where o.customer_id = 7",
+)
+def a_pin_sinks_into_any_subquery(patch: pytest.MonkeyPatch) -> None:
+    def use_of(scope: Any, analysis: Any) -> Any:
+        return next((i for s in analysis.scopes for i in s.items if i.query is scope.select), None)
+
+    patch.setattr(pins, "_use_of", use_of)
 
 
 @plant("select c.code, o.id from country c join orders o on true where c.customer_id = 7")
@@ -265,6 +277,11 @@ def a_rollup_becomes_a_cube(patch: pytest.MonkeyPatch) -> None:
         return found
 
     patch.setattr(groups._Groups, "_group", group)
+
+
+@plant("select (select max(l.n) from country c where c.code = 'de') from logins l")
+def an_outer_aggregate_is_taken_for_the_subquery_s(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ladder, "aggregates_of_outer_queries", lambda analysis: False)
 
 
 @plant("select count(*) from orders group by now()")

@@ -10,8 +10,8 @@ from postgast import pg_query_pb2 as pb
 
 from shardpool.errors import CrossShardTransaction, UnknownTable
 from shardpool.planner.ast import Tree, unwrap, walk
+from shardpool.planner.constants import UNKNOWN
 from shardpool.planner.keyed import KeyedStatement, WrittenKey
-from shardpool.planner.pins import UNKNOWN
 from shardpool.planner.refusals import refuse
 from shardpool.planner.statement import Statement
 from shardpool.topology.key import KeyValue

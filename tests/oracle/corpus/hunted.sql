@@ -376,3 +376,26 @@ select from generate_series(1, 3);
 select from lone;
 
 select count(*) from (select from lone where customer_id = 3) x;
+
+-- An aggregate of outer columns alone makes the outer query a grouped one.
+select (select max(l.n) from country) from logins l;
+
+select (select max(l.n) from country c where c.customer_id = 7) as m from logins l;
+
+select l.login, (select max(l.n) from country c where c.code = 'de') as m from logins l group by l.login order by 1;
+
+with w as materialized (select cents from orders where customer_id is null) select (select max(l.n) from w) from logins l where l.login = any (array['user3', 'north']);
+
+select (select 1 from country c where c.customer_id = max(l.n)) from logins l;
+
+select l.login from logins l group by l.login having exists (select from country c where c.customer_id = max(l.n)) order by 1;
+
+select (select max(l.n + c.population) from country c) from logins l order by 1;
+
+-- What no row asks for is not computed: here a smallint out of range.
+select sum(-t.small) as quantity from orders t order by 1 desc limit 0;
+
+select sum(-t.small) as quantity from orders t;
+
+-- A column that USING merged, and another table's of that name.
+select t3.account from ((daily t1 join people t2 using (customer_id)) left join ledger t3 on t3.region = t2.login) where customer_id <= 1;

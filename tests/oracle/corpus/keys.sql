@@ -141,8 +141,27 @@ select count(*) from orders where customer_id not in (1, null);
 -- rung: pushdown
 select count(*) from orders where customer_id not in (1, 2);
 
--- rung: pushdown
+-- rung: single
 select count(*) from orders where customer_id in (null, null);
+
+-- rung: single
+select max(id), count(*) from orders where customer_id = 7 and customer_id = 3;
+
+-- rung: single
+select o.k, count(*) from (select customer_id as k from orders) o where o.k = 7 group by 1;
+
+-- rung: single
+with o as (select * from orders) select count(*) from o join items i on i.customer_id = o.customer_id where o.customer_id = 7;
+
+-- rung: single
+select count(*) from country c left join (select customer_id, code from orders) o on o.code = c.code and o.customer_id = 7;
+
+select count(*) from (select customer_id from orders order by id limit 20) o where o.customer_id = 7;
+
+select * from (select customer_id, row_number() over (order by id) as n from orders) o where o.customer_id = 7 order by n;
+
+-- rung: some: pushdown
+select count(*) from orders where customer_id in (1, 2, 3, 7) and customer_id in (3, 7, 8);
 
 select count(*) from orders where customer_id in (7, 3.0);
 
