@@ -93,9 +93,12 @@ class _Statistics(Statistics):
     def __init__(self, sizes: TableSizes, parameters: Mapping[str, Any]) -> None:
         self._sizes = sizes
         self._parameters = parameters
+        self._rows: dict[str, float | None] = {}
 
     def size(self, table: str) -> Size:
         return self._sizes.known().get(table, UNKNOWN_SIZE)
 
     def rows(self, select: str) -> float | None:
-        return self._sizes.rows(select, self._parameters)
+        if select not in self._rows:
+            self._rows[select] = self._sizes.rows(select, self._parameters)
+        return self._rows[select]

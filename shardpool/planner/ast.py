@@ -62,16 +62,25 @@ def is_a(node: Tree, name: str) -> bool:
     return isinstance(node, pb.Node) and node.WhichOneof("node") == name
 
 
-def children(message: Tree) -> Iterator[Tree]:
-    """Yield the direct submessages, `Node` wrappers opened."""
+#: Messages below which there is nothing to look for: names, literals, and what a type is called.
+_LEAVES = frozenset([pb.A_Const, pb.ParamRef, pb.TypeName, pb.String])
+
+
+def children(message: Tree) -> list[Tree]:
+    """Return the direct submessages, `Node` wrappers opened, names aside. Of a ColumnRef only its star counts."""
+    kind_of = type(message)
+    if kind_of in _LEAVES:
+        return []
+    if kind_of is pb.ColumnRef:
+        return [field.a_star for field in message.fields if field.WhichOneof("node") == "a_star"]
+    found = []
     for field, value in message.ListFields():
-        if field.message_type is None:
-            continue
-        if field.is_repeated:
-            for item in value:
-                yield unwrap(item)
-        else:
-            yield unwrap(value)
+        if field.message_type is not None:
+            for item in value if field.is_repeated else (value,):
+                inner = unwrap(item)
+                if type(inner) is not pb.String:
+                    found.append(inner)
+    return found
 
 
 def walk(message: Tree) -> Iterator[Tree]:
@@ -80,7 +89,7 @@ def walk(message: Tree) -> Iterator[Tree]:
     while stack:
         current = stack.pop()
         yield current
-        stack.extend(reversed(list(children(current))))
+        stack += children(current)[::-1]
 
 
 def walk_flat(message: Tree) -> Iterator[Tree]:
@@ -89,7 +98,7 @@ def walk_flat(message: Tree) -> Iterator[Tree]:
     while stack:
         current = stack.pop()
         yield current
-        stack.extend(child for child in reversed(list(children(current))) if not isinstance(child, pb.SelectStmt))
+        stack += [child for child in children(current)[::-1] if type(child) is not pb.SelectStmt]
 
 
 def names(nodes: Tree) -> tuple[str, ...]:
@@ -106,32 +115,29 @@ def unlocated(message: Tree) -> Tree:
     """Return a copy without source positions: trees of equal meaning become equal messages."""
     copy = type(message)()
     copy.CopyFrom(message)
-    for node in _messages(copy):
-        for field, _ in node.ListFields():
-            if field.name in _POSITIONS:
+    stack = [copy]
+    while stack:
+        node = stack.pop()
+        for field, value in node.ListFields():
+            if field.message_type is not None:
+                stack += value if field.is_repeated else (value,)
+            elif field.name in _POSITIONS:
                 node.ClearField(field.name)
     return copy
 
 
-_POSITIONS = {
-    "location",
-    "stmt_location",
-    "stmt_len",
-    "rexpr_list_start",
-    "rexpr_list_end",
-    "list_start",
-    "list_end",
-    "version",
-}
-
-
-def _messages(message: Tree) -> Iterator[Tree]:
-    yield message
-    for field, value in message.ListFields():
-        if field.message_type is None:
-            continue
-        for item in value if field.is_repeated else (value,):
-            yield from _messages(item)
+_POSITIONS = frozenset(
+    [
+        "location",
+        "stmt_location",
+        "stmt_len",
+        "rexpr_list_start",
+        "rexpr_list_end",
+        "list_start",
+        "list_end",
+        "version",
+    ]
+)
 
 
 def same(left: Tree, right: Tree) -> bool:

@@ -118,6 +118,8 @@ class _Planner:
         self.stages: list[tuple[Stage, Pinned | None]] = []
         self._columns: dict[str, Columns] = {}
         self._travelling = 0.0
+        #: Subqueries that were planned: the table with the rows, the stages that make it, and what travels for it.
+        self._planned: dict[bytes, tuple[str | None, list[tuple[Stage, Pinned | None]], float]] = {}
 
     def finished(self, last: str) -> list[tuple[Stage, Pinned | None]]:
         """The stages; those that a later text for the shards names are spread."""
@@ -141,9 +143,14 @@ class _Planner:
         subqueries = Subqueries(select, analysis, proof, self._topology, self._columns, self._run_first)
         before = list(self.stages)
         best: tuple[_Query, list[tuple[Stage, Pinned | None]]] | None = None
+        tried: Tree = None
         for everything in (False, True):
             self.stages, self._travelling = list(before), 0.0
-            found = self._after_subqueries(subqueries.staged(everything=everything))
+            staged = subqueries.staged(everything=everything)
+            if staged == tried:
+                break
+            tried = staged
+            found = self._after_subqueries(staged)
             if found is not None:
                 found = replace(found, travelling=found.travelling + self._travelling)
                 if best is None or found.travelling < best[0].travelling:
@@ -155,15 +162,28 @@ class _Planner:
 
     def _run_first(self, select: Tree) -> str | None:
         """Add the stages of a subquery; return the name of the last one's table, which has its rows."""
+        place = select.SerializeToString(deterministic=True)
+        if place not in self._planned:
+            before, travelling = self.stages, self._travelling
+            self.stages, self._travelling = list(before), 0.0
+            name = self._plan_first(select)
+            self._planned[place] = name, self.stages[len(before) :], self._travelling
+            self.stages, self._travelling = before, travelling
+        name, added, travels = self._planned[place]
+        self.stages += added
+        self._travelling += travels
+        return name
+
+    def _plan_first(self, select: Tree) -> str | None:
         columns = output_columns(select, self._topology, self._columns)
         assert columns is not None
-        mark, travelling = len(self.stages), self._travelling
+        mark = len(self.stages)
         found = self.query(select)
         if found is None or (isinstance(found.then, Pushdown) and found.then.limits):
             del self.stages[mark:]
-            self._travelling = travelling
+            self._travelling = 0.0
             return None
-        self._travelling = travelling + found.travelling
+        self._travelling = found.travelling
         name = self._name("stage")
         width = len(columns)
         if isinstance(found.then, MergeQuery):

@@ -9,7 +9,7 @@ from typing import Any
 import postgast
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, children, is_a, names, unwrap, walk
+from shardpool.planner.ast import Tree, is_a, names, unwrap, walk
 from shardpool.planner.keyed import WrittenKey, assigned_keys, compile_keyed, inserted_keys
 from shardpool.planner.refusals import refuse
 from shardpool.planner.rewrite import expression, rewritten
@@ -138,7 +138,7 @@ def _not_per_row(insert: Tree, topology: Topology) -> str:
 def not_per_row(node: Tree, topology: Topology) -> str | None:
     """Return what in an expression is neither repeatable nor a fresh value for each row, or None."""
     value = unwrap(node)
-    if isinstance(value, pb.SetToDefault) or (isinstance(value, pb.ColumnRef) and any(True for _ in children(value))):
+    if isinstance(value, pb.SetToDefault) or (isinstance(value, pb.ColumnRef) and len(value.fields) > 0):
         return None
 
     def replace(inner: Tree) -> Tree | None:
