@@ -193,10 +193,12 @@ class Oracle:
         top = _Top(sql)
         if top.ordered:
             keys = top.sort_columns(plain.names)
-            if not ties:
-                same_rows = not _missing(sharded.rows, plain.rows, tolerances)
-                return "the rows are in another order" if same_rows else "other rows"
             by_key = [[tuple(row[place] for place in keys) for row in rows] for rows in (plain.rows, sharded.rows)]
+            if not ties:
+                if _missing(sharded.rows, plain.rows, tolerances):
+                    return "other rows"
+                # 1.0 and 1.00 sort alike.
+                return "" if keys and by_key[0] == by_key[1] else "the rows are in another order"
             if not _same_sequence(*by_key, [tolerances[place] for place in keys]):
                 return "the sort keys are in another order"
         if not top.limited:
