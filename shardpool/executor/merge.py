@@ -108,6 +108,8 @@ class Merger:
             with _rolled_back(node, in_transaction, leases):
                 clock = leases.connection(node if stages else leases.shards[0])
                 given = _at_moment(parameters, clock) if plan.moment else parameters
+                if not isinstance(plan, GatherPlan):
+                    given = {**given, **plan.lists}
                 partitions = everywhere.get(self._apart or node)
                 job = Job(node, partitions[0] if partitions else None, leases, self._threads, given, self._max_bytes)
                 for stage in stages:

@@ -16,6 +16,7 @@ from typing import Any
 from shardpool.planner.ast import is_a, kind
 from shardpool.planner.clauses import aggregates_of_outer_queries
 from shardpool.planner.gather import Source, plan_sources
+from shardpool.planner.lists import parts_of
 from shardpool.planner.moment import at_one_moment
 from shardpool.planner.pins import Pin, find_pins, partitions_of, union_of
 from shardpool.planner.plan import (
@@ -26,7 +27,6 @@ from shardpool.planner.plan import (
     Reason,
     ReferencePlan,
     SinglePlan,
-    StagesPlan,
 )
 from shardpool.planner.pushdown import Pushdown, plan_pushdown
 from shardpool.planner.refusals import refuse
@@ -138,8 +138,7 @@ class CompiledQuery:
         reasons.append(Reason("pushdown", found))
         stages = failed.get("stages") or self._stages_for(parameters, topology, statistics)
         if isinstance(stages, Stages):
-            before, then = stages.bind(parameters, topology)
-            return StagesPlan(before, then, tuple(reasons), self._moment)
+            return stages.bind(parameters, topology, tuple(reasons), self._moment)
         reasons.append(Reason("stages", stages))
         return self._gather(pinned, parameters, topology, tuple(reasons))
 
@@ -167,6 +166,7 @@ class CompiledQuery:
             appended=pushdown.appended,
             moment=self._moment,
             reads_tables=pushdown.reads_tables,
+            lists=parts_of(pushdown.lists, by_shard, parameters, topology),
         )
 
     def _stages_for(self, parameters: Mapping[str, Any], topology: Topology, statistics: Statistics) -> Stages | str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Partition, Placement
@@ -13,6 +14,8 @@ from shardpool.topology.tables import Column, Table
 SCHEMA_MARKER = "shardpool_partition_schema"
 #: Stands for the rows of one table in all of a shard's partitions, in the same way.
 APPENDED_ROWS = f"{SCHEMA_MARKER}.shardpool_appended"
+#: Begins the name of a parameter that is the part of a list of keys that a partition is sent.
+LIST_MARKER = "shardpool_list_"
 #: Before a statement that may write, though it must not.
 READ_ONLY = "SET TRANSACTION READ ONLY; "
 #: The temporary table of partial rows that a merge query reads.
@@ -80,6 +83,8 @@ class PushdownPlan:
     moment: bool = False
     #: The merge query reads reference tables too.
     reads_tables: bool = False
+    #: Parameters of the partitions beside the statement's own.
+    lists: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,8 @@ class StagesPlan:
     then: PushdownPlan | MergeQuery
     reasons: tuple[Reason, ...] = ()
     moment: bool = False
+    #: Parameters of the partitions beside the statement's own.
+    lists: Mapping[str, Any] = field(default_factory=dict)
 
 
 Plan = SinglePlan | ReferencePlan | PushdownPlan | StagesPlan | GatherPlan
@@ -156,9 +163,17 @@ def rows_of(table: Table) -> str:
     return f"SELECT {columns} FROM {SCHEMA_MARKER}.{quote(table.name)}".replace("%", "%%")
 
 
+def list_name(text: str, partition: Partition) -> str:
+    """Return *text* with the names of a partition's parts of lists."""
+    return text.replace(LIST_MARKER, f"{LIST_MARKER}p{partition.id}_")
+
+
 def union_all(partial: str, partitions: tuple[Partition, ...], appended: str = "") -> str:
     """Return one statement that runs *partial* in each of a shard's partitions, or over the *appended* rows of all."""
-    selects = [(appended or partial).replace(SCHEMA_MARKER, quote(partition.schema)) for partition in partitions]
+    selects = [
+        list_name((appended or partial).replace(SCHEMA_MARKER, quote(partition.schema)), partition)
+        for partition in partitions
+    ]
     together = selects[0] if len(selects) == 1 else " UNION ALL ".join(f"({select})" for select in selects)
     return partial.replace(APPENDED_ROWS, f"({together})") if appended else together
 

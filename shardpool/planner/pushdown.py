@@ -16,6 +16,7 @@ from shardpool.planner.aggregates import NotPartial
 from shardpool.planner.ast import Tree, UnfaithfulText, column_fields, is_a, to_sql, walk
 from shardpool.planner.clauses import is_grouped, outputs, windows
 from shardpool.planner.groups import partial_groups
+from shardpool.planner.lists import KeyList, find_lists, with_parameters
 from shardpool.planner.partitionwise import NotPartitionWise, PartitionWise
 from shardpool.planner.plan import APPENDED_ROWS, PARTIAL_TABLE, SCHEMA_MARKER, Concatenation, MergeQuery, rows_of
 from shardpool.planner.rewrite import copied, placed, target, without
@@ -41,6 +42,8 @@ class Pushdown:
     appended: str = ""
     #: The merge query reads reference tables too.
     reads_tables: bool = False
+    #: Lists of keys of which each partition is sent its part.
+    lists: tuple[KeyList, ...] = ()
 
 
 def plan_pushdown(
@@ -61,7 +64,10 @@ def plan_pushdown(
     proof = PartitionWise(analysis, statement, topology, frozenset(spread))
     alone = _alone(analysis, spread)
 
-    def text(tree: Tree) -> str:
+    in_place = _sharded(analysis) - spread.keys()
+    lists = () if alone is not None else find_lists(analysis, statement, in_place)
+
+    def text(tree: Tree, statement: Statement) -> str:
         return placed_text(tree, analysis, statement, topology, spread, alone, dropped)
 
     try:
@@ -69,14 +75,16 @@ def plan_pushdown(
         if merge is None:
             combined: Concatenation | MergeQuery = _concatenation(select, statement)
         else:
-            combined = MergeQuery(text(merge))
+            combined = MergeQuery(text(merge, statement))
         return Pushdown(
-            text(partial),
+            text(*with_parameters(partial, lists, statement)),
             combined,
             roots,
             tuple(_limit_parameters(select, statement)),
             partial_table,
             rows_of(alone.table) if alone is not None and alone.table is not None else "",
+            merge is not None and _reads_tables(merge, partial_table),
+            lists,
         )
     except (Refused, NotPartitionWise, NotPartial) as reason:
         return str(reason)
@@ -120,10 +128,13 @@ def placed_text(
 
 def _alone(analysis: Analysis, spread: Mapping[Item, str]) -> Item | None:
     """The only sharded table, if it is joined: the others are then read once per shard, not once per partition."""
-    sharded = [item for item in analysis.occurrences if item.table is not None and item.table.sharded]
-    in_place = [item for item in sharded if item not in spread]
+    in_place = list(_sharded(analysis) - spread.keys())
     joined = len(in_place) == 1 and len(in_place[0].scope.items) > 1 and not in_place[0].sampled
     return in_place[0] if joined else None
+
+
+def _sharded(analysis: Analysis) -> frozenset[Item]:
+    return frozenset(item for item in analysis.occurrences if item.table is not None and item.table.sharded)
 
 
 def _places(analysis: Analysis, spread: Mapping[Item, str]) -> dict[int, tuple[str, str]]:

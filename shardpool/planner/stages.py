@@ -15,10 +15,21 @@ from typing import Any
 
 from shardpool.planner.ast import Tree, UnfaithfulText
 from shardpool.planner.gather import Source, Sources
+from shardpool.planner.lists import KeyList, parts_of
 from shardpool.planner.needed import takes_whole_rows
 from shardpool.planner.partitionwise import PartitionWise
 from shardpool.planner.pins import Pin, find_pins, partitions_of, union_of
-from shardpool.planner.plan import Computed, Concatenation, MergeQuery, PartialRows, PushdownPlan, Relation, Stage
+from shardpool.planner.plan import (
+    Computed,
+    Concatenation,
+    MergeQuery,
+    PartialRows,
+    PushdownPlan,
+    Reason,
+    Relation,
+    Stage,
+    StagesPlan,
+)
 from shardpool.planner.pushdown import Pushdown, placed_text, plan_pushdown, why_not
 from shardpool.planner.scopes import Analysis, Columns, Item, analyse
 from shardpool.planner.sizes import Statistics
@@ -41,6 +52,8 @@ class Pinned:
     pins: tuple[Pin | None, ...]
     analysis: Analysis
     items: tuple[Item, ...]
+    #: The lists of keys that stand in the query for the partitions.
+    lists: tuple[KeyList, ...] = ()
 
     def partitions(self, parameters: Mapping[str, Any], topology: Topology) -> frozenset[int] | None:
         places = {item: self.analysis.occurrences.index(item) for item in self.items}
@@ -57,22 +70,26 @@ class Stages:
     pinned: Pinned
 
     def bind(
-        self, parameters: Mapping[str, Any], topology: Topology
-    ) -> tuple[tuple[Stage, ...], PushdownPlan | MergeQuery]:
+        self, parameters: Mapping[str, Any], topology: Topology, reasons: tuple[Reason, ...], moment: bool
+    ) -> StagesPlan:
+        """Return the plan for these parameters."""
         found: list[Stage] = []
+        lists: dict[str, Any] = {}
         for stage, pinned in self.stages:
             if pinned is not None and not isinstance(stage, Computed):
                 by_shard = topology.shard_map.by_shard(pinned.partitions(parameters, topology))
+                lists |= parts_of(pinned.lists, by_shard, parameters, topology)
                 stage = replace(stage, by_shard=by_shard)
             found.append(stage)
-        if isinstance(self.then, MergeQuery):
-            return tuple(found), self.then
+        then = self.then
+        if isinstance(then, MergeQuery):
+            return StagesPlan(tuple(found), then, reasons, moment, lists)
         partitions = self.pinned.partitions(parameters, topology)
         by_shard = topology.shard_map.by_shard(partitions)
-        then = self.then
+        lists |= parts_of(then.lists, by_shard, parameters, topology)
         pruned = partitions is not None
-        plan = PushdownPlan(then.partial, by_shard, then.merge, pruned, table=then.table, appended=then.appended)
-        return tuple(found), plan
+        last = PushdownPlan(then.partial, by_shard, then.merge, pruned, table=then.table, appended=then.appended)
+        return StagesPlan(tuple(found), last, reasons, moment, lists)
 
 
 def plan_stages(statement: Statement, analysis: Analysis, topology: Topology, statistics: Statistics) -> Stages | str:
@@ -263,12 +280,12 @@ class _Planner:
             found = plan_pushdown(select, analysis, self._statement, self._topology, spread, table, dropped)
             if isinstance(found, str):
                 return None
-            then, roots = found, found.roots
+            then, roots, lists = found, found.roots, found.lists
         else:
             text = placed_text(select, analysis, self._statement, self._topology, spread, dropped=dropped)
-            then, roots = MergeQuery(text), ()
+            then, roots, lists = MergeQuery(text), (), ()
         self.stages += added
-        return _Query(then, Pinned(pins, analysis, roots))
+        return _Query(then, Pinned(pins, analysis, roots, lists))
 
 
 def _merge_sql(pushdown: Pushdown) -> str:

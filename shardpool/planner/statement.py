@@ -19,7 +19,7 @@ from postgast import pg_query_pb2 as pb
 
 from shardpool.errors import InvalidSQL
 from shardpool.planner.ast import Tree, parse
-from shardpool.planner.plan import SCHEMA_MARKER
+from shardpool.planner.plan import LIST_MARKER, SCHEMA_MARKER
 
 _NAMED = re.compile(rb"\\:|(?<![:\w\\]):([A-Za-z_]\w*)(?!:)")
 _PYFORMAT = re.compile(rb"%\(([^)]*)\)s|%%")
@@ -43,8 +43,9 @@ class Statement:
     @cached_property
     def tree(self) -> Tree:
         """The parse result. Raise `InvalidSQL`, also for anything but exactly one statement."""
-        if SCHEMA_MARKER in self.numbered:
-            raise InvalidSQL(f"{SCHEMA_MARKER} is a word of shardpool's own")
+        for word in (SCHEMA_MARKER, LIST_MARKER):
+            if word in self.numbered or any(word in name for name in self.names):
+                raise InvalidSQL(f"{word} is a word of shardpool's own")
         try:
             result = parse(self.numbered)
         except InvalidSQL:
@@ -68,6 +69,10 @@ class Statement:
         other = Statement(self.numbered, (*self.names, parameter), self.places, self.lists)
         other.__dict__["node"] = node
         return other
+
+    def with_parameters(self, names: Iterable[str], lists: frozenset[str]) -> Statement:
+        """Return a statement with more parameters, of which *lists* stand for a whole parenthesised list."""
+        return Statement(self.numbered, (*self.names, *names), self.places, self.lists | lists)
 
     @cached_property
     def pyformat(self) -> str:

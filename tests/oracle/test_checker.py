@@ -12,7 +12,7 @@ import pytest
 from postgast import pg_query_pb2 as pb
 
 from shardpool.executor import stages
-from shardpool.planner import aggregates, gather, groups, ladder, pins, pushdown, rows, safety
+from shardpool.planner import aggregates, gather, groups, ladder, lists, pins, pushdown, rows, safety
 from shardpool.planner.ast import Tree, is_a
 from shardpool.planner.partitionwise import PartitionWise
 from shardpool.planner.plan import Concatenation, MergeQuery
@@ -282,6 +282,18 @@ def a_rollup_becomes_a_cube(patch: pytest.MonkeyPatch) -> None:
 @plant("select (select max(l.n) from country c where c.code = 'de') from logins l")
 def an_outer_aggregate_is_taken_for_the_subquery_s(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ladder, "aggregates_of_outer_queries", lambda analysis: False)
+
+
+@plant("select count(*) from orders where not (customer_id in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)) or total > 50")
+def an_empty_part_of_a_list_is_null(patch: pytest.MonkeyPatch) -> None:
+    original = lists._split
+    patch.setattr(lists, "_split", lambda elements, *others: original([None, *elements], *others))
+
+
+@plant("select count(*) from orders where not (customer_id in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)) or total > 50")
+def partitions_are_sent_each_other_s_keys(patch: pytest.MonkeyPatch) -> None:
+    original = lists._split
+    patch.setattr(lists, "_split", lambda *given: lambda partition: original(*given)((partition + 1) % 8))
 
 
 @plant("select count(*) from orders group by now()")

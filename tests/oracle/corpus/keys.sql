@@ -424,3 +424,42 @@ select count(*) from nothing where customer_id = 7;
 
 -- rung: single
 select v from lone where customer_id = 3 order by v;
+
+-- Lists of keys: each partition is sent its own part.
+-- rung: some: pushdown
+select count(*), min(id) from orders where customer_id in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12);
+
+select count(*), min(id) from orders where customer_id in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, null);
+
+select count(*), min(id) from orders where not (customer_id in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)) or total > 50;
+
+select count(*), min(id) from orders where not (customer_id in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, null)) or total > 50;
+
+select customer_id in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10) as found, count(*) from orders group by 1 order by 1;
+
+select id, customer_id in (1, 2, 3, 4, 5, 6, 7, 8, 9, '10') is null as found from orders order by 1;
+
+select customer_id, count(*) from orders group by customer_id having customer_id in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10) order by 1;
+
+select c.customer_id, o.id from customers c left join orders o on o.customer_id = c.customer_id and o.customer_id in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10) order by 1, 2;
+
+select c.customer_id from customers c where exists (select from orders o where o.customer_id = c.customer_id and o.customer_id in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)) order by 1;
+
+select c.name, o.id from country c join orders o on o.code = c.code and o.customer_id in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10) order by 1, 2;
+
+select v.page, o.id from visits v join orders o on o.customer_id = v.customer_id where o.customer_id in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10) order by 1, 2;
+
+select login, n from logins where login in ('user0', 'user1', 'user2', 'user3', 'user4', 'user5', 'Zoë', '', 'nobody', 'it''s', E'\\x') order by 1, 2;
+
+select count(*) from short where customer_id in (1, 2, 3, 4, 5, 6, 7, 8, 9223372036854775807, -3);
+
+select count(*) from daily where day in ('2024-01-31', '2024-02-01', '2024-02-02', '2024-2-3', '2024-02-04', '2024-02-05', '2024-02-06', '2024-02-07', '2024-02-08', '2024-02-09');
+
+-- params: {"ids": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, null]}
+select count(*), min(id) from orders where customer_id = any (:ids);
+
+-- params: {"ids": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]}
+select count(*), min(id) from orders where not (customer_id = any (:ids)) or total > 50;
+
+-- params: {"ids": {"$tuple": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]}}
+select count(*), min(o.id) from orders o join customers c on c.customer_id = o.customer_id where o.customer_id in :ids and c.customer_id in :ids;
