@@ -125,6 +125,17 @@ def test_a_gathered_reference_table_is_read_in_the_transaction(shop: Router) -> 
             connection.exec_driver_sql("TRUNCATE country CASCADE")
 
 
+def test_what_the_merge_query_reads_is_read_in_the_transaction(shop: Router) -> None:
+    sql = "SELECT count(*), (SELECT count(*) FROM country) FROM orders"
+    assert shop.explain(sql).rung == "pushdown"
+    before = shop.query(sql).one()
+    with pytest.raises(RuntimeError, match="undone"), shop.transaction() as tx:
+        tx.query("INSERT INTO country (code, name) VALUES ('it', 'Italy')")
+        assert tx.query(sql).one() == (before[0], before[1] + 1)
+        raise RuntimeError("undone")
+    assert shop.query(sql).one() == before
+
+
 def test_savepoints(shop: Router) -> None:
     a, b, c = keys_on_different_shards(shop)
     update = "UPDATE customers SET name = :name WHERE customer_id = :key"
