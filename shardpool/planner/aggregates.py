@@ -7,6 +7,8 @@ count                   count                           sum, 0 for no rows, as b
 sum                     sum                             sum, in the type that sum gives
 min, max, bool_*, ...   the same                        the same
 avg                     sum and count                   sum / count, as avg computes it
+var_*, stddev_*,        see `variances`                 see there
+covar_*, regr_*
 ======================  ==============================  ========================================
 
 FILTER stays with the partial call. DISTINCT, ORDER BY and WITHIN GROUP inside a call are not partial.
@@ -21,6 +23,7 @@ from shardpool.planner.rewrite import copied, expression, rewritten
 from shardpool.planner.scopes import Scope
 from shardpool.planner.shape import Level
 from shardpool.planner.types import type_of
+from shardpool.planner.variances import ONE_VARIABLE, TWO_VARIABLES, exact, floating
 
 _SAME = frozenset({"min", "max", "bool_and", "bool_or", "every", "bit_and", "bit_or", "bit_xor"})
 #: The type of sum() for an argument of a type.
@@ -67,6 +70,11 @@ def merged_aggregate(call: Tree, level: Level, add: AddColumn) -> Tree:
         return _merge(f"CAST(sum(a) AS {kind})", level, a=add(call))
     if name == "avg":
         return _average(call, level, add)
+    if name in ONE_VARIABLE:
+        return _variance(call, level, add)
+    if name in TWO_VARIABLES:
+        columns, text = TWO_VARIABLES[name]
+        return _merge(text, level, **{column: add(_renamed(call, partial)) for column, partial in columns.items()})
     raise NotPartial(f"{name}() has no partial form")
 
 
@@ -81,6 +89,21 @@ def _average(call: Tree, level: Level, add: AddColumn) -> Tree:
         total = _renamed(call, "sum")
         text = "CAST(sum(a) AS numeric) / nullif(CAST(sum(b) AS numeric), 0)"
     return _merge(text, level, a=add(total), b=add(_renamed(call, "count")))
+
+
+def _variance(call: Tree, level: Level, add: AddColumn) -> Tree:
+    name = names(call.func_call.funcname)[-1]
+    count = add(_renamed(call, "count"))
+    if _argument_type(call.func_call, level.scope) in ("real", "double precision"):
+        mean, variance = add(_renamed(call, "avg")), add(_renamed(call, "var_pop"))
+        return _merge(floating(name), level, n=count, a=mean, v=variance)
+    columns = {}
+    for column, text in (("s", "CAST(a AS numeric)"), ("q", "CAST(a AS numeric) * CAST(a AS numeric)")):
+        total = _renamed(call, "sum")
+        argument = total.func_call.args[0]
+        argument.CopyFrom(_with_argument(text, argument))
+        columns[column] = add(total)
+    return _merge(exact(name), level, n=count, **columns)
 
 
 def _argument_type(function: Tree, scope: Scope) -> str:

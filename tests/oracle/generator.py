@@ -210,6 +210,7 @@ _KINDS = {
 }
 #: Columns whose equal values may print differently are never shown as they are.
 UNSCALED = frozenset({"amount", "rate"})
+VARIANCES = ("var_pop", "var_samp", "variance", "stddev_pop", "stddev_samp", "stddev")
 SIZES = {"orders": 240, "items": 307, "customers": 40, "visits": 40, "country": 6, "currency": 5}
 
 
@@ -453,7 +454,11 @@ class Generator:
         having: tuple[Node, ...] = ()
         if self._chance(0.3):
             having = (self._having(scope, groups),)
-        first: tuple[Node, ...] = (self._aggregate(scope)[0],) if self._chance(0.2) else ()
+        first: tuple[Node, ...] = ()
+        if self._chance(0.2):
+            value, kind = self._aggregate(scope)
+            # The last digits of a floating sum decide nothing.
+            first = () if kind == "float" else (value,)
         style = self._weighted({"": 12, "rollup": 1, "cube": 1}) if len(group) > 1 and not spelled else ""
         grouping = (Form(style + "({0}, {1})", group[:2]), *group[2:]) if style else group
         select = Select(
@@ -883,10 +888,12 @@ class Generator:
             forms += [(f"sum({ref})", "number"), (f"avg({ref})", "number"), (f"avg({ref})", "number")] * 2
             forms += [(f"sum({ref} * 2)", "number"), (f"avg({ref} + 1.5)", "number"), (f"sum(-{ref})", "number")]
             forms += [(f"sum({ref} % 5)", "number")]
+            forms += [(f"{self._one(VARIANCES)}({ref})", "number")]
             if ref.split(".")[-1] not in UNSCALED:
                 forms += [(f"min({ref})", result), (f"max({ref})", result)]
         elif kind == "float":
             forms += [(f"sum({ref})", "float"), (f"avg({ref})", "float"), (f"max({ref})", "float")] * 2
+            forms += [(f"{self._one(VARIANCES)}({ref})", "float")]
         elif kind == "bool":
             forms += [(f"bool_and({ref})", "bool"), (f"bool_or({ref})", "bool"), (f"every(not {ref})", "bool")]
         elif kind in ("text", "date", "moment", "stamp", "mood", "array", "char", "time", "interval"):

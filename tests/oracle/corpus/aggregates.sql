@@ -326,3 +326,41 @@ select code, count(*), rank() over (order by count(*) desc, code) from orders gr
 select id, avg(total) filter (where active) over (partition by code order by id) from orders order by id limit 20;
 
 select customer_id, count(*) over (partition by customer_id) from orders where customer_id = 3;
+
+-- Variances and covariances are combined from those of the partitions.
+-- rung: pushdown
+select variance(quantity), var_samp(small), var_pop(big), stddev(quantity), stddev_samp(small), stddev_pop(big) from orders;
+
+select variance(total), var_samp(total), var_pop(total), stddev(total), stddev_samp(total), stddev_pop(total) from orders;
+
+select code, variance(amount), stddev(amount), stddev_pop(amount), var_pop(amount) from orders group by code order by code;
+
+select active, status, stddev(total) filter (where quantity > 1), var_pop(total) filter (where false), variance(total) filter (where id = 7) from orders group by 1, 2 order by 1, 2;
+
+select variance(weight), var_samp(ratio), var_pop(weight), stddev(ratio), stddev_samp(weight), stddev_pop(ratio) from orders;
+
+select code, variance(weight), stddev_pop(weight), var_pop(ratio) from orders group by code order by code;
+
+select regr_count(weight, ratio), regr_avgx(weight, ratio), regr_avgy(weight, ratio), regr_sxx(weight, ratio), regr_syy(weight, ratio), regr_sxy(weight, ratio) from orders;
+
+select code, covar_pop(weight, ratio), covar_samp(weight, quantity), regr_count(total, weight) from orders group by code order by code;
+
+select corr(weight, ratio), regr_slope(weight, ratio), regr_intercept(weight, ratio), regr_r2(weight, ratio) from orders;
+
+select stddev(1e9::float8 + weight), var_pop(1e9::float8 + ratio), variance(1e9 + total) from orders;
+
+select variance(v), stddev(v), var_pop(v), count(v), regr_count(v, v), regr_avgx(v, v), covar_samp(v, v) from nothing;
+
+select variance(v), stddev(v), var_pop(v), stddev_pop(v) from lone;
+
+select variance(case when id % 50 = 0 then 'NaN'::numeric else total end), stddev(case when id = 7 then 'Infinity'::numeric else total end) from orders;
+
+select variance(case when id % 50 = 0 then 'NaN'::float8 else weight end), stddev(case when id = 7 then 'Infinity'::float8 else weight end) from orders;
+
+select stddev(total * 1e-30), stddev(total * 1e30), stddev(amount * 1e100), variance(big) from orders;
+
+select stddev(distinct total), variance(distinct quantity) from orders;
+
+select code, active, stddev(total) from orders group by rollup (code, active) order by 1, 2;
+
+select code, stddev(total) over (partition by code order by id), id from orders order by id;

@@ -1,0 +1,93 @@
+"""How the merge query combines variances and covariances of partitions.
+
+Exact types: each partition gives n = count(x), s = sum(x), q = sum(x * x), which is all that `numeric_stddev_internal`
+(src/backend/utils/adt/numeric.c) works on; what follows repeats its steps, so that every digit is the same.
+
+Floating types: n, the mean a and the variance v. The squared deviations from the whole mean are those from the
+partitions' own means plus what the means deviate (Chan, Golub, LeVeque: Updating Formulae and a Pairwise Algorithm for
+Computing Sample Variances, 1979). The second part is a small difference of large numbers; it is taken exactly, in
+numeric. The result may differ in the last digits, as it may between two runs of one PostgreSQL.
+
+``corr`` and the regression line are not combined: whether all x are equal, which makes them NULL, depends on rounding.
+"""
+
+from __future__ import annotations
+
+#: Functions of one variable -> whether they are square roots, and how many rows they lack as a divisor.
+ONE_VARIABLE = {
+    "var_pop": (False, 0),
+    "var_samp": (False, 1),
+    "variance": (False, 1),
+    "stddev_pop": (True, 0),
+    "stddev_samp": (True, 1),
+    "stddev": (True, 1),
+}
+
+_N = "CAST(sum(n) AS numeric)"
+
+
+def exact(name: str) -> str:
+    """Return the merge query's expression for a function of an integer or numeric variable."""
+    root, less = ONE_VARIABLE[name]
+    numerator = f"({_N} * sum(q) - sum(s) * sum(s))"
+    variance = (
+        f"CASE WHEN sum(n) > {less} THEN CASE WHEN {numerator} > 0 "
+        f"THEN {numerator} / ({_N} * ({_N} - {less})) ELSE 0 END END"
+    )
+    if not root:
+        return variance
+    # The root of v to the digits of v. sqrt() may give more digits, and rounding those again could err, unless there
+    # are more of them than the result has: no root of a number with s digits is that close to a half of the last digit.
+    digits = f"2 * scale({variance}) + length(CAST(trunc({variance}) AS text)) + 2"
+    return (
+        f"CASE WHEN {variance} = 'NaN' THEN {variance} "
+        f"ELSE round(sqrt(round({variance}, {digits})), scale({variance})) END"
+    )
+
+
+def floating(name: str) -> str:
+    """Return the merge query's expression for a function of a floating variable."""
+    root, less = ONE_VARIABLE[name]
+    squares = f"(sum(v * n) + greatest({_between('a', 'a')}, 0))"
+    variance = f"{squares} / CAST(sum(n) - {less} AS double precision)"
+    return f"CASE WHEN sum(n) > {less} THEN {f'sqrt({variance})' if root else variance} END"
+
+
+def _between(left: str, right: str) -> str:
+    """What the means deviate: exact until it is rounded once."""
+    left, right = (f"CAST(CAST({mean} AS text) AS numeric)" for mean in (left, right))
+    difference = f"({_N} * sum(n * {left} * {right}) - sum(n * {left}) * sum(n * {right})) / {_N}"
+    return f"CAST({difference} AS double precision)"
+
+
+def _sum(column: str, left: str, right: str, minimum: str = "") -> str:
+    between = _between(left, right)
+    return f"({column} + {f'greatest({between}, {minimum})' if minimum else between})"
+
+
+_MEANS = {"n": "regr_count", "a": "regr_avgx", "b": "regr_avgy"}
+_PRODUCTS = _sum("sum(c * n)", "a", "b")
+
+#: Functions of two variables -> the partial columns, and the merge query's expression.
+TWO_VARIABLES: dict[str, tuple[dict[str, str], str]] = {
+    "regr_count": ({"n": "regr_count"}, "CAST(coalesce(sum(n), 0) AS bigint)"),
+    "regr_avgx": ({"n": "regr_count", "a": "regr_avgx"}, "sum(n * a) / CAST(nullif(sum(n), 0) AS double precision)"),
+    "regr_avgy": ({"n": "regr_count", "a": "regr_avgy"}, "sum(n * a) / CAST(nullif(sum(n), 0) AS double precision)"),
+    "regr_sxx": (
+        {"n": "regr_count", "a": "regr_avgx", "c": "regr_sxx"},
+        f"CASE WHEN sum(n) > 0 THEN {_sum('sum(c)', 'a', 'a', '0')} END",
+    ),
+    "regr_syy": (
+        {"n": "regr_count", "a": "regr_avgy", "c": "regr_syy"},
+        f"CASE WHEN sum(n) > 0 THEN {_sum('sum(c)', 'a', 'a', '0')} END",
+    ),
+    "regr_sxy": ({**_MEANS, "c": "regr_sxy"}, f"CASE WHEN sum(n) > 0 THEN {_sum('sum(c)', 'a', 'b')} END"),
+    "covar_pop": (
+        {**_MEANS, "c": "covar_pop"},
+        f"CASE WHEN sum(n) > 0 THEN {_PRODUCTS} / CAST(sum(n) AS double precision) END",
+    ),
+    "covar_samp": (
+        {**_MEANS, "c": "covar_pop"},
+        f"CASE WHEN sum(n) > 1 THEN {_PRODUCTS} / CAST(sum(n) - 1 AS double precision) END",
+    ),
+}
