@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.oracle.oracle import Oracle, open_oracle
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="session")
@@ -17,4 +18,6 @@ def opened_oracle(server_urls: list[str]) -> Iterator[Oracle]:
 def oracle(opened_oracle: Oracle) -> Iterator[Oracle]:
     """Both sides with the rows of `dataset`. Whatever the test did, no connection is left in use."""
     yield opened_oracle
-    assert [name for name, stats in opened_oracle.router.stats().pools.items() if stats.in_use] == []
+    pools = opened_oracle.router.stats
+    # The router's own threads take one for a moment now and then.
+    eventually(lambda: not any(stats.in_use for stats in pools().pools.values()), "all connections are given back")
