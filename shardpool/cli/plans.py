@@ -115,6 +115,8 @@ def _stage(stage: Stage, topology: Topology) -> Iterator[RenderableType]:
     where = ", copied to all shards" if stage.spread else ""
     match stage:
         case Relation():
+            if stage.divided_by:
+                where = f", divided among all shards by {stage.divided_by}"
             columns = ", ".join(column.name for column in stage.columns) or "rows only"
             yield Text.assemble(("gather ", "bold"), (stage.table, "bold cyan"), f" ({columns}){where}")
         case _:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +81,7 @@ class Explanation:
         facts = self.to_json()
         for stage in facts.get("stages", []):
             columns = f" ({', '.join(stage['columns'])})" if "columns" in stage else ""
-            yield f"{stage['kind']} {stage['table']}{columns}{', copied to all shards' if stage['spread'] else ''}"
+            yield f"{stage['kind']} {stage['table']}{columns}{_whereto(stage)}"
             if "sql" in stage:
                 yield f"  {stage['sql']}"
             for shard, entry in stage.get("shards", {}).items():
@@ -107,6 +107,8 @@ def _stage(stage: Stage) -> dict[str, Any]:
             found: dict[str, Any] = {"kind": "gather", "table": stage.table}
             found["columns"] = [column.name for column in stage.columns]
             found["shards"] = _shards(stage.select, stage.by_shard, stage.appended)
+            if stage.divided_by:
+                found["divided_by"] = stage.divided_by
         case PartialRows():
             found = {"kind": "collect", "table": stage.name}
             found["shards"] = _shards(stage.select, stage.by_shard, stage.appended)
@@ -123,6 +125,12 @@ def _shards(partial: str, by_shard: ByShard, appended: str = "") -> dict[str, An
         }
         for shard, partitions in by_shard.items()
     }
+
+
+def _whereto(stage: Mapping[str, Any]) -> str:
+    if "divided_by" in stage:
+        return f", divided among all shards by {stage['divided_by']}"
+    return ", copied to all shards" if stage["spread"] else ""
 
 
 def _shard_lines(shard: str, entry: dict[str, Any], indent: str) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -37,6 +39,22 @@ WHERE a.attrelid = %s::regclass AND a.attnum > 0 ORDER BY a.attnum
 """
 
 
+#: What a shard sends another is kept in memory up to this size, in bytes.
+SHARE_BYTES = 1 << 20
+
+
+class Counted:
+    """A file for COPY TO; *on_bytes* gets the size of what is written."""
+
+    def __init__(self, file: Any, on_bytes: Callable[[int], None]) -> None:
+        self._file = file
+        self._on_bytes = on_bytes
+
+    def write(self, data: bytes) -> int:
+        self._on_bytes(len(data))
+        return int(self._file.write(data))
+
+
 class Job:
     """One query's work on its merge node, in a transaction there (and on all shards, if stages are spread)."""
 
@@ -62,6 +80,8 @@ class Job:
     def make(self, stage: Stage) -> int:
         """Make a stage's table; return its number of rows."""
         match stage:
+            case Relation() if stage.divided_by:
+                return self._divided(stage)
             case Relation():
                 rows = self._relation(stage)
             case PartialRows():
@@ -158,6 +178,62 @@ class Job:
 
         return self._relayed([relay], dict.fromkeys(remote, produce), consume)
 
+    # -- dividing ---------------------------------------------------------------------------------------------------
+
+    def _divided(self, stage: Relation) -> int:
+        """Divide the rows among the shards; return their number.
+
+        A connection cannot send and receive at once: each shard first writes the others' shares to files, kept in
+        memory while they are small, and reads its own from those of the others then.
+        """
+        create = f"CREATE TEMPORARY TABLE {_text(quote(stage.name))} ({_definition(stage.columns)}) ON COMMIT DROP"
+        table = _temporary(stage.name)
+        with contextlib.ExitStack() as stack:
+            shares = {
+                (source, target): stack.enter_context(tempfile.SpooledTemporaryFile(SHARE_BYTES))
+                for source in stage.by_shard
+                for target in stage.targets
+                if source != target
+            }
+
+            def send(shard: str, connection: Any) -> int:
+                rows = 0
+                with connection.cursor() as cursor:
+                    if shard in stage.targets:
+                        cursor.execute(create, {})
+                    for place, target in enumerate(stage.targets if shard in stage.by_shard else ()):
+                        query = cursor.mogrify(self._share(stage, shard, place), self.parameters).decode()
+                        if target == shard:
+                            cursor.execute(f"INSERT INTO {_plain(table)} {query}")
+                            rows += int(cursor.rowcount)
+                        else:
+                            file = Counted(shares[shard, target], self._count)
+                            cursor.copy_expert(f"COPY ({query}) TO STDOUT (FORMAT binary)", file)
+                return rows
+
+            def receive(shard: str, connection: Any) -> int:
+                rows = 0
+                with connection.cursor() as cursor:
+                    for source in stage.by_shard:
+                        if source != shard:
+                            shares[source, shard].seek(0)
+                            statement = f"COPY {_plain(table)} FROM STDIN (FORMAT binary)"
+                            cursor.copy_expert(statement, shares[source, shard])
+                            rows += int(cursor.rowcount)
+                return rows
+
+            sent = self.scatter(dict.fromkeys({*stage.by_shard, *stage.targets}, send))
+            received = self.scatter(dict.fromkeys(stage.targets, receive))
+        self.scatter({shard: _finisher(stage, sent[shard] + received[shard]) for shard in stage.targets})
+        return int(sum(sent.values()) + sum(received.values()))
+
+    def _share(self, stage: Relation, shard: str, place: int) -> str:
+        """The query for a shard's rows that go to the target at a *place*. Those without a value go to the first."""
+        rows = union_all(stage.select, stage.by_shard[shard], stage.appended)
+        value = f"CAST(shardpool_rows.{_text(quote(stage.divided_by))} AS text)"
+        number = f"coalesce(CAST(CAST('x' || left(md5({value}), 7) AS bit(28)) AS integer) %% {len(stage.targets)}, 0)"
+        return f"SELECT * FROM ({rows}) AS shardpool_rows WHERE {number} = {place}"
+
     # -- spreading --------------------------------------------------------------------------------------------------
 
     def _spread(self, name: str, definition: str, finishing: list[str]) -> None:
@@ -246,6 +322,15 @@ class Job:
 
     def _too_large(self) -> bool:
         return self.bytes > self._max_bytes
+
+
+def _finisher(stage: Stage, rows: int) -> Work[None]:
+    def finish(shard: str, connection: Any) -> None:
+        with connection.cursor() as cursor:
+            for statement in _finishing(stage, rows):
+                cursor.execute(statement, {})
+
+    return finish
 
 
 def _is_own(error: BaseException) -> bool:

@@ -13,7 +13,7 @@ at lie in the partition of that row (it is *tied*), or if it looks at none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from postgast import pg_query_pb2 as pb
@@ -25,7 +25,7 @@ from shardpool.planner.pins import Equalities
 from shardpool.planner.safety import not_repeatable
 from shardpool.planner.scopes import Analysis, Item, Member, Scope
 from shardpool.planner.statement import Statement
-from shardpool.topology.key import KeyType
+from shardpool.topology.key import KEY_TYPES, KeyType
 from shardpool.topology.shard_map import Topology
 
 
@@ -43,10 +43,7 @@ class Carrier:
     roots: tuple[Item, ...]
     item: Item
     keys: tuple[str, ...]
-
-    @property
-    def key_types(self) -> tuple[KeyType, ...]:
-        return _key_types(self.roots)
+    key_types: tuple[KeyType, ...]
 
 
 #: A query's roots, and the places of its partition key among the output columns.
@@ -54,15 +51,25 @@ Rows = tuple[tuple[Item, ...], tuple[int, ...]]
 
 
 class PartitionWise:
-    """Proofs about the queries of one statement. The occurrences in *spread* count as reference tables."""
+    """Proofs about the queries of one statement. The occurrences in *spread* count as reference tables.
+
+    The rows of those in *divided* have been divided among the shards anew, by the column given: a shard's share is
+    their partition. Either all occurrences are divided that are not spread, or none is.
+    """
 
     def __init__(
-        self, analysis: Analysis, statement: Statement, topology: Topology, spread: frozenset[Item] = frozenset()
+        self,
+        analysis: Analysis,
+        statement: Statement,
+        topology: Topology,
+        spread: Collection[Item] = (),
+        divided: Mapping[Item, str] | None = None,
     ) -> None:
         self._analysis = analysis
         self._statement = statement
         self._topology = topology
-        self._spread = spread
+        self._spread = frozenset(spread)
+        self._divided = divided or {}
 
     # -- a scope's rows ---------------------------------------------------------------------------------------------
 
@@ -96,7 +103,9 @@ class PartitionWise:
         if item.table is not None:
             if not item.table.sharded or item in self._spread:
                 return None
-            return Carrier((item,), item, tuple(item.alias_of(key) or "" for key in item.table.key))
+            if self._divided and item not in self._divided:
+                raise NotPartitionWise(f"{item.alias} stays in its partitions, where others are divided anew")
+            return Carrier((item,), item, self._key(item), self._key_types((item,)))
         if isinstance(found, pb.RangeSubselect) and found.lateral:
             self._beside(item.query, outer)
             return None
@@ -105,7 +114,7 @@ class PartitionWise:
             if rows is None:
                 return None
             keys = () if item.columns is None else tuple(item.columns[place] for place in rows[1])
-            return Carrier(rows[0], item, keys)
+            return Carrier(rows[0], item, keys, self._key_types(rows[0]))
         if isinstance(found, pb.RangeFunction) and not found.coldeflist:
             for function in found.functions:
                 for part in function.list.items:
@@ -185,7 +194,7 @@ class PartitionWise:
             return None
         if left is None or right is None:
             raise NotPartitionWise("a branch of UNION ALL reads no sharded table")
-        alike = left[1] == right[1] and _key_types(left[0]) == _key_types(right[0])
+        alike = left[1] == right[1] and self._key_types(left[0]) == self._key_types(right[0])
         return (*left[0], *right[0]), left[1] if alike else ()
 
     def _exported(self, scope: Scope, carrier: Carrier) -> tuple[int, ...]:
@@ -290,15 +299,36 @@ class PartitionWise:
         if rows is None or rows[1] != (0,) or tested is None:
             return False
         for carrier in carriers:
-            if carrier.key_types != _key_types(rows[0]) or len(carrier.keys) != 1:
+            if carrier.key_types != self._key_types(rows[0]) or len(carrier.keys) != 1:
                 continue
             column = carrier.item.column(carrier.keys[0])
-            collations = {_collation(root) for root in rows[0]}
+            collations = {self._collation(root) for root in rows[0]}
             equal = Equalities(carrier.item, self._statement)
             alike = column is not None and collations == {column.collation}
             if alike and equal.same(tested, (carrier.item, carrier.keys[0])):
                 return True
         return False
+
+    # -- keys ---------------------------------------------------------------------------------------------------------
+
+    def _key(self, item: Item) -> tuple[str, ...]:
+        """The item's columns that decide where its rows are."""
+        if item in self._divided:
+            return (self._divided[item],)
+        assert item.table is not None
+        return tuple(item.alias_of(key) or "" for key in item.table.key)
+
+    def _key_types(self, roots: tuple[Item, ...]) -> tuple[KeyType, ...]:
+        table = roots[0].table
+        assert table is not None
+        if roots[0] not in self._divided:
+            return table.key_types
+        column = roots[0].column(self._divided[roots[0]])
+        return () if column is None else (KEY_TYPES[column.base_type],)
+
+    def _collation(self, root: Item) -> str | None:
+        column = root.column(self._key(root)[0])
+        return None if column is None else column.collation
 
     def reads_sharded(self, select: Tree) -> bool:
         """Whether a query reads sharded tables that are not spread, at any depth, by way of CTEs too."""
@@ -316,16 +346,6 @@ class PartitionWise:
 _ORDERLESS = frozenset(
     ["count", "sum", "min", "max", "avg", "bool_and", "bool_or", "every", "bit_and", "bit_or", "bit_xor"]
 )
-
-
-def _key_types(roots: tuple[Item, ...]) -> tuple[KeyType, ...]:
-    assert roots[0].table is not None
-    return roots[0].table.key_types
-
-
-def _collation(root: Item) -> str | None:
-    column = root.table.column(root.table.key[0]) if root.table is not None else None
-    return None if column is None else column.collation
 
 
 def _parts(node: Tree) -> list[Tree]:

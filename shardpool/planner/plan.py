@@ -92,7 +92,8 @@ class Relation:
     """The needed rows of a sharded table, as the temporary table `name` of the merge node.
 
     `select` has `SCHEMA_MARKER`; with `appended` it is one per shard, as in a `PushdownPlan`. By the lists of columns
-    in `indexes` rows will be looked up. With `spread` all shards get a copy.
+    in `indexes` rows will be looked up. With `spread` all shards get a copy; with `divided_by`, a column, each of the
+    shards in `targets` gets its share and no other has any.
     """
 
     name: str
@@ -104,6 +105,8 @@ class Relation:
     by_shard: ByShard
     appended: str = ""
     spread: bool = False
+    divided_by: str = ""
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

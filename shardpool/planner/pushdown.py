@@ -7,7 +7,7 @@ shipped rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from postgast import pg_query_pb2 as pb
@@ -54,14 +54,16 @@ def plan_pushdown(
     spread: Mapping[Item, str] | None = None,
     partial_table: str = PARTIAL_TABLE,
     dropped: Sequence[Tree] = (),
+    divided: Mapping[Item, str] | None = None,
 ) -> Pushdown | str:
     """Return the partial and the merge query, or the reason why there is no such plan.
 
     The occurrences in *spread* are read from temporary tables of these names, which every shard has; the conditions
-    *dropped* hold for all rows there.
+    *dropped* hold for all rows there. Of those also in *divided* each shard has a share, by the column given.
     """
     spread = spread or {}
-    proof = PartitionWise(analysis, statement, topology, frozenset(spread))
+    divided = divided or {}
+    proof = PartitionWise(analysis, statement, topology, spread.keys() - divided.keys(), divided)
     alone = _alone(analysis, spread)
 
     in_place = _sharded(analysis) - spread.keys()
@@ -98,11 +100,17 @@ def _reads_tables(merge: Tree, partial_table: str) -> bool:
 
 
 def why_not(
-    select: Tree, analysis: Analysis, statement: Statement, topology: Topology, spread: frozenset[Item]
+    select: Tree,
+    analysis: Analysis,
+    statement: Statement,
+    topology: Topology,
+    spread: Collection[Item],
+    divided: Mapping[Item, str] | None = None,
 ) -> str | None:
-    """Return why a query has no pushdown with *spread*, None if it has one (its text may still be unfaithful)."""
+    """Return why a query has no pushdown with *spread* and *divided*, None if it has one (its text may still be
+    unfaithful)."""
     try:
-        _queries(select, analysis, PartitionWise(analysis, statement, topology, spread), PARTIAL_TABLE)
+        _queries(select, analysis, PartitionWise(analysis, statement, topology, spread, divided), PARTIAL_TABLE)
     except (Refused, NotPartitionWise, NotPartial) as reason:
         return str(reason)
     return None

@@ -9,8 +9,8 @@ are run first, as queries of their own in the same manner.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shardpool.planner.ast import Tree, UnfaithfulText
@@ -20,6 +20,7 @@ from shardpool.planner.needed import takes_whole_rows
 from shardpool.planner.partitionwise import PartitionWise
 from shardpool.planner.pins import Pin, find_pins, partitions_of, union_of
 from shardpool.planner.plan import (
+    ByShard,
     Computed,
     Concatenation,
     MergeQuery,
@@ -31,6 +32,7 @@ from shardpool.planner.plan import (
     StagesPlan,
 )
 from shardpool.planner.pushdown import Pushdown, placed_text, plan_pushdown, why_not
+from shardpool.planner.repartition import repartitions
 from shardpool.planner.scopes import Analysis, Columns, Item, analyse
 from shardpool.planner.sizes import Statistics
 from shardpool.planner.statement import Statement
@@ -39,6 +41,8 @@ from shardpool.topology.shard_map import Topology
 
 #: Bytes that travel to every shard may be more than to one: the shards then share the rest of the work.
 SPREAD_BONUS = 2.0
+#: Dividing tables among all shards must save this, in bytes: it takes more statements, and the rows lie in files.
+DIVIDING = 8 * 1024 * 1024
 #: Plans that move less than this are good enough, in bytes.
 CHEAP = 1024 * 1024
 #: Differences below this are not worth the choice, in bytes.
@@ -54,8 +58,18 @@ class Pinned:
     items: tuple[Item, ...]
     #: The lists of keys that stand in the query for the partitions.
     lists: tuple[KeyList, ...] = ()
+    #: The rows were divided among the shards: the query runs once on each.
+    divided: bool = False
 
-    def partitions(self, parameters: Mapping[str, Any], topology: Topology) -> frozenset[int] | None:
+    def by_shard(self, parameters: Mapping[str, Any], topology: Topology) -> tuple[ByShard, bool]:
+        """Return the partitions to ask, and whether they are fewer than all."""
+        if self.divided:
+            # Any partition: the query names none.
+            return {shard: found[:1] for shard, found in topology.shard_map.by_shard().items()}, False
+        partitions = self._partitions(parameters, topology)
+        return topology.shard_map.by_shard(partitions), partitions is not None
+
+    def _partitions(self, parameters: Mapping[str, Any], topology: Topology) -> frozenset[int] | None:
         places = {item: self.analysis.occurrences.index(item) for item in self.items}
         found = (partitions_of(self.pins, places[item], item, parameters, topology) for item in self.items)
         return union_of(found, topology)
@@ -77,17 +91,17 @@ class Stages:
         lists: dict[str, Any] = {}
         for stage, pinned in self.stages:
             if pinned is not None and not isinstance(stage, Computed):
-                by_shard = topology.shard_map.by_shard(pinned.partitions(parameters, topology))
+                by_shard, _ = pinned.by_shard(parameters, topology)
                 lists |= parts_of(pinned.lists, by_shard, parameters, topology)
                 stage = replace(stage, by_shard=by_shard)
+            if isinstance(stage, Relation) and stage.divided_by:
+                stage = replace(stage, targets=tuple(sorted(topology.shard_map.by_shard())))
             found.append(stage)
         then = self.then
         if isinstance(then, MergeQuery):
             return StagesPlan(tuple(found), then, reasons, moment, lists)
-        partitions = self.pinned.partitions(parameters, topology)
-        by_shard = topology.shard_map.by_shard(partitions)
+        by_shard, pruned = self.pinned.by_shard(parameters, topology)
         lists |= parts_of(then.lists, by_shard, parameters, topology)
-        pruned = partitions is not None
         last = PushdownPlan(then.partial, by_shard, then.merge, pruned, table=then.table, appended=then.appended)
         return StagesPlan(tuple(found), last, reasons, moment, lists)
 
@@ -126,6 +140,24 @@ class _Query:
         return "" if isinstance(self.then, MergeQuery) else self.then.partial
 
 
+@dataclass(frozen=True)
+class _Choice:
+    """A way to answer a query: tables that are gathered, those that stay, and the bytes that are guessed to travel.
+
+    With `in_place` the gathered ones are spread; those in `divided` are divided among the shards by a column.
+    """
+
+    travels: float
+    gathered: list[Item]
+    in_place: list[Item] = field(default_factory=list)
+    divided: Mapping[Item, str] = field(default_factory=dict)
+
+    def divided_tables(self) -> list[tuple[str, str]]:
+        """The tables to divide, with the column's name in the table."""
+        columns = ((item.table, item.column(name)) for item, name in self.divided.items())
+        return sorted({(table.name, column.name) for table, column in columns if table is not None and column})
+
+
 class _Planner:
     def __init__(self, statement: Statement, topology: Topology, statistics: Statistics) -> None:
         self._statement = statement
@@ -143,7 +175,8 @@ class _Planner:
         texts = [last]
         found = []
         for stage, pinned in reversed(self.stages):
-            spread = any(re.search(rf"\b{stage.name}\b", text) for text in texts)
+            divided = isinstance(stage, Relation) and bool(stage.divided_by)
+            spread = divided or any(re.search(rf"\b{stage.name}\b", text) for text in texts)
             found.append((replace(stage, spread=spread), pinned))
             if not isinstance(stage, Computed):
                 texts.append(stage.select)
@@ -228,17 +261,31 @@ class _Planner:
         in_place = self._in_place(select, analysis, sharded)
         spread = [item for item in sharded if item not in in_place]
         sources = Sources(select, analysis, self._statement, self._topology, self._statistics)
-        choices: list[tuple[float, list[Item], list[Item]]] = []
+        shards = len(self._topology.shard_map.by_shard())
+        choices: list[_Choice] = []
         if in_place:
-            travels = sources.bytes_of(spread) * len(self._topology.shard_map.shards)
-            choices.append((travels / SPREAD_BONUS - SMALL, spread, in_place))
+            travels = sources.bytes_of(spread) * shards / SPREAD_BONUS - SMALL
+            choices.append(_Choice(travels, spread, in_place))
         if spread or not in_place:
-            choices.append((sources.bytes_of(sharded), sharded, []))
-        for travels, gathered, stay in sorted(choices, key=lambda choice: choice[0]):
-            found = self._query_over(select, analysis, sources, gathered, stay)
+            choices.append(_Choice(sources.bytes_of(sharded), sharded))
+        if spread and shards > 1:
+            choices += self._dividing(select, analysis, sources, sharded, shards)
+        for choice in sorted(choices, key=lambda choice: choice.travels):
+            found = self._query_over(select, analysis, sources, choice)
             if found is not None:
-                return replace(found, travelling=max(travels, 0.0))
+                return replace(found, travelling=max(choice.travels, 0.0))
         return None
+
+    def _dividing(
+        self, select: Tree, analysis: Analysis, sources: Sources, sharded: list[Item], shards: int
+    ) -> Iterator[_Choice]:
+        """The ways to divide large tables anew by the columns on which they are joined, the others being spread."""
+        for divided in repartitions(sharded, self._statement, self._size):
+            rest = [item for item in sharded if item not in divided]
+            if why_not(select, analysis, self._statement, self._topology, rest, divided) is None:
+                alone = sources.bytes_of(list(divided)) / shards
+                spread = sources.bytes_of(rest) * shards
+                yield _Choice((alone + spread) / SPREAD_BONUS + DIVIDING, sharded, divided=divided)
 
     def _in_place(self, select: Tree, analysis: Analysis, sharded: list[Item]) -> list[Item]:
         """The occurrences that stay where they are: the largest one that can, and all that lie with it."""
@@ -254,30 +301,39 @@ class _Planner:
         return []
 
     def _why_not(self, select: Tree, analysis: Analysis, sharded: list[Item], in_place: list[Item]) -> str | None:
-        spread = frozenset(item for item in sharded if item not in in_place)
+        spread = [item for item in sharded if item not in in_place]
         return why_not(select, analysis, self._statement, self._topology, spread)
 
     def _size(self, table: str) -> float:
         return self._statistics.size(table).bytes
 
-    def _query_over(
-        self, select: Tree, analysis: Analysis, sources: Sources, gathered: list[Item], in_place: list[Item]
-    ) -> _Query | None:
+    def _query_over(self, select: Tree, analysis: Analysis, sources: Sources, choice: _Choice) -> _Query | None:
         pins = find_pins(analysis, self._statement)
         sources.forget_spread()
-        dropped = sources.drop(gathered)
+        dropped = sources.drop(choice.gathered)
         added: list[tuple[Stage, Pinned | None]] = []
         grouped = any(scope.select.group_clause for scope in analysis.scopes)
-        for table in sources.in_order(gathered):
-            source, name = sources.source(table, gathered), self._name("rows")
-            sources.mark_spread(table, gathered, name)
-            items = tuple(analysis.occurrences[place] for place in source.occurrences)
-            added.append((relation_of(source, name, grouped), Pinned(pins, analysis, items)))
-        spread = sources.spread
+
+        def gather(table: str, items: list[Item], divided_by: str = "") -> str:
+            source, name = sources.source(table, items), self._name("rows")
+            relation = replace(relation_of(source, name, grouped), divided_by=divided_by)
+            found = tuple(analysis.occurrences[place] for place in source.occurrences)
+            added.append((relation, Pinned(pins, analysis, found)))
+            return name
+
+        whole = [item for item in choice.gathered if item not in choice.divided]
+        for table in sources.in_order(whole):
+            sources.mark_spread(table, whole, gather(table, whole))
+        spread = dict(sources.spread)
+        for table, column in choice.divided_tables():
+            items = [item for item in choice.divided if item.table is not None and item.table.name == table]
+            spread |= dict.fromkeys(items, gather(table, items, column))
         then: Pushdown | MergeQuery
-        if in_place:
+        if choice.in_place or choice.divided:
             table = self._name("partial")
-            found = plan_pushdown(select, analysis, self._statement, self._topology, spread, table, dropped)
+            found = plan_pushdown(
+                select, analysis, self._statement, self._topology, spread, table, dropped, choice.divided
+            )
             if isinstance(found, str):
                 return None
             then, roots, lists = found, found.roots, found.lists
@@ -285,7 +341,7 @@ class _Planner:
             text = placed_text(select, analysis, self._statement, self._topology, spread, dropped=dropped)
             then, roots, lists = MergeQuery(text), (), ()
         self.stages += added
-        return _Query(then, Pinned(pins, analysis, roots, lists))
+        return _Query(then, Pinned(pins, analysis, roots, lists, bool(choice.divided)))
 
 
 def _merge_sql(pushdown: Pushdown) -> str:

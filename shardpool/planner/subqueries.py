@@ -167,7 +167,8 @@ def _carriers(scope: Scope) -> Iterator[Carrier]:
     while current is not None:
         for item in current.items:
             if item.table is not None and item.table.sharded:
-                yield Carrier((item,), item, tuple(item.alias_of(key) or "" for key in item.table.key))
+                keys = tuple(item.alias_of(key) or "" for key in item.table.key)
+                yield Carrier((item,), item, keys, item.table.key_types)
         current = current.parent
 
 
