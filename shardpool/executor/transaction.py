@@ -30,7 +30,7 @@ from shardpool.executor.constructs import Constructs
 from shardpool.executor.current import CurrentTopology
 from shardpool.executor.deadlocks import PREFIX, Deadlocks
 from shardpool.executor.results import RoutedResult
-from shardpool.executor.transaction_queries import answer
+from shardpool.executor.writes import answer
 from shardpool.planner.keyed import KeyedStatement, types_of_key
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.writes import CompiledWrite
@@ -160,17 +160,23 @@ class Transaction:
         self._pin()
 
     def on_shard(
-        self, shard: str, sql: str, params: Parameters, placements: Sequence[Placement], may_write: bool
+        self,
+        shard: str,
+        sql: str,
+        params: Parameters,
+        placements: Sequence[Placement],
+        may_write: bool,
+        texts: bool = False,
     ) -> RoutedResult:
-        """Run a statement of this transaction on a shard."""
+        """Run a statement of this transaction on a shard. *texts*: values as the server spells them."""
         branch = self.branch(shard)
         branch.may_write = branch.may_write or may_write
         try:
             if len(self._branches) == 1:
-                result = branch.run(sql, params, self._savepoints)
+                result = branch.run(sql, params, self._savepoints, texts)
             else:
                 with self._around.deadlocks.watch(self._name, branch, self._branches):
-                    result = branch.run(sql, params, self._savepoints)
+                    result = branch.run(sql, params, self._savepoints, texts)
         except psycopg2.Error as error:
             if branch.cancelled:
                 raise self.give_up(CrossShardDeadlock(shard)) from error

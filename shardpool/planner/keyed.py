@@ -209,11 +209,11 @@ def inserted_keys(insert: Tree, table: Table, statement: Statement, topology: To
 def _written_key(table: Table, sources: list[Source | None], code: str) -> WrittenKey:
     known = tuple(source for source in sources if source is not None)
     columns = [table.column(name) for name in table.key]
-    lengths = tuple(sys.maxsize if column is None else _length(column.type) for column in columns)
+    lengths = tuple(sys.maxsize if column is None else text_length(column.type) for column in columns)
     return WrittenKey(table.name, table.key_types, known, code, lengths)
 
 
-def _length(sql_type: str) -> int:
+def text_length(sql_type: str) -> int:
     """The n of ``character varying(n)``."""
     bound = sql_type.partition("(")[2].partition(")")[0]
     return int(bound) if sql_type.startswith("character varying(") else sys.maxsize

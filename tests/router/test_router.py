@@ -109,6 +109,12 @@ def test_errors_are_sqlalchemys(shop: Router) -> None:
         shop.query("SELECT * FROM orderz")
 
 
+PARENTS = """
+CREATE TABLE parents (customer_id bigint PRIMARY KEY);
+CREATE TABLE children (customer_id bigint PRIMARY KEY REFERENCES parents ON DELETE CASCADE);
+"""
+
+
 @pytest.mark.parametrize("code", sorted(REFUSALS))
 def test_every_refusal_by_its_example(shop: Router, code: str) -> None:
     example = REFUSALS[code][2]
@@ -120,6 +126,10 @@ def test_every_refusal_by_its_example(shop: Router, code: str) -> None:
                 transaction.query(example)
         elif code == "SP137":
             shop.explain(example)
+        elif code == "SP138":
+            shop.create_schema(PARENTS, {"parents": Sharded("customer_id"), "children": Sharded("customer_id")})
+            shop.query("INSERT INTO parents SELECT generate_series(1, 20)")
+            shop.query(example)
         else:
             shop.query(example)
     assert caught.value.code == code
