@@ -37,7 +37,7 @@ from shardpool.executor.cache import PlanCache
 from shardpool.executor.constructs import Constructs
 from shardpool.executor.current import CurrentTopology
 from shardpool.executor.deadlocks import Deadlocks
-from shardpool.executor.explain import Explanation
+from shardpool.executor.explain import Explanation, WriteExplanation
 from shardpool.executor.ids import ById, IdClock
 from shardpool.executor.merge import Merger
 from shardpool.executor.partition import OPTION, PartitionContext, watch
@@ -47,12 +47,13 @@ from shardpool.executor.sizes import TableSizes
 from shardpool.executor.statements import MAX_RETRIES, Statements
 from shardpool.executor.trace import Trace
 from shardpool.executor.transaction import Surroundings
+from shardpool.executor.transaction_queries import IN_TRANSACTION
 from shardpool.executor.transactional import Transactional
 from shardpool.executor.writes import Writes
 from shardpool.planner.keyed import compile_keyed, types_of_key
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.refusals import refuse as refuse_statement
-from shardpool.planner.writes import CompiledWrite, compile_statement
+from shardpool.planner.writes import CompiledWrite, Steps, chosen, compile_statement
 from shardpool.topology.key import KeyValue, hash_key
 from shardpool.topology.shard_map import Partition, Placement, Shard, ShardMap, Topology
 from shardpool.topology.tables import TableKind
@@ -293,12 +294,18 @@ class Router(Transactional):
         """
         return self._answers.stream(self._select(sql), params or _NO_PARAMETERS)
 
-    def explain(self, sql: str, params: Parameters | None = None, *, analyze: bool = False) -> Explanation:
-        """Return the plan of a SELECT: `str()` is readable, `to_json()` is for programs.
+    def explain(
+        self, sql: str, params: Parameters | None = None, *, analyze: bool = False
+    ) -> Explanation | WriteExplanation:
+        """Return the plan of a statement: `str()` is readable, `to_json()` is for programs.
 
-        With *analyze* it is run, and rows, bytes and milliseconds of its steps are told.
+        With *analyze* it is run, and rows, bytes and milliseconds of its steps are told; a write is refused then.
         """
         topology, given = self._current.value, params or _NO_PARAMETERS
+        if not analyze:
+            found = self._queries.text(sql, topology)
+            if not isinstance(found, CompiledQuery):
+                return self._explained_write(sql, found, given, topology)
         compiled = self._select(sql)
         if not analyze:
             return Explanation(sql, compiled.bind(given, topology, self._sizes.statistics(given)))
@@ -308,6 +315,16 @@ class Router(Transactional):
         trace.milliseconds = (time.perf_counter() - started) * 1000
         assert trace.plan is not None
         return Explanation(sql, trace.plan, trace)
+
+    def _explained_write(
+        self, sql: str, compiled: CompiledWrite, params: Parameters, topology: Topology
+    ) -> WriteExplanation:
+        steps, reason = chosen(compiled, params, topology)
+        if isinstance(steps, Steps):
+            return WriteExplanation(sql, steps.steps)
+        # As in a transaction: temporary tables would keep it from being prepared.
+        plan = steps.source.bind(params, topology, failed={"stages": IN_TRANSACTION})
+        return WriteExplanation(sql, (), Explanation(sql, plan), reason)
 
     def _select(self, sql: str) -> CompiledQuery:
         compiled = self._queries.text(sql, self._current.value)

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from shardpool.executor.transaction import Transaction
 
 
+#: Why a transaction has no stages.
+IN_TRANSACTION = "temporary tables of a transaction's own would keep it from being prepared"
+
+
 def select(
     transaction: Transaction,
     compiled: CompiledQuery,
@@ -41,7 +45,7 @@ def select(
     `Router.query`; refuses functions whose reads and writes are unknown."""
     if compiled.unknown_function is not None:
         raise refuse("SP130", compiled.unknown_function)
-    failed = {"stages": "temporary tables of a transaction's own would keep it from being prepared"}
+    failed = {"stages": IN_TRANSACTION}
     plan = compiled.bind(parameters, topology, failed=failed)
     if isinstance(plan, PushdownPlan) and plan.reads_tables:
         failed["pushdown"] = "the merge query would not see what the transaction wrote"

@@ -103,8 +103,8 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
         "merge into country using orders on country.code = orders.code when matched then delete",
     ),
     "SP137": (
-        "explain() and stream() are for SELECTs",
-        "ask for a SELECT of the rows that it writes; query() writes",
+        "stream() and explain(analyze=True) are for SELECTs",
+        "query() writes; explain() without running it takes writes too",
         "delete from orders",
     ),
     "SP138": (

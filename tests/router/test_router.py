@@ -125,7 +125,7 @@ def test_every_refusal_by_its_example(shop: Router, code: str) -> None:
             with shop.transaction(isolation="REPEATABLE READ") as transaction:
                 transaction.query(example)
         elif code == "SP137":
-            shop.explain(example)
+            shop.explain(example, analyze=True)
         elif code == "SP138":
             shop.create_schema(PARENTS, {"parents": Sharded("customer_id"), "children": Sharded("customer_id")})
             shop.query("INSERT INTO parents SELECT generate_series(1, 20)")

@@ -38,7 +38,17 @@ from shardpool.planner.writes.steps import (
 )
 from shardpool.topology.shard_map import Topology
 
-__all__ = ["CompiledWrite", "Copies", "Found", "Staged", "Step", "Steps", "compile_statement", "compile_write"]
+__all__ = [
+    "CompiledWrite",
+    "Copies",
+    "Found",
+    "Staged",
+    "Step",
+    "Steps",
+    "chosen",
+    "compile_statement",
+    "compile_write",
+]
 
 T = TypeVar("T")
 
@@ -109,18 +119,29 @@ class FirstProven:
     _found: dict[str, tuple[Staged | None, ShardpoolError | None]] = field(default_factory=dict, compare=False)
 
     def bind(self, parameters: Mapping[str, Any], topology: Topology) -> Steps | Staged:
+        return self.chosen(parameters, topology)[0]
+
+    def chosen(self, parameters: Mapping[str, Any], topology: Topology) -> tuple[Steps | Staged, str]:
+        """Return what `bind` does, and why not the words as they are, or ""."""
         direct, refusal = self.direct, self.refusal
         if direct is not None:
             steps, refusal = _attempt(lambda: direct.bind(parameters, topology))
             if steps is not None:
-                return steps
+                return steps, ""
         assert refusal is not None
         if "staged" not in self._found:
             self._found["staged"] = _attempt(lambda: _staged(self.statement, topology))
         staged, also = self._found["staged"]
         if staged is None:
             raise _both(refusal, also)
-        return staged
+        return staged, refusal.message if isinstance(refusal, UnsupportedStatement) else str(refusal)
+
+
+def chosen(compiled: CompiledWrite, parameters: Mapping[str, Any], topology: Topology) -> tuple[Steps | Staged, str]:
+    """Return how a write is carried out, and why not by its own words, or "". Raises as `CompiledWrite.bind`."""
+    if isinstance(compiled, FirstProven):
+        return compiled.chosen(parameters, topology)
+    return compiled.bind(parameters, topology), ""
 
 
 def _both(refusal: ShardpoolError, also: ShardpoolError | None) -> ShardpoolError:
