@@ -38,11 +38,12 @@ from shardpool.executor.constructs import Constructs
 from shardpool.executor.current import CurrentTopology
 from shardpool.executor.deadlocks import Deadlocks
 from shardpool.executor.explain import Explanation, WriteExplanation
-from shardpool.executor.ids import ById, IdClock
+from shardpool.executor.ids import IDS, ById, GivesIds, IdClock
 from shardpool.executor.merge import Merger
 from shardpool.executor.partition import OPTION, PartitionContext, watch
 from shardpool.executor.queries import Queries
 from shardpool.executor.results import RoutedResult, StreamedResult
+from shardpool.executor.sessions import routed_engine
 from shardpool.executor.sizes import TableSizes
 from shardpool.executor.statements import MAX_RETRIES, Statements
 from shardpool.executor.trace import Trace
@@ -54,7 +55,7 @@ from shardpool.planner.keyed import compile_keyed, types_of_key
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.refusals import refuse as refuse_statement
 from shardpool.planner.writes import CompiledWrite, Steps, chosen, compile_statement
-from shardpool.topology.key import KeyValue, hash_key
+from shardpool.topology.key import KeyValue
 from shardpool.topology.shard_map import Partition, Placement, Shard, ShardMap, Topology
 from shardpool.topology.tables import TableKind
 from shardpool.two_phase import Coordinator
@@ -115,7 +116,8 @@ class Router(Transactional):
         merger = Merger(self.engines, self._threads, config.query.max_gather_bytes, config.query.merge_node)
         self._sizes = TableSizes(self.engines, self._current, self._threads)
         self._answers = Queries(self.engines, self._current, self._statements, merger, self._sizes)
-        self._constructs = Constructs()
+        self._ids = GivesIds(IdClock(self.catalog), self._current)
+        self._constructs = Constructs(self._ids)
         coordinator = Coordinator(self.engines, config.keyspace, self._threads)
         self._around = Surroundings(
             self.engines,
@@ -128,7 +130,7 @@ class Router(Transactional):
             Deadlocks(self.engines),
             config.query.max_gather_bytes,
         )
-        self._ids = IdClock(self.catalog)
+        self._sessions = routed_engine(lambda isolation: self.transaction(isolation=isolation), self._ids)
         self._by_id = ById(self._current, self._statements, self.transaction)
         self._writes = Writes(self._current, self._statements, self.transaction)
         self._resolver = Resolver(self.engines, self._current, coordinator, self._resolve_loads)
@@ -209,9 +211,7 @@ class Router(Transactional):
     def next_id(self, key: KeyValue, table: str | None = None) -> int:
         """Return an id for a new row of *key*: unique in the keyspace, later ones greater (between routers to about a
         second), and `execute_by_id` finds the row by it. Raise `KeyTypeMismatch`, `CatalogUnavailable`."""
-        topology = self._current.value
-        types = types_of_key(key, topology) if table is None else topology.tables[table].key_types
-        return self._ids.next_id(hash_key(key, types))
+        return self._ids.next_id(key, table)
 
     def execute_by_id(self, identity: int, sql: str, params: Parameters | None = None) -> Result[Any]:
         """Run one statement as `execute` does, on the partition that an id of `next_id` carries. It must name its row,
@@ -227,12 +227,22 @@ class Router(Transactional):
         """
         topology, placement = self._place(key, table)
         context = PartitionContext(topology, placement, self._current.moved)
-        with self.engines.engine(placement.shard).connect().execution_options(**{OPTION: context}) as connection:
+        options = {OPTION: context, IDS: self._ids}
+        with self.engines.engine(placement.shard).connect().execution_options(**options) as connection:
             yield connection
 
     @contextmanager
-    def session(self, key: KeyValue, table: str | None = None, **options: Any) -> Iterator[Session]:
-        """Give an ORM Session on the partition of *key*; *options* go to `sqlalchemy.orm.Session`."""
+    def session(self, key: KeyValue = None, table: str | None = None, **options: Any) -> Iterator[Session]:
+        """Give an ORM Session over all shards, whose commit is that of a `transaction`; or, with *key*, one on its
+        partition. *options* go to `sqlalchemy.orm.Session`.
+
+        Over all shards its statements are answered as by `Transaction.query`, and raise as that does. Isolation levels
+        are chosen as in SQLAlchemy: ``session.connection(execution_options={"isolation_level": "REPEATABLE READ"})``.
+        """
+        if key is None:
+            with Session(bind=self._sessions, **options) as session:
+                yield session
+            return
         with self.connect(key, table) as connection, Session(bind=connection, **options) as session:
             yield session
 

@@ -116,12 +116,13 @@ class Transaction:
 
     def query(self, sql: str | Executable, params: Parameters | None = None) -> Result[Any]:
         """Answer a SELECT over all shards, with the transaction's own writes, or write. Raises as `Router.query`."""
-        queries = self._around.queries
         if not isinstance(sql, str):
-            return self._around.constructs.execute(
-                sql, params, lambda text, values: answer(self, queries.pyformat(text, self._topology), values)
-            )
-        return answer(self, queries.text(sql, self._topology), params or {})
+            return self._around.constructs.execute(sql, params, self.pyformat)
+        return answer(self, self._around.queries.text(sql, self._topology), params or {})
+
+    def pyformat(self, sql: str, params: Parameters) -> RoutedResult:
+        """Do as `query` for a text in psycopg2's spelling, as SQLAlchemy writes it."""
+        return answer(self, self._around.queries.pyformat(sql, self._topology), params)
 
     # -- what the parts of a transaction use ------------------------------------------------------------------------
 

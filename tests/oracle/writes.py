@@ -409,8 +409,8 @@ class Generator:
         write = self._pick(
             f"DELETE FROM items WHERE line > {self._random.randrange(3)} RETURNING customer, id, line",
             f"UPDATE orders SET total = 3, note = 'w' WHERE id > {self._random.randrange(4)} RETURNING customer, id",
-            f"DELETE FROM items USING orders o WHERE o.customer = items.customer AND items.customer = {key} "
-            "RETURNING items.customer, o.id, quantity",
+            f"DELETE FROM items USING orders o WHERE o.customer = items.customer AND o.id = items.id "
+            f"AND o.customer = {key} RETURNING items.customer, o.id, quantity",
         )
         return (
             f"WITH w AS ({write}) "
