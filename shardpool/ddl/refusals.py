@@ -28,8 +28,8 @@ class Refusal:
 
 
 _SPLIT_IDS = (
-    "let the application compute the ids (time-ordered 64-bit ids), or use uuid with DEFAULT gen_random_uuid() on a "
-    "sharded table"
+    "router.next_id(key) gives time-ordered 64-bit ids (default=shardpool.next_id for a column of SQLAlchemy), or use "
+    "uuid with DEFAULT gen_random_uuid() on a sharded table"
 )
 _ORDERS = "create table orders (customer_id bigint not null, id bigint, {}, primary key (customer_id, id))"
 
