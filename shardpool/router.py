@@ -31,7 +31,7 @@ from shardpool.ddl import SchemaManager, StatementReport, created_tables, parse_
 from shardpool.ddl.refusals import refuse
 from shardpool.engines import Engines, PoolStats
 from shardpool.engines.registry import PasswordSource
-from shardpool.errors import SchemaBusy, StalePlacement
+from shardpool.errors import SchemaBusy, StalePlacement, UnknownTable
 from shardpool.executor.background import Resolver
 from shardpool.executor.cache import PlanCache
 from shardpool.executor.constructs import Constructs
@@ -51,11 +51,12 @@ from shardpool.executor.transaction import Surroundings
 from shardpool.executor.transaction_queries import IN_TRANSACTION
 from shardpool.executor.transactional import Transactional
 from shardpool.executor.writes import Writes
-from shardpool.planner.keyed import compile_keyed, types_of_key
+from shardpool.planner.keyed import compile_for_key, types_of_key
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.refusals import refuse as refuse_statement
 from shardpool.planner.writes import CompiledWrite, Steps, chosen, compile_statement
 from shardpool.topology.key import KeyValue
+from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Partition, Placement, Shard, ShardMap, Topology
 from shardpool.topology.tables import TableKind
 from shardpool.two_phase import Coordinator
@@ -104,7 +105,7 @@ class Router(Transactional):
         self.config = config
         self.catalog = Catalog(config.catalog, config.keyspace, config.pool.connect_timeout)
         self.engines = Engines(config, password, on_engine=watch)
-        self._keyed = PlanCache(compile_keyed)
+        self._keyed = PlanCache(compile_for_key)
         self._queries = PlanCache(compile_statement)
         try:
             self._current = CurrentTopology(self.catalog, self.engines, self._forget_plans)
@@ -218,6 +219,25 @@ class Router(Transactional):
         by ``id = :id`` or so: where partitions are smaller than what an id tells, it runs on several."""
         compiled = self._keyed.text(sql, self._current.value)
         return self._by_id.execute(identity, compiled, params or _NO_PARAMETERS)
+
+    def find_key(self, table: str, **unique: Any) -> KeyValue:
+        """Return the partition key of the row of *table* that has a value in a column which is unique over all
+        partitions, ``find_key("customers", email="x")``; None if there is none. One round trip, to one partition.
+
+        Raise `UnknownTable`, `ValueError` for a column that was not declared as unique, and as `query`.
+        """
+        topology = self._current.value
+        if table not in topology.tables:
+            raise UnknownTable(table, topology.keyspace, list(topology.tables))
+        declared = dict(topology.tables[table].unique)
+        if len(unique) != 1 or not unique.keys() <= declared.keys():
+            known = ", ".join(declared) or "it has none"
+            raise ValueError(f"got {', '.join(unique) or 'nothing'}, expected a unique column of {table!r} ({known})")
+        ((column, value),) = unique.items()
+        key = topology.tables[table].key
+        words = f"SELECT {', '.join(map(quote, key))} FROM {quote(declared[column])} WHERE {quote(column)} = :value"
+        row = self.query(words, {"value": value}).first()
+        return None if row is None else row[0] if len(key) == 1 else tuple(row)
 
     @contextmanager
     def connect(self, key: KeyValue, table: str | None = None) -> Iterator[Connection]:

@@ -22,7 +22,7 @@ from shardpool.executor.transaction_queries import select
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.moment import MOMENT
 from shardpool.planner.refusals import refuse
-from shardpool.planner.writes import CompiledWrite, Copies, Found, Staged, Step, Steps
+from shardpool.planner.writes import CompiledWrite, Copies, Found, Guarded, Staged, Step, Steps
 
 if TYPE_CHECKING:
     from shardpool.executor.transaction import Transaction
@@ -46,7 +46,7 @@ class Writes:
         while True:
             topology = self._current.value
             steps = compiled.bind(parameters, topology)
-            if not isinstance(steps, Steps) or len(steps.steps) != 1 or steps.copies:
+            if isinstance(compiled, Guarded) or not isinstance(steps, Steps) or len(steps.steps) != 1 or steps.copies:
                 return self._together(compiled, parameters)
             (step,) = steps.steps
             try:
@@ -78,15 +78,38 @@ def answer(transaction: Transaction, compiled: CompiledQuery | CompiledWrite, pa
 
 def write(transaction: Transaction, compiled: CompiledWrite, parameters: Parameters) -> RoutedResult:
     """Carry out a write as a part of *transaction*."""
+    result, steps = _written(transaction, compiled, parameters)
+    return _with_reservations(transaction, compiled, result, steps) if isinstance(compiled, Guarded) else result
+
+
+def _written(transaction: Transaction, compiled: CompiledWrite, parameters: Parameters) -> tuple[RoutedResult, Steps]:
     steps = compiled.bind(parameters, transaction.topology)
     if steps.copies is not None:
         _lock_copies(transaction, steps.copies)
     if isinstance(steps, Steps):
-        return _carried_out(transaction, steps, parameters)
+        return _carried_out(transaction, steps, parameters), steps
     return _staged(transaction, steps, parameters)
 
 
-def _staged(transaction: Transaction, staged: Staged, parameters: Parameters) -> RoutedResult:
+def _with_reservations(transaction: Transaction, guarded: Guarded, result: RoutedResult, steps: Steps) -> RoutedResult:
+    """Write the reservations along; return the result without what was hidden in it."""
+    width = len(guarded.hidden)
+    after = [row[-width:] for row in result.rows]
+    for step in guarded.reservations(steps.before, after, transaction.topology):
+        placements = [step.placement] if step.placement else []
+        written = transaction.on_shard(step.shard, step.sql, step.parameters, placements, True)
+        if written.rowcount != step.expected:
+            error = SchemaDrift(
+                f"the reservations of table {guarded.table.name!r} do not agree with its rows: shardpool doctor tells "
+                "more; nothing was changed"
+            )
+            raise transaction.give_up(error)
+    if not guarded.returns:
+        return RoutedResult(None, [], result.rowcount)
+    return RoutedResult(result.description[:-width], [row[:-width] for row in result.rows], result.rowcount)
+
+
+def _staged(transaction: Transaction, staged: Staged, parameters: Parameters) -> tuple[RoutedResult, Steps]:
     """Find the rows and write them; again if somebody changed them in between."""
     for _ in range(ATTEMPTS):
         with suppress(_Changed), transaction.savepoint():
@@ -94,7 +117,7 @@ def _staged(transaction: Transaction, staged: Staged, parameters: Parameters) ->
             found = Found(type_names(transaction, result.description), result.rows)
             _check_size(found, transaction.around.max_gather_bytes)
             steps = staged.steps(found, parameters, transaction.topology)
-            return _carried_out(transaction, steps, parameters)
+            return _carried_out(transaction, steps, parameters), steps
     raise WriteConflict(ATTEMPTS)
 
 

@@ -116,8 +116,36 @@ def compile_keyed(statement: Statement, topology: Topology) -> KeyedStatement:
     return _compile(statement, topology, strict=True)
 
 
+def compile_for_key(statement: Statement, topology: Topology) -> KeyedStatement:
+    """Do as `compile_keyed`, and refuse writes that other partitions must know of: of columns that are unique."""
+    _check_reserved(statement.node, topology)
+    return compile_keyed(statement, topology)
+
+
+def _check_reserved(statement: Tree, topology: Topology) -> None:
+    for node in walk(statement):
+        if isinstance(node, pb.TruncateStmt):
+            names_written = [it.range_var.relname for it in node.relations]
+        elif isinstance(node, pb.InsertStmt | pb.UpdateStmt | pb.DeleteStmt | pb.MergeStmt):
+            names_written = [node.relation.relname]
+        else:
+            continue
+        for name in names_written:
+            table = topology.tables.get(name)
+            if table is None or not (table.unique or name in topology.reservations):
+                continue
+            if not isinstance(node, pb.UpdateStmt) or reserved_columns(node, table) or not table.unique:
+                raise refuse("SP139", name)
+
+
+def reserved_columns(update: Tree, table: Table) -> set[str]:
+    """The columns that an UPDATE assigns and reservations hold: unique ones, and the key."""
+    return {it.res_target.name for it in update.target_list} & {*dict(table.unique), *table.key}
+
+
 def compile_on_connection(statement: Statement, topology: Topology) -> KeyedStatement | None:
     """Analyse a statement of `Router.connect`; None for one that needs no care (settings, temporary tables, ...)."""
+    _check_reserved(statement.node, topology)
     name = kind(statement.node)
     if name in _DEFINITIONS and not _temporary(statement.node):
         raise refuse("SP111", name.removesuffix("_stmt").replace("_", " ").upper())

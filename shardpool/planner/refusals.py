@@ -112,6 +112,12 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
         "delete and insert the rows in one transaction, with what depends on them",
         "update parents set customer_id = customer_id + 1",
     ),
+    "SP139": (
+        "the reservations of columns that are unique over all partitions could not be written along: {what}",
+        "write such tables by query(): INSERT (also with ON CONFLICT DO NOTHING), UPDATE, DELETE, and TRUNCATE with "
+        "their tables of reservations in one; load rows into another table first, and INSERT .. SELECT them",
+        "insert into members (member_id, email) values (1, 'a') on conflict (member_id) do update set email = 'b'",
+    ),
     "SP110": (
         "{what} inside execute(): every call is a transaction of its own",
         "use router.connect(key) and its begin(), commit() and rollback()",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from shardpool.errors import CrossShardTransaction, ShardpoolError, UnsupportedStatement
-from shardpool.planner.ast import is_a, kind
+from shardpool.planner.ast import is_a, kind, unwrap
 from shardpool.planner.ladder import CompiledQuery, compile_query
 from shardpool.planner.refusals import refuse
 from shardpool.planner.safety import check_session
@@ -22,6 +22,7 @@ from shardpool.planner.statement import Statement
 from shardpool.planner.writes.changes import compile_staged_change
 from shardpool.planner.writes.ctes import compile_with
 from shardpool.planner.writes.everywhere import compile_reference, compile_truncate
+from shardpool.planner.writes.guarded import Guarded, guarded_table, with_hidden
 from shardpool.planner.writes.inserts import compile_staged_insert
 from shardpool.planner.writes.merges import compile_merge, compile_staged_merge
 from shardpool.planner.writes.partitions import compile_partitions
@@ -42,6 +43,7 @@ __all__ = [
     "CompiledWrite",
     "Copies",
     "Found",
+    "Guarded",
     "Staged",
     "Step",
     "Steps",
@@ -72,9 +74,19 @@ def compile_write(statement: Statement, topology: Topology) -> CompiledWrite:
     unknown = check_session(statement.node, topology)
     if unknown is not None:
         raise refuse("SP135", unknown)
+    table = guarded_table(statement, topology)
     if modifying_ctes(statement):
+        if table is not None:
+            raise refuse("SP139", table.name)
         return compile_with(statement, topology)
-    return FirstProven(statement, *_attempt(lambda: _direct(statement, topology)))
+    if table is None:
+        return FirstProven(statement, *_attempt(lambda: _direct(statement, topology)))
+    verb = kind(statement.node).removesuffix("_stmt")
+    whole = with_hidden(statement, table)
+    # What an UPDATE replaces must be found first: RETURNING has the new values only.
+    direct = (None, refuse("SP132", "it changes a unique column")) if verb == "update" else None
+    inner = FirstProven(whole, *(direct or _attempt(lambda: _direct(whole, topology))))
+    return Guarded(inner, table, verb, bool(unwrap(statement.node).returning_clause.exprs))
 
 
 def _direct(statement: Statement, topology: Topology) -> CompiledWrite:
@@ -139,6 +151,8 @@ class FirstProven:
 
 def chosen(compiled: CompiledWrite, parameters: Mapping[str, Any], topology: Topology) -> tuple[Steps | Staged, str]:
     """Return how a write is carried out, and why not by its own words, or "". Raises as `CompiledWrite.bind`."""
+    if isinstance(compiled, Guarded):
+        return chosen(compiled.inner, parameters, topology)
     if isinstance(compiled, FirstProven):
         return compiled.chosen(parameters, topology)
     return compiled.bind(parameters, topology), ""

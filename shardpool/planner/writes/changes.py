@@ -105,7 +105,7 @@ class StagedChange:
             *arriving.steps(self._text(self.insert, found), columns, parameters, topology),
         ]
         guard = self._guard(next(iter(leaving.by_placement))) if leaving.by_placement else None
-        return Steps(tuple(steps), guard=guard)
+        return Steps(tuple(steps), guard=guard, before=tuple(rows))
 
     def _distinct(self, found: Found) -> list[tuple[str | None, ...]]:
         """The rows, each once: where several joined rows change the same one, any of them does."""

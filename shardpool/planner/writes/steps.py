@@ -50,12 +50,14 @@ class Copies:
 @dataclass(frozen=True)
 class Steps:
     """The whole write, to be taken one after another. The rows of `guard`, if any, are reasons to refuse it; with
-    `moment` the current time is a parameter, which the executor is to ask for."""
+    `moment` the current time is a parameter, which the executor is to ask for. `before`: the rows that are changed, as
+    they were found, in the order of the table's columns."""
 
     steps: tuple[Step, ...]
     copies: Copies | None = None
     guard: Step | None = None
     moment: bool = False
+    before: tuple[tuple[str | None, ...], ...] = ()
 
 
 @dataclass(frozen=True)
