@@ -12,10 +12,11 @@ from shardpool.caretakers import register
 
 if TYPE_CHECKING:
     from shardpool.config import Config, parse_config, read_config
+    from shardpool.executor.ids import next_id
     from shardpool.router import Router
     from shardpool.topology.tables import Reference, Sharded
 
-__all__ = ["Config", "Reference", "Router", "Sharded", "parse_config", "read_config"]
+__all__ = ["Config", "Reference", "Router", "Sharded", "next_id", "parse_config", "read_config"]
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -23,6 +24,7 @@ _HOMES = {
     "Reference": "topology.tables",
     "Router": "router",
     "Sharded": "topology.tables",
+    "next_id": "executor.ids",
     "parse_config": "config",
     "read_config": "config",
 }

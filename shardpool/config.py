@@ -226,11 +226,11 @@ def _without_password(text: str) -> str:
 def _table(name: str, entry: Mapping[str, Any], source: str) -> TableKind:
     if "reference" in entry:
         return Reference()
-    key = entry["key"]
+    key, unique = entry["key"], entry.get("unique", {})
     columns = [key] if isinstance(key, str) else key
     try:
-        for identifier in (name, *columns):
+        for identifier in (name, *columns, *unique, *unique.values()):
             check_identifier(identifier)
     except ValueError as error:
         raise ConfigError(source, f"tables.{name}", entry, f"valid names ({error})") from None
-    return Sharded(key if isinstance(key, str) else tuple(key))
+    return Sharded(key if isinstance(key, str) else tuple(key), unique)

@@ -28,6 +28,7 @@
     │ ├ InDoubt               a transaction whose outcome cannot be found out now: has its id
     │ ├ TransactionAborted    an earlier statement failed: the transaction was rolled back
     │ ├ CrossShardDeadlock    the victim of a deadlock over several shards (retryable)
+    │ ├ WriteConflict         others changed the rows while they were written (retryable)
     │ ├ SnapshotTimeout       writers were committing all the time (retryable)
     │ ├ CannotPrepare         a shard cannot prepare the transaction; it was rolled back
     │ ├ ScatterFailed         some shards of a scatter failed; the rest was cancelled
@@ -116,7 +117,7 @@ class UnsupportedStatement(PlanError):
 
     def __init__(self, code: str, message: str, hint: str = "") -> None:
         super().__init__(f"[{code}] {message}" + (f" Hint: {hint}" if hint else ""))
-        self.code, self.hint = code, hint
+        self.code, self.message, self.hint = code, message, hint
 
 
 class GatherTooLarge(PlanError):
@@ -163,7 +164,7 @@ class SchemaError(ShardpoolError):
 
     def __init__(self, code: str, message: str, hint: str = "") -> None:
         super().__init__(f"[{code}] {message}" + (f" Hint: {hint}" if hint else ""))
-        self.code, self.hint = code, hint
+        self.code, self.message, self.hint = code, message, hint
 
 
 class SchemaBusy(SchemaError):
@@ -220,6 +221,18 @@ class CrossShardDeadlock(ExecutionError):
             "run it again"
         )
         self.shard = shard
+
+
+class WriteConflict(ExecutionError):
+    """A write that finds its rows first did not find them as they were, again and again; it did nothing."""
+
+    retryable = True
+
+    def __init__(self, attempts: int) -> None:
+        super().__init__(
+            f"the rows were changed between finding and writing them, {attempts} times: others change them all the "
+            "time, or a trigger keeps them from being written; run it again, or in isolation REPEATABLE READ"
+        )
 
 
 class SnapshotTimeout(ExecutionError):

@@ -31,29 +31,32 @@ from shardpool.ddl import SchemaManager, StatementReport, created_tables, parse_
 from shardpool.ddl.refusals import refuse
 from shardpool.engines import Engines, PoolStats
 from shardpool.engines.registry import PasswordSource
-from shardpool.errors import SchemaBusy, StalePlacement
+from shardpool.errors import SchemaBusy, StalePlacement, UnknownTable
 from shardpool.executor.background import Resolver
 from shardpool.executor.cache import PlanCache
 from shardpool.executor.constructs import Constructs
 from shardpool.executor.current import CurrentTopology
 from shardpool.executor.deadlocks import Deadlocks
-from shardpool.executor.explain import Explanation
-from shardpool.executor.ids import ById, IdClock
+from shardpool.executor.explain import Explanation, WriteExplanation
+from shardpool.executor.ids import IDS, ById, GivesIds, IdClock
 from shardpool.executor.merge import Merger
 from shardpool.executor.partition import OPTION, PartitionContext, watch
 from shardpool.executor.queries import Queries
 from shardpool.executor.results import RoutedResult, StreamedResult
+from shardpool.executor.sessions import routed_engine
 from shardpool.executor.sizes import TableSizes
 from shardpool.executor.statements import MAX_RETRIES, Statements
 from shardpool.executor.trace import Trace
 from shardpool.executor.transaction import Surroundings
+from shardpool.executor.transaction_queries import IN_TRANSACTION
 from shardpool.executor.transactional import Transactional
 from shardpool.executor.writes import Writes
-from shardpool.planner.keyed import compile_keyed, types_of_key
+from shardpool.planner.keyed import compile_for_key, types_of_key
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.refusals import refuse as refuse_statement
-from shardpool.planner.writes import CompiledWrite, compile_statement
-from shardpool.topology.key import KeyValue, hash_key
+from shardpool.planner.writes import CompiledWrite, Steps, chosen, compile_statement
+from shardpool.topology.key import KeyValue
+from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Partition, Placement, Shard, ShardMap, Topology
 from shardpool.topology.tables import TableKind
 from shardpool.two_phase import Coordinator
@@ -102,7 +105,7 @@ class Router(Transactional):
         self.config = config
         self.catalog = Catalog(config.catalog, config.keyspace, config.pool.connect_timeout)
         self.engines = Engines(config, password, on_engine=watch)
-        self._keyed = PlanCache(compile_keyed)
+        self._keyed = PlanCache(compile_for_key)
         self._queries = PlanCache(compile_statement)
         try:
             self._current = CurrentTopology(self.catalog, self.engines, self._forget_plans)
@@ -114,7 +117,8 @@ class Router(Transactional):
         merger = Merger(self.engines, self._threads, config.query.max_gather_bytes, config.query.merge_node)
         self._sizes = TableSizes(self.engines, self._current, self._threads)
         self._answers = Queries(self.engines, self._current, self._statements, merger, self._sizes)
-        self._constructs = Constructs()
+        self._ids = GivesIds(IdClock(self.catalog), self._current)
+        self._constructs = Constructs(self._ids)
         coordinator = Coordinator(self.engines, config.keyspace, self._threads)
         self._around = Surroundings(
             self.engines,
@@ -127,7 +131,7 @@ class Router(Transactional):
             Deadlocks(self.engines),
             config.query.max_gather_bytes,
         )
-        self._ids = IdClock(self.catalog)
+        self._sessions = routed_engine(lambda isolation: self.transaction(isolation=isolation), self._ids)
         self._by_id = ById(self._current, self._statements, self.transaction)
         self._writes = Writes(self._current, self._statements, self.transaction)
         self._resolver = Resolver(self.engines, self._current, coordinator, self._resolve_loads)
@@ -208,15 +212,32 @@ class Router(Transactional):
     def next_id(self, key: KeyValue, table: str | None = None) -> int:
         """Return an id for a new row of *key*: unique in the keyspace, later ones greater (between routers to about a
         second), and `execute_by_id` finds the row by it. Raise `KeyTypeMismatch`, `CatalogUnavailable`."""
-        topology = self._current.value
-        types = types_of_key(key, topology) if table is None else topology.tables[table].key_types
-        return self._ids.next_id(hash_key(key, types))
+        return self._ids.next_id(key, table)
 
     def execute_by_id(self, identity: int, sql: str, params: Parameters | None = None) -> Result[Any]:
         """Run one statement as `execute` does, on the partition that an id of `next_id` carries. It must name its row,
         by ``id = :id`` or so: where partitions are smaller than what an id tells, it runs on several."""
         compiled = self._keyed.text(sql, self._current.value)
         return self._by_id.execute(identity, compiled, params or _NO_PARAMETERS)
+
+    def find_key(self, table: str, **unique: Any) -> KeyValue:
+        """Return the partition key of the row of *table* that has a value in a column which is unique over all
+        partitions, ``find_key("customers", email="x")``; None if there is none. One round trip, to one partition.
+
+        Raise `UnknownTable`, `ValueError` for a column that was not declared as unique, and as `query`.
+        """
+        topology = self._current.value
+        if table not in topology.tables:
+            raise UnknownTable(table, topology.keyspace, list(topology.tables))
+        declared = dict(topology.tables[table].unique)
+        if len(unique) != 1 or not unique.keys() <= declared.keys():
+            known = ", ".join(declared) or "it has none"
+            raise ValueError(f"got {', '.join(unique) or 'nothing'}, expected a unique column of {table!r} ({known})")
+        ((column, value),) = unique.items()
+        key = topology.tables[table].key
+        words = f"SELECT {', '.join(map(quote, key))} FROM {quote(declared[column])} WHERE {quote(column)} = :value"
+        row = self.query(words, {"value": value}).first()
+        return None if row is None else row[0] if len(key) == 1 else tuple(row)
 
     @contextmanager
     def connect(self, key: KeyValue, table: str | None = None) -> Iterator[Connection]:
@@ -226,12 +247,22 @@ class Router(Transactional):
         """
         topology, placement = self._place(key, table)
         context = PartitionContext(topology, placement, self._current.moved)
-        with self.engines.engine(placement.shard).connect().execution_options(**{OPTION: context}) as connection:
+        options = {OPTION: context, IDS: self._ids}
+        with self.engines.engine(placement.shard).connect().execution_options(**options) as connection:
             yield connection
 
     @contextmanager
-    def session(self, key: KeyValue, table: str | None = None, **options: Any) -> Iterator[Session]:
-        """Give an ORM Session on the partition of *key*; *options* go to `sqlalchemy.orm.Session`."""
+    def session(self, key: KeyValue = None, table: str | None = None, **options: Any) -> Iterator[Session]:
+        """Give an ORM Session over all shards, whose commit is that of a `transaction`; or, with *key*, one on its
+        partition. *options* go to `sqlalchemy.orm.Session`.
+
+        Over all shards its statements are answered as by `Transaction.query`, and raise as that does. Isolation levels
+        are chosen as in SQLAlchemy: ``session.connection(execution_options={"isolation_level": "REPEATABLE READ"})``.
+        """
+        if key is None:
+            with Session(bind=self._sessions, **options) as session:
+                yield session
+            return
         with self.connect(key, table) as connection, Session(bind=connection, **options) as session:
             yield session
 
@@ -293,12 +324,18 @@ class Router(Transactional):
         """
         return self._answers.stream(self._select(sql), params or _NO_PARAMETERS)
 
-    def explain(self, sql: str, params: Parameters | None = None, *, analyze: bool = False) -> Explanation:
-        """Return the plan of a SELECT: `str()` is readable, `to_json()` is for programs.
+    def explain(
+        self, sql: str, params: Parameters | None = None, *, analyze: bool = False
+    ) -> Explanation | WriteExplanation:
+        """Return the plan of a statement: `str()` is readable, `to_json()` is for programs.
 
-        With *analyze* it is run, and rows, bytes and milliseconds of its steps are told.
+        With *analyze* it is run, and rows, bytes and milliseconds of its steps are told; a write is refused then.
         """
         topology, given = self._current.value, params or _NO_PARAMETERS
+        if not analyze:
+            found = self._queries.text(sql, topology)
+            if not isinstance(found, CompiledQuery):
+                return self._explained_write(sql, found, given, topology)
         compiled = self._select(sql)
         if not analyze:
             return Explanation(sql, compiled.bind(given, topology, self._sizes.statistics(given)))
@@ -308,6 +345,16 @@ class Router(Transactional):
         trace.milliseconds = (time.perf_counter() - started) * 1000
         assert trace.plan is not None
         return Explanation(sql, trace.plan, trace)
+
+    def _explained_write(
+        self, sql: str, compiled: CompiledWrite, params: Parameters, topology: Topology
+    ) -> WriteExplanation:
+        steps, reason = chosen(compiled, params, topology)
+        if isinstance(steps, Steps):
+            return WriteExplanation(sql, steps.steps)
+        # As in a transaction: temporary tables would keep it from being prepared.
+        plan = steps.source.bind(params, topology, failed={"stages": IN_TRANSACTION})
+        return WriteExplanation(sql, (), Explanation(sql, plan), reason)
 
     def _select(self, sql: str) -> CompiledQuery:
         compiled = self._queries.text(sql, self._current.value)

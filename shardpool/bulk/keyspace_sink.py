@@ -25,6 +25,7 @@ from shardpool.bulk.route import RecordRouter
 from shardpool.bulk.together import Together, chunk_label, job_label
 from shardpool.bulk.translate import refused
 from shardpool.errors import BadRow, BadRows, UnknownTable
+from shardpool.planner.refusals import refuse
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Topology
 from shardpool.topology.tables import Table
@@ -107,6 +108,8 @@ class KeyspaceSink:
         table = topology.tables.get(batch.table)
         if table is None:
             raise UnknownTable(batch.table, topology.keyspace, list(topology.tables))
+        if table.unique or table.name in topology.reservations:
+            raise refuse("SP139", table.name)
         if not table.sharded:
             path = f"SET LOCAL search_path TO {quote(topology.keyspace)}, public;"
             every = range(len(batch.records))

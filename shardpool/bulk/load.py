@@ -20,6 +20,7 @@ from shardpool.bulk.split import Batch, Splitter
 from shardpool.bulk.translate import refused_batch
 from shardpool.catalog import Catalog
 from shardpool.errors import LoadError, UnknownTable
+from shardpool.planner.refusals import refuse
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Topology
 from shardpool.topology.tables import Table
@@ -63,6 +64,7 @@ def copy_into(
 
     Raises:
         UnknownTable: the keyspace has no such table. MissingPartitionKey: the source lacks a key column.
+        UnsupportedStatement: the table has columns that are unique over all partitions.
         BadRow: a row that cannot be loaded, with its line in the source. LoadError: anything else about the source.
         StalePlacement: a partition moved meanwhile; load again with the new shard map.
         ShardUnavailable, PoolTimeout: a shard is not there. Nothing is loaded in all these cases.
@@ -73,6 +75,8 @@ def copy_into(
     definition = topology.tables.get(table)
     if definition is None:
         raise UnknownTable(table, topology.keyspace, list(topology.tables))
+    if definition.unique or table in topology.reservations:
+        raise refuse("SP139", table)
     if batch_bytes < 1:
         raise LoadError(f"batch_bytes is a positive number of bytes, got {batch_bytes}")
     options = FileOptions(format, delimiter, header, null)

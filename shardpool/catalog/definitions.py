@@ -15,6 +15,7 @@ def table_to_json(table: Table) -> dict[str, Any]:
         "primary_key": list(table.primary_key),
         "key": list(table.key),
         "key_types": [key_type.value for key_type in table.key_types],
+        "unique": dict(table.unique),
     }
 
 
@@ -25,4 +26,5 @@ def table_from_json(name: str, definition: dict[str, Any]) -> Table:
         primary_key=tuple(definition["primary_key"]),
         key=tuple(definition["key"]),
         key_types=tuple(KeyType(value) for value in definition["key_types"]),
+        unique=tuple(sorted(definition.get("unique", {}).items())),
     )

@@ -31,15 +31,43 @@ from shardpool.planner.plan import (
 )
 
 if TYPE_CHECKING:
-    from shardpool.executor.explain import Explanation
+    from shardpool.executor.explain import Explanation, WriteExplanation
     from shardpool.executor.trace import Trace
-    from shardpool.topology.shard_map import Topology
+    from shardpool.topology.shard_map import Partition, Topology
 
 #: Partitions that are listed one by one; of more only the number is told.
 LISTED = 8
 
 
-def plan_picture(explanation: Explanation, topology: Topology) -> RenderableType:
+def explanation_picture(explanation: Explanation | WriteExplanation, topology: Topology) -> RenderableType:
+    """Draw how a statement is carried out."""
+    from shardpool.executor.explain import Explanation
+
+    if isinstance(explanation, Explanation):
+        return _plan_picture(explanation, topology)
+    return _write_picture(explanation, topology)
+
+
+def _write_picture(explanation: WriteExplanation, topology: Topology) -> RenderableType:
+    parts: list[RenderableType] = [
+        Text.assemble(("✗ ", "red"), reason.rung, "  ", (reason.text, "dim")) for reason in explanation.reasons
+    ]
+    parts.append(Text(f"✓ {explanation.rung}", style="green"))
+    if explanation.steps:
+        parts.append(_sql(explanation.steps[0].sql))
+        by_shard: dict[str, tuple[Partition, ...]] = {}
+        for step in explanation.steps:
+            own = (step.placement.partition,) if step.placement is not None else ()
+            by_shard[step.shard] = (*by_shard.get(step.shard, ()), *own)
+        parts.append(_shards(by_shard))
+    if explanation.find is not None:
+        parts += [Text("its rows are found by", style="bold"), _plan_picture(explanation.find, topology)]
+        parts.append(Text("and written where they belong, if they are still the same", style="bold"))
+    title = f"[bold]write: {explanation.rung}[/bold]"
+    return Panel(Group(*parts), title=title, title_align="left", box=box.ROUNDED, padding=(1, 2))
+
+
+def _plan_picture(explanation: Explanation, topology: Topology) -> RenderableType:
     """Draw a plan."""
     plan = explanation.plan
     parts = [_ladder(plan), Text(""), *_steps(plan, topology)]

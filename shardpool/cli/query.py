@@ -17,7 +17,6 @@ from shardpool.cli.values import cell, duration, parse_value
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from shardpool.router import Router
 
 #: Rows that the table on the screen shows at most; JSON and CSV have all.
 SHOWN_ROWS = 200
@@ -47,7 +46,7 @@ def query(
     from shardpool.router import Router
 
     with Router.from_file(config, listen=False) as router:
-        route = "single" if key is not None else _route(router, statement, params)
+        route = "single" if key is not None else router.explain(statement, params).rung
         started = time.perf_counter()
         if key is None:
             result: Any = router.query(statement, params)
@@ -74,17 +73,6 @@ def query(
         stdout().print(_footer(facts), style="dim")
 
 
-def _route(router: Router, statement: str, params: dict[str, object]) -> str:
-    from shardpool.errors import UnsupportedStatement
-
-    try:
-        return router.explain(statement, params).rung
-    except UnsupportedStatement as error:
-        if error.code != "SP137":
-            raise
-        return "write"
-
-
 def explain(
     sql: SqlArgument = None,
     param: ParamOption = None,
@@ -93,14 +81,14 @@ def explain(
     as_json: JsonOption = False,
     analyze: Annotated[bool, typer.Option("--analyze", help="Run it, and show what each step took.")] = False,
 ) -> None:
-    """Show how a SELECT would be answered: route, reasons, statements and merge query. Run it only with --analyze."""
+    """Show how a statement would run: route, reasons, statements and merge query. Run it only with --analyze."""
     statement, params = read_statement(sql, file), read_params(param)
-    from shardpool.cli.plans import plan_picture
+    from shardpool.cli.plans import explanation_picture
     from shardpool.router import Router
 
     with Router.from_file(config, listen=False) as router:
         explanation = router.explain(statement, params, analyze=analyze)
-        show(explanation.to_json(), as_json, lambda _: plan_picture(explanation, router.topology))
+        show(explanation.to_json(), as_json, lambda _: explanation_picture(explanation, router.topology))
 
 
 def result_table(facts: dict[str, Any]) -> Table | str:

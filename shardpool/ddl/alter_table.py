@@ -12,6 +12,7 @@ from postgast import pg_query_pb2 as pb
 
 from shardpool.ddl.alter_commands import COMMANDS, Parts
 from shardpool.ddl.foreign_keys import check_foreign_key, definition_of, foreign_key, foreign_key_effects
+from shardpool.ddl.keys import refuse_reservation_change
 from shardpool.ddl.planning import Planning, kind_of, scope_of, unchanged
 from shardpool.ddl.refusals import refuse
 from shardpool.ddl.script import ParsedStatement, generate
@@ -27,6 +28,7 @@ def plan_alter_table(planning: Planning, statement: ParsedStatement) -> list[Ddl
     table = planning.table(name, statement.line)
     if planning.changed_before(("table", name)):
         return unchanged(statement)
+    refuse_reservation_change(planning.history.tables, table, statement.line)
     parts = Parts(planning, statement, table)
     for node in alter.cmds:
         command = node.alter_table_cmd

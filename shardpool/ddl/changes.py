@@ -8,7 +8,7 @@ from dataclasses import replace
 from postgast import pg_query_pb2 as pb
 
 from shardpool.ddl.alter_table import plan_alter_table
-from shardpool.ddl.keys import refuse_key_change
+from shardpool.ddl.keys import refuse_key_change, refuse_reservation_change
 from shardpool.ddl.objects import signature
 from shardpool.ddl.planning import Planning, kind_of, scope_of, unchanged
 from shardpool.ddl.refusals import refuse
@@ -42,6 +42,7 @@ def _rename_part(planning: Planning, statement: ParsedStatement, rename: pb.Rena
     change = Effect("change", "table", table.name)
     if rename.rename_type == pb.OBJECT_COLUMN:
         refuse_key_change(table, old, "RENAME COLUMN", statement.line)
+        refuse_reservation_change(planning.history.tables, table, statement.line)
         columns = tuple(replace(it, name=new) if it.name == old else it for it in table.columns)
         primary_key = tuple(new if name == old else name for name in table.primary_key)
         planning.history.tables[table.name] = replace(table, columns=columns, primary_key=primary_key)

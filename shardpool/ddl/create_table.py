@@ -14,7 +14,7 @@ from shardpool.ddl.foreign_keys import (
     foreign_key_effects,
     take_from_column,
 )
-from shardpool.ddl.keys import check_exclusion, check_key, check_unique
+from shardpool.ddl.keys import check_exclusion, check_key, check_reservations, check_unique
 from shardpool.ddl.planning import Planning, kind_of, scope_of, unchanged
 from shardpool.ddl.refusals import refuse
 from shardpool.ddl.script import ParsedStatement, generate, without_if_not_exists
@@ -82,11 +82,13 @@ def _table(planning: Planning, create: pb.CreateStmt, line: int) -> Table:
         columns=tuple(replace(it, not_null=it.not_null or it.name in not_null) for it in columns),
         primary_key=next((tuple(strings(it.keys)) for it in constraints if it.contype == pb.CONSTR_PRIMARY), ()),
         key=kind.columns if isinstance(kind, Sharded) else (),
+        unique=tuple(sorted(kind.unique.items())) if isinstance(kind, Sharded) else (),
     )
     if table.sharded:
         table = replace(table, key_types=check_key(table, line))
     for constraint in constraints:
         check_constraint(table, constraint)
+    check_reservations(planning.history.tables, table, line)
     return table
 
 

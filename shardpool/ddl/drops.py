@@ -37,10 +37,18 @@ def plan_drop(planning: Planning, statement: ParsedStatement) -> list[DdlStateme
     if len(scopes) > 1 or len(known) < len(found):
         names = ", ".join(it.name if isinstance(it, Created) else it[1] for it in found)
         raise refuse("SP253", line=statement.line, names=names)
+    _check_reservations_kept(planning, {it.name for it in known if it.what == "table"}, statement.line)
     after = drop.remove_type in (pb.OBJECT_INDEX, pb.OBJECT_TRIGGER)
     tables = {it.name: None for it in known if it.what == "table"}
     effects = tuple(Effect("drop", it.what, it.name, it.table) for it in known)
     return [DdlStatement(statement.text, scopes.pop(), after, statement.text, 0, tables, effects)]
+
+
+def _check_reservations_kept(planning: Planning, dropped: set[str], line: int) -> None:
+    for table in planning.history.tables.values():
+        lost = {name for _, name in table.unique} & dropped
+        if lost and table.name not in dropped:
+            raise refuse("SP248", line=line, name=", ".join(sorted(lost)), table=table.name)
 
 
 def _scope(planning: Planning, created: Created) -> Scope:

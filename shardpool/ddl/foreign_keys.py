@@ -51,6 +51,8 @@ def check_foreign_key(table: Table, key: ForeignKey, tables: Mapping[str, Table]
         if referenced.sharded:
             raise refuse("SP240", **facts)
         return
+    if table.unique and {key.on_update, key.on_delete} & set("cnd"):
+        raise refuse("SP247", **facts, unique=", ".join(dict(table.unique)))
     _check_actions(table, key, referenced.sharded, line)
     if referenced.sharded:
         pairs = set(zip(key.columns, key.referenced_columns or referenced.primary_key, strict=False))

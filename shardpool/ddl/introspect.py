@@ -93,7 +93,9 @@ def read_tables(cursor: Any, schema: str, kinds: Mapping[str, TableKind]) -> dic
     found = read_columns(cursor, schema)
     tables = {}
     for name, kind in sorted(kinds.items()):
-        table = replace(found[name], key=kind.columns if isinstance(kind, Sharded) else ())
+        table = found[name]
+        if isinstance(kind, Sharded):
+            table = replace(table, key=kind.columns, unique=tuple(sorted(kind.unique.items())))
         tables[name] = replace(table, key_types=check_key(table, line=1))
         _check_collations(cursor, schema, table)
     _check_unique(cursor, schema, tables)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from postgast import pg_query_pb2 as pb
 
@@ -59,6 +59,42 @@ def plain_columns(elements: Sequence[pb.Node]) -> list[str]:
     return [it.name for it in plain if it.name and not it.collation and not it.opclass]
 
 
+def check_reservations(tables: Mapping[str, Table], table: Table, line: int) -> None:
+    """Raise `SchemaError` unless *table* fits the tables of reservations that it has, or is one of."""
+    for owner in (table, *(it for it in tables.values() if any(name == table.name for _, name in it.unique))):
+        for column, name in owner.unique:
+            reservation = table if name == table.name else tables.get(name)
+            if reservation is not None:
+                _check_reservation(owner, column, reservation, line)
+            elif owner.column(column) is None or column in owner.key:
+                raise refuse(
+                    "SP246", line=line, table=owner.name, column=column, what="must be a column beside the key"
+                )
+
+
+def refuse_reservation_change(tables: Mapping[str, Table], table: Table, line: int) -> None:
+    """Raise `SchemaError` if *table* holds reservations."""
+    for owner in tables.values():
+        if any(name == table.name for _, name in owner.unique):
+            raise refuse("SP249", line=line, table=table.name, owner=owner.name)
+
+
+def _check_reservation(owner: Table, column: str, reservation: Table, line: int) -> None:
+    expected = [owner.column(name) for name in (column, *owner.key)]
+    found = [reservation.column(name) for name in (column, *owner.key)]
+    wrong = ""
+    if column in owner.key or not owner.primary_key or expected[0] is None or expected[0].generated:
+        wrong = "must be a stored column beside the key, and its table have a primary key"
+    elif reservation.key != (column,) or reservation.primary_key != (column,) or reservation.unique:
+        wrong = f"needs {reservation.name!r} to be sharded by {column} alone, as its primary key"
+    elif None in found or len(reservation.columns) != len(found):
+        wrong = f"needs {reservation.name!r} to have just the columns {', '.join((column, *owner.key))}"
+    elif any((a.type, a.collation) != (b.type, b.collation) for a, b in zip(expected, found, strict=True) if a and b):
+        wrong = f"needs {reservation.name!r} to have columns of the same types"
+    if wrong:
+        raise refuse("SP246", line=line, table=owner.name, column=column, what=wrong)
+
+
 def refuse_key_change(table: Table, column: str, what: str, line: int) -> None:
-    if column in table.key:
+    if column in table.key or column in dict(table.unique):
         raise refuse("SP237", what=what, column=column, table=table.name, line=line)

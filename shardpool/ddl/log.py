@@ -135,7 +135,9 @@ def _effect_to_json(effect: Effect) -> list[str]:
 def _kind_to_json(kind: TableKind | None) -> dict[str, Any] | None:
     if kind is None:
         return None
-    return {"key": list(kind.columns)} if isinstance(kind, Sharded) else {"reference": True}
+    if not isinstance(kind, Sharded):
+        return {"reference": True}
+    return {"key": list(kind.columns), "unique": dict(kind.unique)}
 
 
 def _kind_from_json(kind: dict[str, Any] | None) -> TableKind | None:
@@ -143,4 +145,4 @@ def _kind_from_json(kind: dict[str, Any] | None) -> TableKind | None:
         return None
     if "key" not in kind:
         return Reference()
-    return Sharded(kind["key"][0] if len(kind["key"]) == 1 else tuple(kind["key"]))
+    return Sharded(kind["key"][0] if len(kind["key"]) == 1 else tuple(kind["key"]), kind.get("unique", {}))

@@ -11,7 +11,7 @@ from shardpool.ddl.refusals import refuse
 from shardpool.ddl.script import ParsedStatement
 from shardpool.ddl.statement import DdlStatement, Owner, Scope, What
 from shardpool.ddl.tree import digest
-from shardpool.topology.tables import Reference, Sharded, Table, TableKind
+from shardpool.topology.tables import Table, TableKind
 
 _RESERVED = re.compile(r"shardpool_|pg_")
 
@@ -57,9 +57,7 @@ def scope_of(table: Table) -> Scope:
 
 
 def kind_of(table: Table) -> TableKind:
-    if not table.sharded:
-        return Reference()
-    return Sharded(table.key[0] if len(table.key) == 1 else table.key)
+    return table.kind
 
 
 def unchanged(statement: ParsedStatement, scope: Scope = "shard") -> list[DdlStatement]:

@@ -28,8 +28,12 @@ class Refusal:
 
 
 _SPLIT_IDS = (
-    "let the application compute the ids (time-ordered 64-bit ids), or use uuid with DEFAULT gen_random_uuid() on a "
-    "sharded table"
+    "router.next_id(key) gives time-ordered 64-bit ids (default=shardpool.next_id for a column of SQLAlchemy), or use "
+    "uuid with DEFAULT gen_random_uuid() on a sharded table"
+)
+_RESERVED = (
+    "create table orders (customer_id bigint primary key, email text); "
+    "create table emails (email text primary key, customer_id bigint not null); "
 )
 _ORDERS = "create table orders (customer_id bigint not null, id bigint, {}, primary key (customer_id, id))"
 
@@ -226,6 +230,34 @@ REFUSALS: Mapping[str, Refusal] = {
         "write them as ALTER TABLE .. ADD FOREIGN KEY after the CREATE TABLE",
     ),
     # -- other objects ----------------------------------------------------------------------------------------------
+    "SP246": Refusal(
+        "line {line}: column {column!r} of table {table!r} cannot be unique over all partitions: it {what}",
+        "name a table for it by Sharded(key, unique=...), and create that with the column, as its primary key, and the "
+        "key of the first",
+        "create table orders (customer_id bigint, id bigint, primary key (customer_id, id)); create table numbers "
+        "(id bigint primary key)",
+        {"orders": Sharded("customer_id", {"id": "numbers"}), "numbers": Sharded("id")},
+    ),
+    "SP247": Refusal(
+        "line {line}: the foreign key ({columns}) of table {table!r} would change or delete rows whose {unique} "
+        "is reserved in other partitions",
+        "use NO ACTION or RESTRICT, and delete such rows by a statement of their own",
+        "create table people (id bigint primary key); create table orders (customer_id bigint references people on "
+        "delete cascade, email text, primary key (customer_id))",
+        {"people": Sharded("id"), "orders": Sharded("customer_id", {"email": "emails"})},
+    ),
+    "SP248": Refusal(
+        "line {line}: {name} holds what must be unique in table {table!r}",
+        "drop both in one statement",
+        _RESERVED + "drop table emails",
+        {"orders": Sharded("customer_id", {"email": "emails"}), "emails": Sharded("email")},
+    ),
+    "SP249": Refusal(
+        "line {line}: {table} holds what must be unique in table {owner!r}, and is as it must be",
+        "drop it together with that table, and create both anew",
+        _RESERVED + "alter table emails add column note text",
+        {"orders": Sharded("customer_id", {"email": "emails"}), "emails": Sharded("email")},
+    ),
     "SP250": Refusal(
         "line {line}: the keyspace has no {what} {name!r} that was created through a schema script",
         "check the name; add a function's argument types if there are several of that name",

@@ -12,6 +12,7 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from shardpool.engines import Engines
 from shardpool.executor.results import RoutedResult
+from shardpool.executor.texts import open_cursor
 from shardpool.topology.names import literal
 
 
@@ -39,9 +40,11 @@ class Branch:
         self._name = name
         self._mark = f"SET LOCAL application_name TO {literal(name)}"
 
-    def run(self, sql: str, parameters: Mapping[str, Any], savepoints: Sequence[str]) -> RoutedResult:
-        """Run a statement inside of *savepoints*. Raise psycopg2's errors."""
-        with self.connection.cursor() as cursor:
+    def run(
+        self, sql: str, parameters: Mapping[str, Any], savepoints: Sequence[str], texts: bool = False
+    ) -> RoutedResult:
+        """Run a statement inside of *savepoints*; *texts*: with values as they are spelt. Raise psycopg2's errors."""
+        with open_cursor(self.connection, texts) as cursor:
             cursor.execute(self._prefix(savepoints) + sql, parameters)
             description = cursor.description
             rows = cursor.fetchall() if description is not None else []

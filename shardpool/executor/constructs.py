@@ -7,7 +7,7 @@ only the sending is different.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -18,6 +18,7 @@ from sqlalchemy.engine import Result
 from sqlalchemy.pool import NullPool
 from sqlalchemy.sql import Executable
 
+from shardpool.executor.ids import IDS, GivesIds
 from shardpool.executor.results import RoutedResult
 
 #: Runs text in psycopg2's spelling.
@@ -32,12 +33,31 @@ class RoutedDialect(PGDialect_psycopg2):
     def initialize(self, connection: Any) -> None:
         self.server_version_info = (14,)
         self.default_schema_name = "public"
+        self.default_isolation_level = "READ COMMITTED"
 
     def on_connect(self) -> None:
         return None
 
     def get_default_isolation_level(self, dbapi_conn: Any) -> Any:
-        return "AUTOCOMMIT"
+        return "READ COMMITTED"
+
+    def get_isolation_level_values(self, dbapi_conn: Any) -> Any:
+        return ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
+
+    def get_isolation_level(self, dbapi_connection: Any) -> Any:
+        return dbapi_connection.isolation
+
+    def set_isolation_level(self, dbapi_connection: Any, level: Any) -> None:
+        dbapi_connection.isolation = level
+
+    def do_savepoint(self, connection: Any, name: str) -> None:
+        connection.connection.dbapi_connection.savepoint(name)
+
+    def do_release_savepoint(self, connection: Any, name: str) -> None:
+        connection.connection.dbapi_connection.release_savepoint(name)
+
+    def do_rollback_to_savepoint(self, connection: Any, name: str) -> None:
+        connection.connection.dbapi_connection.roll_back_to(name)
 
 
 registry.register("postgresql.shardpool", __name__, "RoutedDialect")
@@ -46,11 +66,12 @@ registry.register("postgresql.shardpool", __name__, "RoutedDialect")
 class Constructs:
     """Executes constructs through functions that run text. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, ids: GivesIds) -> None:
         self._run: ContextVar[Run] = ContextVar("shardpool construct")
-        self._engine = create_engine(
+        engine = create_engine(
             "postgresql+shardpool://", creator=lambda: _Connection(self._run.get()), poolclass=NullPool
         )
+        self._engine = engine.execution_options(**{IDS: ids})
 
     def execute(self, construct: Executable, params: Mapping[str, Any] | None, run: Run) -> Result[Any]:
         """Execute *construct* by *run*, and return a result that outlives it."""
@@ -66,14 +87,15 @@ class Constructs:
 class _Connection:
     """As much of a DBAPI connection as SQLAlchemy uses. It has no transactions: each statement is its own."""
 
+    isolation = "READ COMMITTED"
     closed = 0
     notices: tuple[str, ...] = ()
 
     def __init__(self, run: Run) -> None:
         self._run = run
 
-    def cursor(self, *args: object, **options: object) -> _Cursor:
-        return _Cursor(self, self._run)
+    def cursor(self, *args: object, **options: object) -> Cursor:
+        return Cursor(self, self._run)
 
     def commit(self) -> None: ...
 
@@ -82,11 +104,13 @@ class _Connection:
     def close(self) -> None: ...
 
 
-class _Cursor:
+class Cursor:
+    """A DBAPI cursor whose statements are run by a function."""
+
     arraysize = 1
     name = None
 
-    def __init__(self, connection: _Connection, run: Run) -> None:
+    def __init__(self, connection: object, run: Run) -> None:
         self.connection = connection
         self._run = run
         self.description: Any = None
@@ -97,6 +121,13 @@ class _Cursor:
         result = self._run(sql, parameters or {})
         self.description, self.rowcount = result.description, result.rowcount
         self._rows = result.rows[::-1]
+
+    def executemany(self, sql: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        written = 0
+        for row in rows:
+            self.execute(sql, row)
+            written += self.rowcount
+        self.rowcount = written
 
     def fetchone(self) -> Any:
         return self._rows.pop() if self._rows else None

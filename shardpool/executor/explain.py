@@ -25,6 +25,7 @@ from shardpool.planner.plan import (
     rung_of,
     union_all,
 )
+from shardpool.planner.writes import Step
 
 #: All appended queries of a statement but the first.
 _APPENDED = re.compile(r"(?: UNION ALL \(SELECT [^()]*\))+\) ")
@@ -94,6 +95,60 @@ class Explanation:
             yield f"took {self.trace.milliseconds:.1f} ms, {self.trace.rows} rows"
             for step in self.trace.steps:
                 yield f"  {step.name}: {step.rows:,} rows, {step.bytes:,} bytes, {step.milliseconds:.1f} ms"
+
+
+@dataclass(frozen=True)
+class WriteExplanation:
+    """What `Router.explain` returns for a write: where it writes, or the plan of the query that finds its rows."""
+
+    sql: str
+    steps: tuple[Step, ...]
+    #: A write in two halves, and why.
+    find: Explanation | None = None
+    reason: str = ""
+    trace: None = None
+
+    @property
+    def rung(self) -> str:
+        """single, partitions, copies (of a reference table), or "found first"."""
+        if self.find is not None:
+            return "found first"
+        if any(step.placement is None for step in self.steps):
+            return "copies"
+        return "single" if len(self.steps) == 1 else "partitions"
+
+    @property
+    def reasons(self) -> tuple[Reason, ...]:
+        """Why it is not done by the user's own words."""
+        return (Reason("partitions", self.reason),) if self.reason else ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain lists and dictionaries."""
+        shards: dict[str, Any] = {}
+        for step in self.steps:
+            entry = shards.setdefault(step.shard, {"partitions": [], "sql": step.sql})
+            entry["partitions"] += [step.placement.partition.id] if step.placement is not None else []
+        found: dict[str, Any] = {
+            "sql": self.sql,
+            "rung": self.rung,
+            "reasons": [{"rung": it.rung, "reason": it.text} for it in self.reasons],
+            "shards": shards,
+        }
+        return found if self.find is None else {**found, "find": self.find.to_json()}
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield f"rung: {self.rung}"
+        for reason in self.reasons:
+            yield f"  not {reason.rung}: {reason.text}"
+        for shard, entry in self.to_json()["shards"].items():
+            yield from _shard_lines(shard, entry, "")
+        if self.find is not None:
+            yield "its rows are found by"
+            yield from (f"  {line}" for line in str(self.find).splitlines())
+            yield "and written where they belong"
 
 
 def _pushdown(plan: PushdownPlan) -> dict[str, Any]:

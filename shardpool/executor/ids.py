@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -13,12 +14,13 @@ from sqlalchemy import text
 
 from shardpool.catalog import Catalog
 from shardpool.engines.translate import translate
-from shardpool.errors import StalePlacement
+from shardpool.errors import MissingPartitionKey, StalePlacement
 from shardpool.executor.current import CurrentTopology
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.statements import MAX_RETRIES, Statements
-from shardpool.planner.keyed import KeyedStatement
+from shardpool.planner.keyed import KeyedStatement, types_of_key
 from shardpool.topology.ids import EPOCH, NUMBERS, TICK, make_id, placements_of
+from shardpool.topology.key import KeyValue, hash_key
 from shardpool.topology.shard_map import Placement, Topology
 
 if TYPE_CHECKING:
@@ -70,6 +72,47 @@ class IdClock:
         self._until = time.monotonic() + LEASE
         self._process = os.getpid()  # a forked child leases its own
         self._given.clear()
+
+
+#: The execution option in which a connection of SQLAlchemy has what gives ids.
+IDS = "shardpool_ids"
+
+
+@dataclass(frozen=True)
+class GivesIds:
+    """What `next_id` of a router needs."""
+
+    clock: IdClock
+    current: CurrentTopology
+
+    def next_id(self, key: KeyValue, table: str | None) -> int:
+        """Return a new id for a row of *table* with this key. Raise `KeyTypeMismatch`, `CatalogUnavailable`."""
+        topology = self.current.value
+        types = types_of_key(key, topology) if table is None else topology.tables[table].key_types
+        return self.clock.next_id(hash_key(key, types))
+
+
+def next_id(context: Any) -> int:
+    """An id as `Router.next_id` gives it, as the default of a SQLAlchemy column: ``default=shardpool.next_id``.
+
+    It carries the partition of the row that is inserted, whose key must be given. *context* is SQLAlchemy's. Raise
+    `MissingPartitionKey` without a key, or outside of a router's sessions, connections and constructs.
+    """
+    ids: GivesIds | None = context.execution_options.get(IDS)
+    column = context.current_column
+    table = ids.current.value.tables.get(column.table.name) if ids is not None else None
+    if ids is None or table is None:
+        raise MissingPartitionKey(
+            f"shardpool.next_id, the default of {column}, is for sharded tables written through a router"
+        )
+    given = context.get_current_parameters()
+    names = [column.table.c[name].key for name in table.key]
+    if column.name in table.key or any(given.get(name) is None for name in names):
+        raise MissingPartitionKey(
+            f"shardpool.next_id, the default of {column}, carries the partition of {', '.join(table.key)}: give that"
+        )
+    values = tuple(given[name] for name in names)
+    return ids.next_id(values[0] if len(values) == 1 else values, table.name)
 
 
 class ById:

@@ -19,6 +19,7 @@ from shardpool.errors import SchemaDrift
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.scatter import Leases, failure, leased
 from shardpool.executor.stages import Job, Parameters
+from shardpool.executor.texts import FIRST_USER_OID, open_cursor
 from shardpool.executor.trace import Trace
 from shardpool.planner.moment import MOMENT
 from shardpool.planner.plan import (
@@ -35,8 +36,6 @@ from shardpool.planner.plan import (
 )
 from shardpool.topology.shard_map import Topology
 
-#: Object identifiers from here on are given by each server for itself (FirstNormalObjectId).
-FIRST_USER_OID = 16384
 #: Rows that a stream fetches at a time, from each shard.
 STREAM_ROWS = 2000
 
@@ -49,7 +48,8 @@ ScatterPlan = PushdownPlan | StagesPlan | GatherPlan
 class Merger:
     """Runs the plans that read several partitions.
 
-    *apart*: the merge node is not one of the connections that read, but one more to this shard.
+    *apart*: the merge node is not one of the connections that read, but one more to this shard. *texts*: the values of
+    the result are as the server spells them.
     """
 
     def __init__(
@@ -59,7 +59,9 @@ class Merger:
         max_bytes: int,
         merge_node: str | None,
         apart: str | None = None,
+        texts: bool = False,
     ) -> None:
+        self._texts = texts
         self._engines = engines
         self._threads = threads
         self._max_bytes = max_bytes
@@ -111,7 +113,8 @@ class Merger:
                 if not isinstance(plan, GatherPlan):
                     given = {**given, **plan.lists}
                 partitions = everywhere.get(self._apart or node)
-                job = Job(node, partitions[0] if partitions else None, leases, self._threads, given, self._max_bytes)
+                partition = partitions[0] if partitions else None
+                job = Job(node, partition, leases, self._threads, given, self._max_bytes, self._texts)
                 for stage in stages:
                     with trace.step(_title(stage)) as step:
                         before = job.bytes
@@ -131,7 +134,7 @@ class Merger:
 
     def _fetched(self, plan: PushdownPlan, job: Job) -> dict[str, tuple[Any, list[Any]]]:
         def fetch(shard: str, connection: Any) -> tuple[Any, list[Any]]:
-            with connection.cursor() as cursor:
+            with open_cursor(connection, job.texts) as cursor:
                 cursor.execute(union_all(plan.partial, plan.by_shard[shard], plan.appended), job.parameters)
                 return cursor.description, cursor.fetchall()
 

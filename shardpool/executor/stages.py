@@ -15,6 +15,7 @@ from shardpool.errors import GatherTooLarge
 from shardpool.executor.relay import FanOut, Producer, Relay, RelayStopped
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.scatter import Leases, Scatter, Work, failure, on_shards
+from shardpool.executor.texts import open_cursor
 from shardpool.planner.plan import READ_ONLY, ByShard, Computed, PartialRows, Relation, Stage, union_all
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Partition
@@ -66,14 +67,16 @@ class Job:
         threads: ThreadPoolExecutor,
         parameters: Parameters,
         max_bytes: int,
+        texts: bool = False,
     ) -> None:
-        """*partition* is any one on the merge node, if there is one."""
+        """*partition* is any one on the merge node, if there is one. *texts*: values are fetched as spelt."""
         self.node = node
         self._partition = partition
         self._leases = leases
         self._threads = threads
         self.parameters = parameters
         self._max_bytes = max_bytes
+        self.texts = texts
         #: What has travelled so far.
         self.bytes = 0
 
@@ -111,7 +114,7 @@ class Job:
 
     def fetch(self, sql: str) -> RoutedResult:
         """Return the rows of the merge query."""
-        with self._leases.connection(self.node).cursor() as cursor:
+        with open_cursor(self._leases.connection(self.node), self.texts) as cursor:
             cursor.execute(sql, self.parameters)
             rows = cursor.fetchall()
             return RoutedResult(cursor.description, rows, len(rows))

@@ -30,7 +30,7 @@ from shardpool.executor.constructs import Constructs
 from shardpool.executor.current import CurrentTopology
 from shardpool.executor.deadlocks import PREFIX, Deadlocks
 from shardpool.executor.results import RoutedResult
-from shardpool.executor.transaction_queries import answer
+from shardpool.executor.writes import answer
 from shardpool.planner.keyed import KeyedStatement, types_of_key
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.writes import CompiledWrite
@@ -116,12 +116,13 @@ class Transaction:
 
     def query(self, sql: str | Executable, params: Parameters | None = None) -> Result[Any]:
         """Answer a SELECT over all shards, with the transaction's own writes, or write. Raises as `Router.query`."""
-        queries = self._around.queries
         if not isinstance(sql, str):
-            return self._around.constructs.execute(
-                sql, params, lambda text, values: answer(self, queries.pyformat(text, self._topology), values)
-            )
-        return answer(self, queries.text(sql, self._topology), params or {})
+            return self._around.constructs.execute(sql, params, self.pyformat)
+        return answer(self, self._around.queries.text(sql, self._topology), params or {})
+
+    def pyformat(self, sql: str, params: Parameters) -> RoutedResult:
+        """Do as `query` for a text in psycopg2's spelling, as SQLAlchemy writes it."""
+        return answer(self, self._around.queries.pyformat(sql, self._topology), params)
 
     # -- what the parts of a transaction use ------------------------------------------------------------------------
 
@@ -160,17 +161,23 @@ class Transaction:
         self._pin()
 
     def on_shard(
-        self, shard: str, sql: str, params: Parameters, placements: Sequence[Placement], may_write: bool
+        self,
+        shard: str,
+        sql: str,
+        params: Parameters,
+        placements: Sequence[Placement],
+        may_write: bool,
+        texts: bool = False,
     ) -> RoutedResult:
-        """Run a statement of this transaction on a shard."""
+        """Run a statement of this transaction on a shard. *texts*: values as the server spells them."""
         branch = self.branch(shard)
         branch.may_write = branch.may_write or may_write
         try:
             if len(self._branches) == 1:
-                result = branch.run(sql, params, self._savepoints)
+                result = branch.run(sql, params, self._savepoints, texts)
             else:
                 with self._around.deadlocks.watch(self._name, branch, self._branches):
-                    result = branch.run(sql, params, self._savepoints)
+                    result = branch.run(sql, params, self._savepoints, texts)
         except psycopg2.Error as error:
             if branch.cancelled:
                 raise self.give_up(CrossShardDeadlock(shard)) from error

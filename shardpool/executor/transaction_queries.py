@@ -19,11 +19,9 @@ from shardpool.executor.merge import APART, Merger
 from shardpool.executor.queries import gives_way, placements_of
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.trace import Trace
-from shardpool.executor.writes import write
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.plan import GatherPlan, Plan, PushdownPlan, ReferencePlan, Relation, SinglePlan
 from shardpool.planner.refusals import refuse
-from shardpool.planner.writes import CompiledWrite
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Topology
 from shardpool.topology.tables import Table
@@ -32,47 +30,50 @@ if TYPE_CHECKING:
     from shardpool.executor.transaction import Transaction
 
 
-def answer(
-    transaction: Transaction, compiled: CompiledQuery | CompiledWrite, parameters: Mapping[str, Any]
+#: Why a transaction has no stages.
+IN_TRANSACTION = "temporary tables of a transaction's own would keep it from being prepared"
+
+
+def select(
+    transaction: Transaction,
+    compiled: CompiledQuery,
+    parameters: Mapping[str, Any],
+    topology: Topology,
+    texts: bool = False,
 ) -> RoutedResult:
-    """Answer a SELECT, or write. Raises as `Router.query`; refuses functions whose reads and writes are unknown."""
-    if not isinstance(compiled, CompiledQuery):
-        return transaction.following(lambda topology: write(transaction, compiled, parameters))
+    """Answer a SELECT with the pinned topology. *texts*: values as the server spells them. Raises as
+    `Router.query`; refuses functions whose reads and writes are unknown."""
     if compiled.unknown_function is not None:
         raise refuse("SP130", compiled.unknown_function)
-    return transaction.following(lambda topology: _answer(transaction, compiled, parameters, topology))
-
-
-def _answer(
-    transaction: Transaction, compiled: CompiledQuery, parameters: Mapping[str, Any], topology: Topology
-) -> RoutedResult:
-    failed = {"stages": "temporary tables of a transaction's own would keep it from being prepared"}
+    failed = {"stages": IN_TRANSACTION}
     plan = compiled.bind(parameters, topology, failed=failed)
     if isinstance(plan, PushdownPlan) and plan.reads_tables:
         failed["pushdown"] = "the merge query would not see what the transaction wrote"
         plan = compiled.bind(parameters, topology, failed=failed)
     try:
-        return _run(transaction, compiled, plan, parameters)
+        return _run(transaction, compiled, plan, parameters, texts)
     except DBAPIError as error:
         rung = gives_way(plan, str(getattr(error.orig, "pgcode", None)))
         if rung is None:
             raise
         failed[rung] = f"PostgreSQL refused it: {error.orig}".strip()
-        return _run(transaction, compiled, compiled.bind(parameters, topology, failed=failed), parameters)
+        return _run(transaction, compiled, compiled.bind(parameters, topology, failed=failed), parameters, texts)
 
 
-def _run(transaction: Transaction, compiled: CompiledQuery, plan: Plan, parameters: Mapping[str, Any]) -> RoutedResult:
+def _run(
+    transaction: Transaction, compiled: CompiledQuery, plan: Plan, parameters: Mapping[str, Any], texts: bool
+) -> RoutedResult:
     match plan:
         case SinglePlan():
-            return transaction.on_shard(plan.placement.shard, plan.sql, parameters, [plan.placement], False)
+            return transaction.on_shard(plan.placement.shard, plan.sql, parameters, [plan.placement], False, texts)
         case ReferencePlan():
-            return transaction.on_shard(_any_shard(transaction), plan.sql, parameters, [], False)
+            return transaction.on_shard(_any_shard(transaction), plan.sql, parameters, [], False, texts)
         case PushdownPlan():
-            return _merge(transaction, plan, plan, min(plan.by_shard), parameters)
+            return _merge(transaction, plan, plan, min(plan.by_shard), parameters, texts)
         case GatherPlan():
             whole = _with_reference_tables(transaction, compiled, plan)
             home = min(shard for relation in whole.relations for shard in relation.by_shard)
-            return _merge(transaction, plan, whole, home, parameters)
+            return _merge(transaction, plan, whole, home, parameters, texts)
     raise AssertionError(f"a transaction has no {type(plan).__name__}")
 
 
@@ -82,8 +83,9 @@ def _merge(
     run: PushdownPlan | GatherPlan,
     home: str,
     parameters: Mapping[str, Any],
+    texts: bool,
 ) -> RoutedResult:
-    merger = _merger(transaction, home)
+    merger = _merger(transaction, home, texts)
     placements = placements_of(plan, transaction.topology)
     try:
         result = merger.run(run, parameters, transaction.topology, Trace())
@@ -133,10 +135,10 @@ def _whole(table: Table, keyspace: str) -> str:
     return f"SELECT {columns} FROM {quote(keyspace)}.{quote(table.name)}".replace("%", "%%")
 
 
-def _merger(transaction: Transaction, home: str) -> Merger:
+def _merger(transaction: Transaction, home: str, texts: bool) -> Merger:
     around = transaction.around
     pools = cast(Engines, _Pools(transaction, home))
-    return Merger(pools, around.threads, around.max_gather_bytes, None, apart=home)
+    return Merger(pools, around.threads, around.max_gather_bytes, None, apart=home, texts=texts)
 
 
 @dataclass(frozen=True)

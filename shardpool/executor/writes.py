@@ -7,22 +7,29 @@ is one step on one shard is sent by itself, in one round trip.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
 
 from shardpool.engines.translate import translate
-from shardpool.errors import SchemaDrift, StalePlacement
+from shardpool.errors import GatherTooLarge, SchemaDrift, StalePlacement, WriteConflict
 from shardpool.executor.current import CurrentTopology
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.statements import MAX_RETRIES, Statements
+from shardpool.executor.texts import type_names
+from shardpool.executor.transaction_queries import select
+from shardpool.planner.ladder import CompiledQuery
+from shardpool.planner.moment import MOMENT
 from shardpool.planner.refusals import refuse
-from shardpool.planner.writes import CompiledWrite, Copies, Step, Steps
+from shardpool.planner.writes import CompiledWrite, Copies, Found, Guarded, Staged, Step, Steps
 
 if TYPE_CHECKING:
     from shardpool.executor.transaction import Transaction
 
 Parameters = Mapping[str, Any]
+#: How often rows are found anew because others change them.
+ATTEMPTS = 10
 
 
 class Writes:
@@ -39,7 +46,7 @@ class Writes:
         while True:
             topology = self._current.value
             steps = compiled.bind(parameters, topology)
-            if len(steps.steps) != 1 or steps.copies:
+            if isinstance(compiled, Guarded) or not isinstance(steps, Steps) or len(steps.steps) != 1 or steps.copies:
                 return self._together(compiled, parameters)
             (step,) = steps.steps
             try:
@@ -62,33 +69,114 @@ class Writes:
                     raise
 
 
+def answer(transaction: Transaction, compiled: CompiledQuery | CompiledWrite, parameters: Parameters) -> RoutedResult:
+    """Answer a SELECT in a transaction, or write. Raises as `Router.query`; refuses functions of unknown effect."""
+    if isinstance(compiled, CompiledQuery):
+        return transaction.following(lambda topology: select(transaction, compiled, parameters, topology))
+    return transaction.following(lambda topology: write(transaction, compiled, parameters))
+
+
 def write(transaction: Transaction, compiled: CompiledWrite, parameters: Parameters) -> RoutedResult:
     """Carry out a write as a part of *transaction*."""
+    result, steps = _written(transaction, compiled, parameters)
+    return _with_reservations(transaction, compiled, result, steps) if isinstance(compiled, Guarded) else result
+
+
+def _written(transaction: Transaction, compiled: CompiledWrite, parameters: Parameters) -> tuple[RoutedResult, Steps]:
     steps = compiled.bind(parameters, transaction.topology)
     if steps.copies is not None:
-        return _on_copies(transaction, steps, steps.copies, parameters)
-    results = [
-        transaction.on_shard(step.shard, step.sql, parameters, [step.placement] if step.placement else [], True)
-        for step in steps.steps
-    ]
+        _lock_copies(transaction, steps.copies)
+    if isinstance(steps, Steps):
+        return _carried_out(transaction, steps, parameters), steps
+    return _staged(transaction, steps, parameters)
+
+
+def _with_reservations(transaction: Transaction, guarded: Guarded, result: RoutedResult, steps: Steps) -> RoutedResult:
+    """Write the reservations along; return the result without what was hidden in it."""
+    width = len(guarded.hidden)
+    after = [row[-width:] for row in result.rows]
+    for step in guarded.reservations(steps.before, after, transaction.topology):
+        placements = [step.placement] if step.placement else []
+        written = transaction.on_shard(step.shard, step.sql, step.parameters, placements, True)
+        if written.rowcount != step.expected:
+            error = SchemaDrift(
+                f"the reservations of table {guarded.table.name!r} do not agree with its rows: shardpool doctor tells "
+                "more; nothing was changed"
+            )
+            raise transaction.give_up(error)
+    if not guarded.returns:
+        return RoutedResult(None, [], result.rowcount)
+    return RoutedResult(result.description[:-width], [row[:-width] for row in result.rows], result.rowcount)
+
+
+def _staged(transaction: Transaction, staged: Staged, parameters: Parameters) -> tuple[RoutedResult, Steps]:
+    """Find the rows and write them; again if somebody changed them in between."""
+    for _ in range(ATTEMPTS):
+        with suppress(_Changed), transaction.savepoint():
+            result = select(transaction, staged.source, parameters, transaction.topology, True)
+            found = Found(type_names(transaction, result.description), result.rows)
+            _check_size(found, transaction.around.max_gather_bytes)
+            steps = staged.steps(found, parameters, transaction.topology)
+            return _carried_out(transaction, steps, parameters), steps
+    raise WriteConflict(ATTEMPTS)
+
+
+def _check_size(found: Found, limit: int) -> None:
+    size = sum(len(text) for row in found.rows for text in row if text is not None)
+    if size > limit:
+        raise GatherTooLarge(size, limit)
+
+
+class _Changed(Exception):
+    """Rows that were found are no longer the same."""
+
+
+def _carried_out(transaction: Transaction, steps: Steps, parameters: Parameters) -> RoutedResult:
+    if steps.guard is not None:
+        _pass(transaction, steps.guard)
+    if steps.moment:
+        parameters = {**parameters, MOMENT: _now(transaction, steps.steps[0].shard)}
+    results = []
+    for step in steps.steps:
+        placements = [step.placement] if step.placement else []
+        result = transaction.on_shard(step.shard, step.sql, {**parameters, **step.parameters}, placements, True)
+        if step.expected is not None and result.rowcount != step.expected:
+            raise _Changed
+        results.append(result)
+    if steps.copies is not None:
+        return _alike(transaction, steps, steps.copies, results)
     return _joined(steps.steps, results)
 
 
-def _on_copies(transaction: Transaction, steps: Steps, copies: Copies, parameters: Parameters) -> RoutedResult:
-    """Change every copy of a reference table. All are locked before any is read, and the shards are all there are."""
+def _now(transaction: Transaction, shard: str) -> Any:
+    return transaction.on_shard(shard, "SELECT pg_catalog.now()::text", {}, [], False).scalar_one()
+
+
+def _pass(transaction: Transaction, guard: Step) -> None:
+    """Raise if there is a reason against it."""
+    reasons = transaction.on_shard(guard.shard, guard.sql, {}, [guard.placement] if guard.placement else [], False).rows
+    if reasons:
+        raise refuse("SP138", ", ".join(row[0] for row in reasons))
+
+
+def _lock_copies(transaction: Transaction, copies: Copies) -> None:
+    """All copies of a reference table are locked before any is read, and the shards are all there are."""
     if transaction.isolation != "READ COMMITTED":
         raise refuse("SP134")
-    for step in steps.steps:
-        transaction.on_shard(step.shard, copies.lock, {}, [], True)
+    for shard in sorted(transaction.topology.shard_map.shards):
+        transaction.on_shard(shard, copies.lock, {}, [], True)
     if not transaction.around.current.has_all_shards(transaction.topology):
         raise transaction.give_up(StalePlacement("a shard joined or left since the transaction began: run it again"))
-    results = {step.shard: transaction.on_shard(step.shard, step.sql, parameters, [], True) for step in steps.steps}
-    found = next(iter(results.values()))
+
+
+def _alike(transaction: Transaction, steps: Steps, copies: Copies, results: list[RoutedResult]) -> RoutedResult:
+    """One result of all copies of a reference table, which must be the same."""
+    found = results[0]
     if not copies.checked:
         return found
-    changed = {shard: sorted(row[-1] for row in result.rows) for shard, result in results.items()}
-    if any(rows != changed[steps.steps[0].shard] for rows in changed.values()):
-        told = ", ".join(f"{shard}: {len(rows)} rows" for shard, rows in changed.items())
+    changed = [sorted(row[-1] for row in result.rows) for result in results]
+    if any(rows != changed[0] for rows in changed):
+        told = ", ".join(f"{step.shard}: {len(rows)} rows" for step, rows in zip(steps.steps, changed, strict=True))
         error = SchemaDrift(
             f"the shards would change a reference table differently ({told}): a default or a trigger gives another "
             "value on each, or its copies differ already; nothing was changed"
@@ -100,7 +188,9 @@ def _on_copies(transaction: Transaction, steps: Steps, copies: Copies, parameter
 
 
 def _joined(steps: tuple[Step, ...], results: list[RoutedResult]) -> RoutedResult:
-    """One result of all: where each row of VALUES gave one row, in their order."""
+    """One result of all: where each row to insert gave one row, in their order."""
+    told = [both for both in zip(steps, results, strict=True) if not both[0].quiet]
+    steps, results = tuple(step for step, _ in told), [result for _, result in told]
     if len(results) == 1:
         return results[0]
     rows = [row for result in results for row in result.rows]

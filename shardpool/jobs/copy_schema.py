@@ -5,15 +5,12 @@ from __future__ import annotations
 from shardpool.ddl.log import read_log
 from shardpool.errors import JobRefused
 from shardpool.router import Router
-from shardpool.topology.tables import Reference, Sharded, TableKind
+from shardpool.topology.tables import TableKind
 
 
 def copy_schema(source: Router, target: Router) -> None:
     """Give *target* the tables of *source*. Idempotent. Raise `SchemaError`, or `JobRefused` if they differ then."""
-    kinds: dict[str, TableKind] = {
-        name: Sharded(table.key if len(table.key) > 1 else table.key[0]) if table.sharded else Reference()
-        for name, table in source.topology.tables.items()
-    }
+    kinds: dict[str, TableKind] = {name: table.kind for name, table in source.topology.tables.items()}
     target.create_schema(";\n".join(statements_of(source)), kinds)
     differing = [name for name in kinds if target.topology.tables.get(name) != source.topology.tables[name]]
     if differing:

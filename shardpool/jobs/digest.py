@@ -72,6 +72,30 @@ def differing_references(engines: Engines, topology: Topology) -> dict[str, dict
     }
 
 
+def differing_reservations(engines: Engines, topology: Topology) -> dict[str, tuple[int, int]]:
+    """Return the tables of reservations that do not agree with their tables: their rows, and the values there. Raise
+    `ShardUnavailable`."""
+    found = {}
+    for table in topology.tables.values():
+        for column, name in table.unique:
+            if name in topology.tables:
+                mine = _digest_of_columns(engines, topology, name, column, table.key)
+                theirs = _digest_of_columns(engines, topology, table.name, column, table.key)
+                if mine != theirs:
+                    found[name] = mine[0], theirs[0]
+    return found
+
+
+def _digest_of_columns(engines: Engines, topology: Topology, table: str, column: str, key: Sequence[str]) -> Digest:
+    parts = []
+    for shard, partitions in topology.shard_map.by_shard().items():
+        with engines.borrow(shard) as connection, connection.cursor() as cursor:
+            for partition in partitions:
+                relation = f"{quote(partition.schema)}.{quote(table)} WHERE {quote(column)} IS NOT NULL"
+                parts.append(digest_in(cursor, relation, (column, *key)))
+    return sum_of(parts)
+
+
 def sum_of(digests: Sequence[Digest]) -> Digest:
     return sum(rows for rows, _ in digests), sum(total for _, total in digests)
 

@@ -151,12 +151,17 @@ class UnfaithfulText(Exception):
 
 def to_sql(select: Tree) -> str:
     """Return the text of a SelectStmt, proven: parsed again it gives exactly this tree. Raise `UnfaithfulText`."""
-    result = pb.ParseResult(stmts=[pb.RawStmt(stmt=pb.Node(select_stmt=select))])
+    return statement_sql(pb.Node(select_stmt=select))
+
+
+def statement_sql(node: Tree) -> str:
+    """Return the text of a statement, a Node, proven as in `to_sql`. Raise `UnfaithfulText`."""
+    result = pb.ParseResult(stmts=[pb.RawStmt(stmt=node)])
     try:
         sql = postgast.deparse(result)
         again = postgast.parse(sql)
     except postgast.PgQueryError as error:
         raise UnfaithfulText(str(error)) from error
-    if len(again.stmts) != 1 or not same(again.stmts[0].stmt.select_stmt, select):
+    if len(again.stmts) != 1 or not same(again.stmts[0].stmt, node):
         raise UnfaithfulText(sql)
     return sql

@@ -116,8 +116,36 @@ def compile_keyed(statement: Statement, topology: Topology) -> KeyedStatement:
     return _compile(statement, topology, strict=True)
 
 
+def compile_for_key(statement: Statement, topology: Topology) -> KeyedStatement:
+    """Do as `compile_keyed`, and refuse writes that other partitions must know of: of columns that are unique."""
+    _check_reserved(statement.node, topology)
+    return compile_keyed(statement, topology)
+
+
+def _check_reserved(statement: Tree, topology: Topology) -> None:
+    for node in walk(statement):
+        if isinstance(node, pb.TruncateStmt):
+            names_written = [it.range_var.relname for it in node.relations]
+        elif isinstance(node, pb.InsertStmt | pb.UpdateStmt | pb.DeleteStmt | pb.MergeStmt):
+            names_written = [node.relation.relname]
+        else:
+            continue
+        for name in names_written:
+            table = topology.tables.get(name)
+            if table is None or not (table.unique or name in topology.reservations):
+                continue
+            if not isinstance(node, pb.UpdateStmt) or reserved_columns(node, table) or not table.unique:
+                raise refuse("SP139", name)
+
+
+def reserved_columns(update: Tree, table: Table) -> set[str]:
+    """The columns that an UPDATE assigns and reservations hold: unique ones, and the key."""
+    return {it.res_target.name for it in update.target_list} & {*dict(table.unique), *table.key}
+
+
 def compile_on_connection(statement: Statement, topology: Topology) -> KeyedStatement | None:
     """Analyse a statement of `Router.connect`; None for one that needs no care (settings, temporary tables, ...)."""
+    _check_reserved(statement.node, topology)
     name = kind(statement.node)
     if name in _DEFINITIONS and not _temporary(statement.node):
         raise refuse("SP111", name.removesuffix("_stmt").replace("_", " ").upper())
@@ -209,11 +237,11 @@ def inserted_keys(insert: Tree, table: Table, statement: Statement, topology: To
 def _written_key(table: Table, sources: list[Source | None], code: str) -> WrittenKey:
     known = tuple(source for source in sources if source is not None)
     columns = [table.column(name) for name in table.key]
-    lengths = tuple(sys.maxsize if column is None else _length(column.type) for column in columns)
+    lengths = tuple(sys.maxsize if column is None else text_length(column.type) for column in columns)
     return WrittenKey(table.name, table.key_types, known, code, lengths)
 
 
-def _length(sql_type: str) -> int:
+def text_length(sql_type: str) -> int:
     """The n of ``character varying(n)``."""
     bound = sql_type.partition("(")[2].partition(")")[0]
     return int(bound) if sql_type.startswith("character varying(") else sys.maxsize

@@ -44,8 +44,7 @@ def at_one_moment(statement: Statement, topology: Topology) -> Statement:
         template = _template(unwrap(node), topology) if isinstance(node, pb.Node) else None
         return None if template is None else _moment(template, number, unwrap(node))
 
-    select = pb.Node(select_stmt=rewritten(statement.node.select_stmt, replace))
-    return statement.changed(select, MOMENT)
+    return statement.changed(rewritten(statement.node, replace), MOMENT)
 
 
 def _template(node: Tree, topology: Topology) -> str | None:

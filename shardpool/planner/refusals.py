@@ -12,14 +12,14 @@ _PARTITION = "router.execute(key, ...) runs a statement on the one partition of 
 
 REFUSALS: dict[str, tuple[str, str, str]] = {
     "SP101": (
-        "query() takes SELECT, INSERT, UPDATE, DELETE and TRUNCATE, this is {what}",
-        "tables are changed by router.create_schema; MERGE can be said by INSERT .. ON CONFLICT, UPDATE and DELETE",
-        "merge into orders using items on false when not matched then do nothing",
+        "query() takes SELECT, INSERT, UPDATE, DELETE, MERGE and TRUNCATE, this is {what}",
+        "tables are changed by router.create_schema",
+        "vacuum orders",
     ),
     "SP102": (
-        "data-modifying CTEs are not run over several partitions",
-        _PARTITION,
-        "with gone as (delete from orders returning *) select * from gone",
+        "a write in WITH means something else in each partition than over all: {what}",
+        "run the parts one after another in a transaction, or on one partition: execute(key, ...)",
+        "with gone as (delete from orders returning *) select count(*) from gone",
     ),
     "SP103": ("SELECT INTO creates a table", "use create_schema and copy_into", "select * into copy from orders"),
     "SP104": (
@@ -80,12 +80,12 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
     "SP132": (
         "the write does not mean in each partition what it means over all: {what}",
         "pin it to one partition key, or query the rows first and write them by their keys in one transaction",
-        "update orders set total = (select max(total) from orders)",
+        "update orders set total = (select max(total) from orders) returning (select 1)",
     ),
     "SP133": (
         "the write would find another value on every shard: {what}",
         "evaluate it once, and pass the value as a parameter",
-        "update country set name = now()::text",
+        "insert into orders (customer_id, id) values (1, 1), (2, 2) returning clock_timestamp() < now()",
     ),
     "SP134": (
         "reference tables are written in READ COMMITTED transactions only: their copies could part otherwise",
@@ -100,12 +100,23 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
     "SP136": (
         "a reference table is written by VALUES, and by conditions on its own rows: {what}",
         "query the rows first, and write them as VALUES or by copy_into",
-        "insert into country select code, name from country",
+        "merge into country using orders on country.code = orders.code when matched then delete",
     ),
     "SP137": (
-        "explain() and stream() are for SELECTs",
-        "ask for a SELECT of the rows that it writes; query() writes",
+        "stream() and explain(analyze=True) are for SELECTs",
+        "query() writes; explain() without running it takes writes too",
         "delete from orders",
+    ),
+    "SP138": (
+        "the new partition key moves rows to other partitions, which is no UPDATE for {what}",
+        "delete and insert the rows in one transaction, with what depends on them",
+        "update parents set customer_id = customer_id + 1",
+    ),
+    "SP139": (
+        "the reservations of columns that are unique over all partitions could not be written along: {what}",
+        "write such tables by query(): INSERT (also with ON CONFLICT DO NOTHING), UPDATE, DELETE, and TRUNCATE with "
+        "their tables of reservations in one; load rows into another table first, and INSERT .. SELECT them",
+        "insert into members (member_id, email) values (1, 'a') on conflict (member_id) do update set email = 'b'",
     ),
     "SP110": (
         "{what} inside execute(): every call is a transaction of its own",

@@ -248,7 +248,7 @@ class _Analyser:
         for node in clause.ctes:
             cte = node.common_table_expr
             if not is_a(cte.ctequery, "select_stmt"):
-                raise refuse("SP102")
+                raise refuse("SP102", "it is not at the top")
             if clause.recursive:
                 ctes[cte.ctename] = _Query(None)
         for node in clause.ctes:

@@ -151,6 +151,11 @@ class Topology:
         return {partition.id: quote(partition.schema) + "." for partition in self.shard_map.partitions}
 
     @cached_property
+    def reservations(self) -> frozenset[str]:
+        """The names of the tables of reservations: they are written along with others, and not by themselves."""
+        return frozenset(name for table in self.tables.values() for _, name in table.unique)
+
+    @cached_property
     def key_types(self) -> frozenset[tuple[KeyType, ...]]:
         """The key types in use, one entry per distinct type of key."""
         return frozenset(table.key_types for table in self.tables.values() if table.sharded)

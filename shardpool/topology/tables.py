@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shardpool.topology.key import KeyType
 
 
 @dataclass(frozen=True)
 class Sharded:
-    """Declare a table as split over the partitions by *key*: a column name, or a tuple of them for a composite key."""
+    """Declare a table as split over the partitions by *key*: a column name, or a tuple of them for a composite key.
+
+    *unique*: columns that are unique over all partitions -> the table of their reservations, which is sharded by that
+    column, and has it and the key of this table as its columns.
+    """
 
     key: str | tuple[str, ...]
+    unique: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -53,10 +58,19 @@ class Table:
     primary_key: tuple[str, ...] = ()
     key: tuple[str, ...] = ()
     key_types: tuple[KeyType, ...] = ()
+    #: (column, table of its reservations): the columns that are unique over all partitions.
+    unique: tuple[tuple[str, str], ...] = ()
 
     @property
     def sharded(self) -> bool:
         return bool(self.key)
+
+    @property
+    def kind(self) -> TableKind:
+        """How it was declared."""
+        if not self.sharded:
+            return Reference()
+        return Sharded(self.key[0] if len(self.key) == 1 else self.key, dict(self.unique))
 
     def column(self, name: str) -> Column | None:
         return next((column for column in self.columns if column.name == name), None)

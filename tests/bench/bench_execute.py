@@ -1,10 +1,11 @@
-"""What routing costs: one row by its key, five ways on the same server, taken in turn.
+"""What routing costs: one row by its key, six ways on the same server, taken in turn.
 
 bare        psycopg2 cursor, autocommit, schema-qualified table, one open connection
 execute     router.execute(key, sql)
 query       router.query(sql), the key found in the text
 sqlalchemy  engine.connect() and Connection.execute(text(sql)) on one engine
 sharded     SQLAlchemy's ShardedSession, session.get() of a fresh session
+session     router.session(), session.get() of a fresh session
 """
 
 from __future__ import annotations
@@ -72,7 +73,12 @@ def candidates(router: Router, urls: list[str]) -> dict[str, Callable[[], object
         with make_session() as session:
             return session.get_one(Account, KEY)
 
-    return {"bare": bare, "execute": execute, "query": query, "sqlalchemy": sqlalchemy, "sharded": sharded}
+    def session() -> object:
+        with router.session() as session:
+            return session.get_one(Account, KEY)
+
+    calls = (bare, execute, query, sqlalchemy, sharded, session)
+    return {call.__name__: call for call in calls}
 
 
 def measure(calls: dict[str, Callable[[], object]]) -> dict[str, list[float]]:

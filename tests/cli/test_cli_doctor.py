@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg2
 from sqlalchemy import text
 
-from shardpool import Router
+from shardpool import Router, Sharded
 from shardpool.local import LocalCluster
 from tests.cli.cli_tools import run, write
 
@@ -47,6 +47,22 @@ def test_all_is_well(shop: Path) -> None:
     }
     assert "0 wrong" in run("doctor", config=shop).out
     assert run("doctor", "--all", config=shop).out.count("reachable") == 2
+
+
+def test_unique_columns(shop: Path, cluster: LocalCluster) -> None:
+    with Router.from_file(shop, listen=False) as router:
+        router.create_schema(
+            "CREATE TABLE members (id bigint PRIMARY KEY, email text); "
+            "CREATE TABLE emails (email text PRIMARY KEY, id bigint NOT NULL)",
+            {"members": Sharded("id", {"email": "emails"}), "emails": Sharded("email")},
+        )
+        router.query("INSERT INTO members VALUES (1, 'a'), (2, 'b'), (3, NULL)")
+        assert findings(shop) == {}
+        place = router.partition_of(1).schema
+        execute(cluster, router.shard_of(1).name, f"update {place}.members set email = 'c' where id = 1")
+        assert findings(shop) == {"unique columns": [("keyspace", "wrong")]}
+        assert "emails has 2 rows for 2 values, or others" in run("doctor", config=shop).out.replace("\n", " ")
+        router.create_schema("DROP TABLE members, emails")
 
 
 def test_drift(shop: Path, cluster: LocalCluster) -> None:

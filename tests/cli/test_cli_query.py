@@ -69,7 +69,7 @@ def test_a_key_sends_a_write_to_its_partition(shop: Path) -> None:
 def test_a_write_over_several_partitions(shop: Path) -> None:
     written = run("query", "update customers set email = lower(email) where customer_id < 30", config=shop)
     assert written.code == 0
-    assert "30 rows affected · write" in written.out
+    assert "30 rows affected · partitions" in written.out
 
 
 def test_no_rows_and_wide_values(shop: Path) -> None:
@@ -110,6 +110,18 @@ def test_explain(shop: Path) -> None:
     assert "answers alone" in single.out
     gather = run("explain", "select a.name from customers a join customers b on a.name = b.email", config=shop)
     assert "gather customers" in gather.out
+
+
+def test_explain_a_write(shop: Path) -> None:
+    found = run("explain", "update customers set name = upper(name)", config=shop)
+    assert "write: partitions" in found.out
+    moved = run("explain", "update customers set customer_id = customer_id + 1", config=shop)
+    assert "write: found first" in moved.out and "changing the partition key" in moved.out
+    document = run("explain", "delete from customers where customer_id = 3", "--json", config=shop).json
+    assert document["rung"] == "single"
+    assert len(document["shards"]) == 1
+    refused = run("explain", "delete from customers", "--analyze", config=shop)
+    assert "SP137" in refused.err and "found first" not in refused.out
 
 
 def test_explain_as_json(shop: Path) -> None:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from shardpool import Router
+from shardpool import Router, read_config
 from tests.cli.cli_tools import run
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(shop: Path) -> Iterator[None]:
+    """A test that failed leaves nothing prepared: the next one would wait for its locks."""
+    yield
+    with Router.from_file(shop, listen=False) as router:
+        router.resolve_transactions(older_than=0)
+        assert router.transactions_in_doubt() == []
 
 
 class Died(BaseException):
@@ -21,7 +32,9 @@ def leave_behind(config: Path, monkeypatch: pytest.MonkeyPatch, point: str) -> N
         if name == point:
             raise Died
 
-    with Router.from_file(config, listen=False) as router, monkeypatch.context() as patch:
+    bounded = read_config(config)
+    bounded = replace(bounded, pool=replace(bounded.pool, statement_timeout=20.0))
+    with Router(bounded, listen=False) as router, monkeypatch.context() as patch:
         patch.setattr("shardpool.faults.fault_point", end)
         patch.setattr("shardpool.two_phase.commit._Commit._settle_interrupted", lambda self: "")
         with pytest.raises(Died), router.transaction() as tx:

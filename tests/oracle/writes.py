@@ -142,7 +142,8 @@ class Generator:
 
     def statement(self) -> tuple[str, Parameters]:
         kinds = [self._insert] * 5 + [self._update] * 4 + [self._delete] * 2 + [self._select_into] * 2
-        kinds += [self._reference] * 3 + [self._odd] * 2
+        kinds += [self._reference] * 3 + [self._odd] * 2 + [self._moved] * 2 + [self._elsewhere] * 3
+        kinds += [self._merge] * 3 + [self._in_with] * 2
         return self._random.choice(kinds)()
 
     def _pick(self, *choices: str) -> str:
@@ -212,11 +213,10 @@ class Generator:
             f" ON CONFLICT ({key_columns}) DO UPDATE SET {update[table]}",
             f" ON CONFLICT ({key_columns}) DO UPDATE SET {update[table]} WHERE {table}.customer > 3",
         )
-        named = self._pick(table, table, f"shop.{table}") if False else table
         returning = self._pick(
             "", "", " RETURNING customer", " RETURNING *", f" RETURNING {table}.customer * 2 AS twice"
         )
-        return f"INSERT INTO {named} {columns} VALUES {', '.join(rows)}{conflict}{returning}", parameters
+        return f"INSERT INTO {table} {columns} VALUES {', '.join(rows)}{conflict}{returning}", parameters
 
     def _update(self) -> tuple[str, Parameters]:
         condition, parameters = self._condition("o." if self._random.random() < 0.5 else "")
@@ -270,7 +270,7 @@ class Generator:
                 f"INSERT INTO sums (customer) SELECT customer FROM items WHERE customer = {self._key()} "
                 "ON CONFLICT DO NOTHING",
                 "INSERT INTO sums (customer, orders) SELECT customer + 1, 1 FROM sums",
-                "INSERT INTO items (customer, id, line) SELECT customer, id, 1 FROM orders LIMIT 2",
+                "INSERT INTO items (customer, id, line) SELECT customer, id, 1 FROM orders ORDER BY 2, 1 LIMIT 2",
                 "INSERT INTO sums SELECT customer, count(*), 1 FROM orders GROUP BY customer HAVING count(*) > 1",
             ),
             {},
@@ -291,9 +291,140 @@ class Generator:
                 ("DELETE FROM country WHERE code = 'xx'", {}),
                 (f"DELETE FROM country WHERE code = '{code}'", {}),
                 ("UPDATE country SET size = (SELECT count(*) FROM country)", {}),
-                ("UPDATE country SET name = now()::text", {}),
+                ("UPDATE country SET name = left(now()::text, 4)", {}),
                 ("INSERT INTO country SELECT 'q' || code, name FROM country", {}),
             ]
+        )
+
+    def _moved(self) -> tuple[str, Parameters]:
+        """Changes of the partition key. Far enough that no row takes the key of one that is still to be changed."""
+        table, key = self._pick("sums", "sums", "items"), self._key()
+        returning = self._pick("", " RETURNING customer", f" RETURNING {table}.*, customer + 1 AS next")
+        return (
+            self._pick(
+                f"UPDATE {table} SET customer = customer + 50 WHERE customer < 50{returning}",
+                f"UPDATE {table} SET customer = customer - 50 WHERE customer >= 50{returning}",
+                f"UPDATE {table} SET customer = {key + 20} WHERE customer = {key}{returning}",
+                f"UPDATE {table} t SET customer = t.customer - 20 WHERE t.customer BETWEEN 20 AND 40",
+                f"UPDATE sums SET customer = orders.customer + 100, total = DEFAULT FROM orders "
+                f"WHERE orders.customer = sums.orders AND sums.customer = {key} AND orders.id = 1 RETURNING sums.*",
+                f"UPDATE sums SET (customer, total) = (customer + 200, 2.5) WHERE total > {key}",
+                f"UPDATE sums SET customer = NULL WHERE customer = {key}",
+                f"UPDATE orders SET customer = customer + 50 WHERE customer = {key}",
+            ),
+            {},
+        )
+
+    def _elsewhere(self) -> tuple[str, Parameters]:
+        """Writes whose rows depend on rows of other partitions."""
+        key, small = self._key(), self._random.randrange(5)
+        return self._random.choice(
+            [
+                (f"UPDATE orders SET total = (SELECT max(quantity) FROM items) WHERE id = {small} RETURNING *", {}),
+                (
+                    "UPDATE orders o SET note = (SELECT min(product) FROM items i WHERE i.line = o.id), total = 7.005",
+                    {},
+                ),
+                (f"UPDATE orders SET total = :t WHERE id = (SELECT min(id) FROM orders WHERE id > {small})", {"t": 3}),
+                (
+                    "UPDATE sums SET total = o.n FROM (SELECT id, count(*) AS n FROM orders GROUP BY id) o "
+                    "WHERE o.id = sums.orders RETURNING sums.customer, total",
+                    {},
+                ),
+                ("UPDATE sums SET orders = NULL, total = '2.25' WHERE orders IN (SELECT line FROM items)", {}),
+                (f"DELETE FROM sums USING orders o WHERE sums.orders = o.id AND o.id > {small} RETURNING sums.*", {}),
+                (f"DELETE FROM items WHERE quantity < (SELECT avg(quantity) FROM items) AND id <> {small}", {}),
+                (
+                    "DELETE FROM orders WHERE customer NOT IN (SELECT orders FROM sums WHERE orders IS NOT NULL) "
+                    f"AND id = {small} RETURNING customer, id",
+                    {},
+                ),
+                (
+                    "INSERT INTO sums SELECT customer + 30, count(*), sum(total) FROM orders GROUP BY 1 "
+                    "HAVING count(*) > 1 ON CONFLICT (customer) "
+                    "DO UPDATE SET total = excluded.total, orders = sums.orders + 1 RETURNING *",
+                    {},
+                ),
+                (
+                    f"INSERT INTO sums (total, customer) SELECT :x, {key} + id FROM orders WHERE id > {small} "
+                    "ON CONFLICT DO NOTHING",
+                    {"x": 4},
+                ),
+                (f"INSERT INTO sums (customer) VALUES (40 + {key}), (60 + :k) ON CONFLICT DO NOTHING", {"k": key}),
+                (
+                    "INSERT INTO orders (customer, id, note, placed) SELECT id, line + 10, 'n', '2026-01-01' "
+                    f"FROM items WHERE line = {small} ON CONFLICT DO NOTHING RETURNING *",
+                    {},
+                ),
+                (
+                    "INSERT INTO orders (customer, id, total) SELECT customer, id + 20, 20000 FROM orders "
+                    "ORDER BY 1, 2 LIMIT 1",
+                    {},
+                ),
+                (
+                    "UPDATE country SET size = (SELECT count(*) FROM orders o WHERE o.code = country.code) RETURNING *",
+                    {},
+                ),
+                ("DELETE FROM country WHERE NOT EXISTS (SELECT FROM orders o WHERE o.code = country.code)", {}),
+                (
+                    "INSERT INTO country SELECT DISTINCT 'p' || id, note FROM orders WHERE note IS NOT NULL "
+                    "ON CONFLICT (code) DO NOTHING RETURNING code",
+                    {},
+                ),
+                ("UPDATE sums SET total = total + 1 WHERE now() > DATE '2020-01-01'", {}),
+                ("UPDATE orders SET placed = CURRENT_DATE - 1 WHERE id = 2 RETURNING placed < CURRENT_DATE", {}),
+            ]
+        )
+
+    def _merge(self) -> tuple[str, Parameters]:
+        source = self._pick(
+            "orders AS o",
+            f"(SELECT * FROM orders WHERE customer = {self._key()}) o",
+            "(SELECT customer, max(id) AS id, sum(total) AS total FROM orders GROUP BY customer) o",
+            "(SELECT id AS customer, count(*) AS id, NULL::numeric AS total FROM orders GROUP BY id) o",
+            f"(VALUES (1, 2, 3.5), ({self._key() + 50}, 1, NULL)) AS o(customer, id, total)",
+            "(SELECT size AS customer, 1 AS id, 0.5 AS total FROM country WHERE size = 8) o",
+        )
+        condition = self._pick("", f" AND o.id = {self._random.randrange(5)}", " AND s.total < 5")
+        clauses = [
+            self._pick("", " WHEN MATCHED AND s.orders > 3 THEN DELETE", " WHEN MATCHED AND o.id = 2 THEN DO NOTHING"),
+            self._pick("", " WHEN MATCHED THEN UPDATE SET orders = o.id, total = s.total + o.total"),
+            self._pick(
+                "",
+                " WHEN NOT MATCHED AND o.customer IS NOT NULL THEN INSERT (total, customer) VALUES "
+                "(o.total, o.customer)",
+                " WHEN NOT MATCHED THEN INSERT (customer) VALUES (o.customer + 1)",
+            ),
+            self._pick("", "", " WHEN NOT MATCHED BY SOURCE AND s.customer > 20 THEN DELETE"),
+        ]
+        clauses = clauses if any(clauses) else [" WHEN MATCHED THEN DELETE"]
+        returning = self._pick("", " RETURNING s.customer, o.id") if " BY SOURCE" in clauses[-1] else ""
+        return (
+            f"MERGE INTO sums s USING {source} ON s.customer = o.customer{condition}{''.join(clauses)}{returning}",
+            {},
+        )
+
+    def _in_with(self) -> tuple[str, Parameters]:
+        key = self._key()
+        write = self._pick(
+            f"DELETE FROM items WHERE line > {self._random.randrange(3)} RETURNING customer, id, line",
+            f"UPDATE orders SET total = 3, note = 'w' WHERE id > {self._random.randrange(4)} RETURNING customer, id",
+            f"DELETE FROM items USING orders o WHERE o.customer = items.customer AND o.id = items.id "
+            f"AND o.customer = {key} RETURNING items.customer, o.id, quantity",
+        )
+        return (
+            f"WITH w AS ({write}) "
+            + self._pick(
+                "SELECT * FROM w",
+                f"SELECT id FROM w WHERE customer = {key}",
+                "SELECT count(*) FROM w",
+                "SELECT w.customer, o.total FROM w JOIN orders o USING (customer)",
+                "INSERT INTO items (id, line, customer) SELECT id, 8, customer FROM w RETURNING customer, line",
+                "INSERT INTO sums (orders, customer) SELECT id, customer + 1 FROM w",
+                "DELETE FROM sums USING w WHERE w.customer = sums.customer RETURNING sums.customer",
+                "UPDATE sums SET orders = 0 FROM w WHERE w.customer = sums.customer AND w.id = 1",
+            ),
+            {},
         )
 
     def _odd(self) -> tuple[str, Parameters]:

@@ -109,6 +109,16 @@ def test_errors_are_sqlalchemys(shop: Router) -> None:
         shop.query("SELECT * FROM orderz")
 
 
+MEMBERS = """
+CREATE TABLE members (member_id bigint PRIMARY KEY, email text);
+CREATE TABLE emails (email text PRIMARY KEY, member_id bigint NOT NULL);
+"""
+PARENTS = """
+CREATE TABLE parents (customer_id bigint PRIMARY KEY);
+CREATE TABLE children (customer_id bigint PRIMARY KEY REFERENCES parents ON DELETE CASCADE);
+"""
+
+
 @pytest.mark.parametrize("code", sorted(REFUSALS))
 def test_every_refusal_by_its_example(shop: Router, code: str) -> None:
     example = REFUSALS[code][2]
@@ -119,7 +129,15 @@ def test_every_refusal_by_its_example(shop: Router, code: str) -> None:
             with shop.transaction(isolation="REPEATABLE READ") as transaction:
                 transaction.query(example)
         elif code == "SP137":
-            shop.explain(example)
+            shop.explain(example, analyze=True)
+        elif code == "SP139":
+            members = {"members": Sharded("member_id", {"email": "emails"}), "emails": Sharded("email")}
+            shop.create_schema(MEMBERS, members)
+            shop.query(example)
+        elif code == "SP138":
+            shop.create_schema(PARENTS, {"parents": Sharded("customer_id"), "children": Sharded("customer_id")})
+            shop.query("INSERT INTO parents SELECT generate_series(1, 20)")
+            shop.query(example)
         else:
             shop.query(example)
     assert caught.value.code == code

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from shardpool.cli.checks.facts import ClusterFacts, read_facts
 from shardpool.cli.checks.finding import Finding
-from shardpool.cli.checks.keyspace import drift, loads, moves, references, schema_changes, shard_map
+from shardpool.cli.checks.keyspace import drift, loads, moves, references, reservations, schema_changes, shard_map
 from shardpool.cli.checks.servers import (
     clocks,
     collations,
@@ -39,6 +39,7 @@ CHECKS = (
     loads,
     drift,
     references,
+    reservations,
 )
 
 

@@ -102,6 +102,8 @@ class ClusterFacts:
     drift_fault: str = ""
     #: Reference tables whose copies differ: table -> shard -> rows. None if not looked at.
     references: Mapping[str, Mapping[str, int]] | None = None
+    #: Tables of reservations that do not agree with their tables: their rows, and the values there.
+    reservations: Mapping[str, tuple[int, int]] | None = None
 
 
 def read_facts(config: Config, engines: Engines, catalog: Catalog) -> ClusterFacts:
@@ -113,8 +115,10 @@ def read_facts(config: Config, engines: Engines, catalog: Catalog) -> ClusterFac
     servers, unreachable = ask_shards(engines, names, lambda _, cursor: _read_server(cursor))
     drift, fault = _read_drift(catalog, engines, found, unreachable)
     # What has not the same columns cannot be compared.
-    references = _read_references(engines, found) if drift is not None and not drift else None
-    return ClusterFacts(config, servers, unreachable, found, drift, fault, references)
+    comparable = found.topology if drift is not None and not drift else None
+    references = _read_references(engines, comparable)
+    reservations = _read_reservations(engines, comparable)
+    return ClusterFacts(config, servers, unreachable, found, drift, fault, references, reservations)
 
 
 def _read_server(cursor: Any) -> ServerFacts:
@@ -160,11 +164,20 @@ def _read_catalog(catalog: Catalog) -> CatalogFacts:
     return CatalogFacts(topology, fault, time_zone[0], catalog.identities(), ddl, moves, leftovers)
 
 
-def _read_references(engines: Engines, found: CatalogFacts) -> Mapping[str, Mapping[str, int]] | None:
+def _read_references(engines: Engines, topology: Topology | None) -> Mapping[str, Mapping[str, int]] | None:
     from shardpool.jobs.digest import differing_references
 
     try:
-        return differing_references(engines, found.topology) if found.topology is not None else None
+        return differing_references(engines, topology) if topology is not None else None
+    except ExecutionError:
+        return None
+
+
+def _read_reservations(engines: Engines, topology: Topology | None) -> Mapping[str, tuple[int, int]] | None:
+    from shardpool.jobs.digest import differing_reservations
+
+    try:
+        return differing_reservations(engines, topology) if topology is not None else None
     except ExecutionError:
         return None
 

@@ -82,6 +82,15 @@ def references(facts: ClusterFacts) -> Iterator[Finding]:
         yield ok("reference tables", KEYSPACE, "the same rows on all shards")
 
 
+def reservations(facts: ClusterFacts) -> Iterator[Finding]:
+    """What must be unique over all partitions is reserved, and nothing else is."""
+    for name, (rows, values) in sorted((facts.reservations or {}).items()):
+        hint = "compare the two tables; writers that go around the router, or write meanwhile, make them differ"
+        yield wrong("unique columns", KEYSPACE, f"{name} has {rows:,} rows for {values:,} values, or others", hint)
+    if facts.reservations is not None and not facts.reservations:
+        yield ok("unique columns", KEYSPACE, "all reserved")
+
+
 def drift(facts: ClusterFacts) -> Iterator[Finding]:
     """Every partition has the tables that the catalog says."""
     if facts.drift is None:

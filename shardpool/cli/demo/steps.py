@@ -19,7 +19,7 @@ from shardpool.cli.demo.writer import Writers, percentiles, timeline
 from shardpool.cli.load import load_progress, progress_callback
 from shardpool.cli.move import report_facts
 from shardpool.cli.moving import watched_moves
-from shardpool.cli.plans import plan_picture
+from shardpool.cli.plans import explanation_picture
 from shardpool.cli.rebalance import plan_facts
 from shardpool.cli.status import read_status
 from shardpool.local import LocalCluster
@@ -132,7 +132,7 @@ def report(stage: Stage) -> Facts:
         "ms": round(seconds * 1000, 2),
         "plain_ms": round(plain_seconds * 1000, 2),
         "plan": explanation.to_json(),
-        "picture": None if stage.console is None else plan_picture(explanation, stage.router.topology),
+        "picture": None if stage.console is None else explanation_picture(explanation, stage.router.topology),
     }
 
 

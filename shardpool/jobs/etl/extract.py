@@ -10,6 +10,7 @@ from shardpool.bulk.database_source import DATABASE
 from shardpool.bulk.query_source import Extract, describe_query
 from shardpool.engines import Engines
 from shardpool.errors import JobRefused, UnknownTable
+from shardpool.executor.explain import Explanation
 from shardpool.planner.plan import SCHEMA_MARKER, Concatenation, PushdownPlan, ReferencePlan, SinglePlan
 from shardpool.router import Router
 from shardpool.topology.names import literal, quote
@@ -44,7 +45,10 @@ def keyspace_extract(router: Router, document: Mapping[str, Any]) -> Extract:
     if "table" in extract and extract["table"] not in router.topology.tables:
         raise UnknownTable(extract["table"], router.topology.keyspace, list(router.topology.tables))
     query = query_of(extract)
-    plan = router.explain(query).plan
+    explanation = router.explain(query)
+    if not isinstance(explanation, Explanation):
+        raise JobRefused("extract.query writes: extract is a SELECT")
+    plan = explanation.plan
     everywhere: tuple[int, ...] | None
     match plan:
         case PushdownPlan(partial, by_shard, Concatenation(None, None)):

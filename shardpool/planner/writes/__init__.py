@@ -1,32 +1,68 @@
 """Writes over several partitions: from a statement to what each partition, or each shard, executes of it.
 
 `compile_write` chooses by kind and target: `rows` (INSERT of VALUES, each row to its partition), `partitions` (UPDATE,
-DELETE and INSERT .. SELECT that mean in each partition what they mean over all), `everywhere` (reference tables, and
-TRUNCATE). The user's words are sent; of VALUES, those rows that belong there. Whatever is not proven is refused.
+DELETE and INSERT .. SELECT that mean in each partition what they mean over all), `merges` (MERGE alike), `ctes` (writes
+in WITH), `everywhere` (reference tables, and TRUNCATE). The user's words are sent; of VALUES, those rows that belong
+there. What is not proven to mean the same so is done in two halves (`staged`): a query finds the rows, which are then
+written where they belong, by `inserts`, `changes` and `merges`. Whatever is not proven either way is refused.
 """
 
 from __future__ import annotations
 
-from shardpool.planner.ast import is_a, kind
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from shardpool.errors import CrossShardTransaction, ShardpoolError, UnsupportedStatement
+from shardpool.planner.ast import is_a, kind, unwrap
 from shardpool.planner.ladder import CompiledQuery, compile_query
 from shardpool.planner.refusals import refuse
 from shardpool.planner.safety import check_session
 from shardpool.planner.statement import Statement
+from shardpool.planner.writes.changes import compile_staged_change
+from shardpool.planner.writes.ctes import compile_with
 from shardpool.planner.writes.everywhere import compile_reference, compile_truncate
+from shardpool.planner.writes.guarded import Guarded, guarded_table, with_hidden
+from shardpool.planner.writes.inserts import compile_staged_insert
+from shardpool.planner.writes.merges import compile_merge, compile_staged_merge
 from shardpool.planner.writes.partitions import compile_partitions
 from shardpool.planner.writes.rows import compile_rows, has_rows
-from shardpool.planner.writes.steps import CompiledWrite, Copies, Step, Steps, modifying_ctes, target_of
+from shardpool.planner.writes.steps import (
+    CompiledWrite,
+    Copies,
+    Found,
+    Staged,
+    Step,
+    Steps,
+    modifying_ctes,
+    target_of,
+)
 from shardpool.topology.shard_map import Topology
 
-__all__ = ["CompiledWrite", "Copies", "Step", "Steps", "compile_statement", "compile_write"]
+__all__ = [
+    "CompiledWrite",
+    "Copies",
+    "Found",
+    "Guarded",
+    "Staged",
+    "Step",
+    "Steps",
+    "chosen",
+    "compile_statement",
+    "compile_write",
+]
+
+T = TypeVar("T")
 
 #: The kinds of nodes that `compile_write` takes.
-_WRITES = ("insert_stmt", "update_stmt", "delete_stmt", "truncate_stmt")
+_WRITES = ("insert_stmt", "update_stmt", "delete_stmt", "merge_stmt", "truncate_stmt")
+#: Refusals of the user's words as they are, which finding the rows first may get around.
+_WAY_OUT = ("SP113", "SP114", "SP132", "SP133", "SP136")
 
 
 def compile_statement(statement: Statement, topology: Topology) -> CompiledQuery | CompiledWrite:
     """Analyse a statement of `Router.query`. Raise `InvalidSQL`, `RoutingError` or `UnsupportedStatement`."""
-    if kind(statement.node) in _WRITES:
+    if kind(statement.node) in _WRITES or modifying_ctes(statement):
         return compile_write(statement, topology)
     return compile_query(statement, topology)
 
@@ -35,13 +71,96 @@ def compile_write(statement: Statement, topology: Topology) -> CompiledWrite:
     """Analyse a write of `Router.query`. Raise `RoutingError` or `UnsupportedStatement`."""
     if is_a(statement.node, "truncate_stmt"):
         return compile_truncate(statement, topology)
-    if modifying_ctes(statement):
-        raise refuse("SP102")
     unknown = check_session(statement.node, topology)
     if unknown is not None:
         raise refuse("SP135", unknown)
+    table = guarded_table(statement, topology)
+    if modifying_ctes(statement):
+        if table is not None:
+            raise refuse("SP139", table.name)
+        return compile_with(statement, topology)
+    if table is None:
+        return FirstProven(statement, *_attempt(lambda: _direct(statement, topology)))
+    verb = kind(statement.node).removesuffix("_stmt")
+    whole = with_hidden(statement, table)
+    # What an UPDATE replaces must be found first: RETURNING has the new values only.
+    direct = (None, refuse("SP132", "it changes a unique column")) if verb == "update" else None
+    inner = FirstProven(whole, *(direct or _attempt(lambda: _direct(whole, topology))))
+    return Guarded(inner, table, verb, bool(unwrap(statement.node).returning_clause.exprs))
+
+
+def _direct(statement: Statement, topology: Topology) -> CompiledWrite:
+    if kind(statement.node) == "merge_stmt":
+        return compile_merge(statement, topology)
     if not target_of(statement, topology).sharded:
         return compile_reference(statement, topology)
     if kind(statement.node) == "insert_stmt" and has_rows(statement):
         return compile_rows(statement, topology)
     return compile_partitions(statement, topology)
+
+
+def _staged(statement: Statement, topology: Topology) -> Staged:
+    match kind(statement.node):
+        case "insert_stmt":
+            return compile_staged_insert(statement, topology)
+        case "merge_stmt":
+            return compile_staged_merge(statement, topology)
+        case _:
+            return compile_staged_change(statement, topology)
+
+
+def _attempt(work: Callable[[], T]) -> tuple[T | None, ShardpoolError | None]:
+    """What *work* returns, or why it is refused."""
+    try:
+        return work(), None
+    except CrossShardTransaction as error:
+        return None, error
+    except UnsupportedStatement as error:
+        if error.code not in _WAY_OUT:
+            raise
+        return None, error
+
+
+@dataclass(frozen=True)
+class FirstProven:
+    """A write by the user's own words if these are proven to do, else in two halves."""
+
+    statement: Statement
+    direct: CompiledWrite | None
+    refusal: ShardpoolError | None
+    _found: dict[str, tuple[Staged | None, ShardpoolError | None]] = field(default_factory=dict, compare=False)
+
+    def bind(self, parameters: Mapping[str, Any], topology: Topology) -> Steps | Staged:
+        return self.chosen(parameters, topology)[0]
+
+    def chosen(self, parameters: Mapping[str, Any], topology: Topology) -> tuple[Steps | Staged, str]:
+        """Return what `bind` does, and why not the words as they are, or ""."""
+        direct, refusal = self.direct, self.refusal
+        if direct is not None:
+            steps, refusal = _attempt(lambda: direct.bind(parameters, topology))
+            if steps is not None:
+                return steps, ""
+        assert refusal is not None
+        if "staged" not in self._found:
+            self._found["staged"] = _attempt(lambda: _staged(self.statement, topology))
+        staged, also = self._found["staged"]
+        if staged is None:
+            raise _both(refusal, also)
+        return staged, refusal.message if isinstance(refusal, UnsupportedStatement) else str(refusal)
+
+
+def chosen(compiled: CompiledWrite, parameters: Mapping[str, Any], topology: Topology) -> tuple[Steps | Staged, str]:
+    """Return how a write is carried out, and why not by its own words, or "". Raises as `CompiledWrite.bind`."""
+    if isinstance(compiled, Guarded):
+        return chosen(compiled.inner, parameters, topology)
+    if isinstance(compiled, FirstProven):
+        return compiled.chosen(parameters, topology)
+    return compiled.bind(parameters, topology), ""
+
+
+def _both(refusal: ShardpoolError, also: ShardpoolError | None) -> ShardpoolError:
+    """The refusal of the words as they are, which also says why the rows are not found first."""
+    if isinstance(refusal, UnsupportedStatement) and isinstance(also, UnsupportedStatement):
+        text = refusal.message if also.message == refusal.message else f"{refusal.message}; found first: {also.message}"
+        return UnsupportedStatement(refusal.code, text, refusal.hint)
+    return refusal

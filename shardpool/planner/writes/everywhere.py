@@ -110,6 +110,11 @@ def compile_truncate(statement: Statement, topology: Topology) -> WriteCopies | 
         if table is None or node.range_var.schemaname not in ("", topology.keyspace):
             raise UnknownTable(node.range_var.relname, topology.keyspace, list(topology.tables))
         tables.append(table)
+    names = {table.name for table in tables}
+    for table in topology.tables.values():
+        together = {table.name, *(name for _, name in table.unique)}
+        if table.unique and together & names and not together <= names:
+            raise refuse("SP139", f"TRUNCATE of {', '.join(sorted(together & names))} alone")
     template = on_search_path(statement, topology)
     if all(table.sharded for table in tables):
         return TruncatePartitions(template)

@@ -7,20 +7,21 @@ RETURNING expressions as columns, it must have a plan whose answer is the concat
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import postgast
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, UnfaithfulText, column_fields, is_a, kind, to_sql, unwrap, walk
+from shardpool.planner.ast import Tree, column_fields, is_a, kind, unwrap, walk
 from shardpool.planner.keyed import KeyedStatement, WrittenKey, assigned_keys, compile_keyed
-from shardpool.planner.ladder import CompiledQuery, compile_query
+from shardpool.planner.ladder import CompiledQuery
+from shardpool.planner.moment import at_one_moment
 from shardpool.planner.plan import ByShard, Concatenation, PushdownPlan, SinglePlan
 from shardpool.planner.refusals import refuse
 from shardpool.planner.rewrite import copied, expression, target
 from shardpool.planner.safety import not_repeatable
 from shardpool.planner.statement import Statement
+from shardpool.planner.writes.staged import compile_source, generated
 from shardpool.planner.writes.steps import Step, Steps, check_assigned, expressions, in_partition, returned, target_of
 from shardpool.topology.shard_map import Topology
 from shardpool.topology.tables import Table
@@ -28,21 +29,27 @@ from shardpool.topology.tables import Table
 
 @dataclass(frozen=True)
 class WritePartitions:
-    """`source` is the SELECT whose plan tells the partitions."""
+    """`source` is the SELECT whose plan tells the partitions.
+
+    `still`: the statement with the current time as a parameter, for several partitions; None if it does not ask for it.
+    """
 
     keyed: KeyedStatement
     assigned: tuple[WrittenKey, ...]
     source: CompiledQuery
+    still: KeyedStatement | None
 
     def bind(self, parameters: Mapping[str, Any], topology: Topology) -> Steps:
         by_shard = self._partitions(parameters, topology)
+        several = sum(map(len, by_shard.values())) > 1
+        keyed = self.still if self.still is not None and several else self.keyed
         steps = []
         for shard, partitions in sorted(by_shard.items()):
             for partition in partitions:
                 check_assigned(self.assigned, partition, parameters, topology)
                 placement = topology.shard_map.placement(partition)
-                steps.append(Step(shard, in_partition(self.keyed, partition, topology), placement))
-        return Steps(tuple(steps))
+                steps.append(Step(shard, in_partition(keyed, partition, topology), placement))
+        return Steps(tuple(steps), moment=keyed is not self.keyed)
 
     def _partitions(self, parameters: Mapping[str, Any], topology: Topology) -> ByShard:
         plan = self.source.bind(parameters, topology)
@@ -65,23 +72,19 @@ def compile_partitions(statement: Statement, topology: Topology) -> WritePartiti
         changes, select = node.on_conflict_clause.target_list, _inserted_rows(node, topology)
     else:
         changes = node.target_list if kind(statement.node) == "update_stmt" else ()
-        select = _changed_rows(statement.node)
-    try:
-        source = compile_query(_derived(select, statement), topology)
-    except UnfaithfulText:
-        raise refuse("SP132", "the generated text could not be proven faithful") from None
-    return WritePartitions(keyed, tuple(assigned_keys(changes, table, statement)), source)
+        select = changed_rows(statement.node)
+    source = compile_source(select, statement, topology)
+    assigned = tuple(assigned_keys(changes, table, statement))
+    return WritePartitions(keyed, assigned, source, still_words(keyed, statement, topology))
 
 
-def _derived(select: Tree, statement: Statement) -> Statement:
-    """A statement of the same parameters, to be analysed. Raise `UnfaithfulText`."""
-    sql = to_sql(select)
-    places = [(token.start, token.end) for token in postgast.scan(sql).tokens if token.token == pb.PARAM]
-    named = tuple((start, end, statement.names[int(sql.encode()[start + 1 : end]) - 1]) for start, end in places)
-    return Statement(sql, statement.names, named, statement.lists)
+def still_words(keyed: KeyedStatement, statement: Statement, topology: Topology) -> KeyedStatement | None:
+    """The statement with the current time as a parameter; None if it does not ask for it."""
+    still = at_one_moment(statement, topology)
+    return None if still is statement else replace(keyed, template=(generated(unwrap(still.node), still, topology),))
 
 
-def _changed_rows(node: Tree) -> Tree:
+def changed_rows(node: Tree) -> Tree:
     """``SELECT <new values>, <RETURNING> FROM <target>, <FROM> WHERE ...`` of an UPDATE or DELETE."""
     write = unwrap(node)
     select = pb.SelectStmt(limit_option=pb.LIMIT_OPTION_DEFAULT, op=pb.SETOP_NONE)

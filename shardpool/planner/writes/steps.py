@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from postgast import pg_query_pb2 as pb
@@ -12,6 +12,7 @@ from shardpool.errors import CrossShardTransaction, UnknownTable
 from shardpool.planner.ast import Tree, unwrap, walk
 from shardpool.planner.constants import UNKNOWN
 from shardpool.planner.keyed import KeyedStatement, WrittenKey
+from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.refusals import refuse
 from shardpool.planner.statement import Statement
 from shardpool.topology.key import KeyValue
@@ -23,13 +24,17 @@ from shardpool.topology.tables import Table
 class Step:
     """One statement on one shard, in psycopg2's spelling; for a partition, or (`placement` None) for the whole shard.
 
-    `rows`: which rows of the user's VALUES it inserts, by their places.
+    `rows`: which of the rows to insert it has, by their places. `parameters` are more than the user's. `expected`: how
+    many rows it must write, or they were changed meanwhile. `quiet`: what it did is no part of the answer.
     """
 
     shard: str
     sql: str
     placement: Placement | None = None
     rows: tuple[int, ...] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    expected: int | None = None
+    quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,17 +49,44 @@ class Copies:
 
 @dataclass(frozen=True)
 class Steps:
-    """The whole write, to be taken one after another."""
+    """The whole write, to be taken one after another. The rows of `guard`, if any, are reasons to refuse it; with
+    `moment` the current time is a parameter, which the executor is to ask for. `before`: the rows that are changed, as
+    they were found, in the order of the table's columns."""
 
     steps: tuple[Step, ...]
     copies: Copies | None = None
+    guard: Step | None = None
+    moment: bool = False
+    before: tuple[tuple[str | None, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """The rows of a query as PostgreSQL spells them, None for NULL, and the names of their types: "" if a user's."""
+
+    types: tuple[str, ...]
+    rows: Sequence[tuple[str | None, ...]]
+
+
+class Staged(Protocol):
+    """A write in two halves: `source` finds the rows; `steps` are what then writes them."""
+
+    @property
+    def source(self) -> CompiledQuery: ...
+
+    @property
+    def copies(self) -> Copies | None:
+        """Set for a reference table."""
+
+    def steps(self, found: Found, parameters: Mapping[str, Any], topology: Topology) -> Steps:
+        """Return the steps. Raise `RoutingError` or `UnsupportedStatement`."""
 
 
 class CompiledWrite(Protocol):
     """A write, analysed."""
 
-    def bind(self, parameters: Mapping[str, Any], topology: Topology) -> Steps:
-        """Return the steps. Raise `RoutingError` or `UnsupportedStatement`."""
+    def bind(self, parameters: Mapping[str, Any], topology: Topology) -> Steps | Staged:
+        """Return the steps, or how to find them. Raise `RoutingError` or `UnsupportedStatement`."""
 
 
 def target_of(statement: Statement, topology: Topology) -> Table:

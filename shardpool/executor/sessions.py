@@ -1,0 +1,88 @@
+"""ORM sessions over all shards: every statement that a Session sends is answered by a transaction of the router.
+
+The Session is bound to one engine, so that its identity map, unit of work and relationships work as for one database:
+`get`, flushes and lazy loads name the partition key and run on one partition; queries go through the planner. What the
+engine takes for its DBAPI connection begins a `Transaction` with the first statement, and commits it as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, cast
+
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.pool import NullPool
+
+from shardpool.executor.constructs import Cursor
+from shardpool.executor.ids import IDS, GivesIds
+from shardpool.executor.results import RoutedResult
+from shardpool.executor.transaction import Isolation, Transaction
+
+#: Begins a transaction in this isolation level.
+Begin = Callable[[Isolation], Transaction]
+
+
+def routed_engine(begin: Begin, ids: GivesIds) -> Engine:
+    """Return an engine for Sessions over all shards; it holds no connections of its own."""
+    engine = create_engine("postgresql+shardpool://", creator=lambda: RoutedConnection(begin), poolclass=NullPool)
+    return engine.execution_options(**{IDS: ids})
+
+
+class RoutedConnection:
+    """As much of a DBAPI connection as SQLAlchemy uses, over one transaction after another."""
+
+    closed = 0
+    notices: tuple[str, ...] = ()
+
+    def __init__(self, begin: Begin) -> None:
+        self.isolation = "READ COMMITTED"
+        self._begin = begin
+        self._transaction: Transaction | None = None
+        self._savepoints: dict[str, AbstractContextManager[None]] = {}
+
+    @property
+    def _current(self) -> Transaction:
+        if self._transaction is None:
+            self._transaction = self._begin(cast(Isolation, self.isolation))
+        return self._transaction
+
+    def cursor(self, *arguments: object, **options: object) -> Cursor:
+        return Cursor(self, self._run)
+
+    def _run(self, sql: str, parameters: Mapping[str, Any]) -> RoutedResult:
+        return self._current.pyformat(sql, parameters)
+
+    def commit(self) -> None:
+        transaction, self._transaction = self._transaction, None
+        self._savepoints.clear()
+        if transaction is not None:
+            transaction.commit()
+
+    def rollback(self) -> None:
+        transaction, self._transaction = self._transaction, None
+        self._savepoints.clear()
+        if transaction is not None:
+            transaction.rollback()
+
+    close = rollback
+
+    def savepoint(self, name: str) -> None:
+        block = self._current.savepoint()
+        block.__enter__()
+        self._savepoints[name] = block
+
+    def release_savepoint(self, name: str) -> None:
+        self._savepoints.pop(name).__exit__(None, None, None)
+
+    def roll_back_to(self, name: str) -> None:
+        """Take back what was done since the savepoint, which ends; SQLAlchemy makes no more use of it."""
+        taken_back = _TakenBack()
+        try:
+            self._savepoints.pop(name).__exit__(_TakenBack, taken_back, None)
+        except _TakenBack:
+            return
+
+
+class _TakenBack(Exception):
+    """Ends a savepoint's block as an error does."""

@@ -1,0 +1,143 @@
+"""Writes of a table with columns that are unique over all partitions: its reservations are written along.
+
+A table of reservations has a row for each value of the column that is not NULL, in the partition of that value, where
+its primary key keeps it unique; the row says the key of the row that has it. The write returns, hidden behind the
+user's columns, what was written; what was there before it is found first, or returned by DELETE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import postgast
+from postgast import pg_query_pb2 as pb
+
+from shardpool.planner.ast import Tree, kind, unwrap, walk
+from shardpool.planner.keyed import reserved_columns
+from shardpool.planner.refusals import refuse
+from shardpool.planner.statement import Statement
+from shardpool.planner.writes.staged import alias_of, cell, row_step, rows_item, stored_key, unbounded
+from shardpool.planner.writes.steps import CompiledWrite, Staged, Step, Steps
+from shardpool.topology.names import quote
+from shardpool.topology.shard_map import Placement, Topology
+from shardpool.topology.tables import Table
+
+#: The texts of a row's unique column and key.
+Entry = tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """`inner` returns `hidden` more columns: the unique ones, then the key, as texts. `verb` is its kind."""
+
+    inner: CompiledWrite
+    table: Table
+    verb: str
+    returns: bool
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        return hidden_columns(self.table)
+
+    def bind(self, parameters: Mapping[str, Any], topology: Topology) -> Steps | Staged:
+        return self.inner.bind(parameters, topology)
+
+    def reservations(
+        self, before: Sequence[Sequence[str | None]], after: Sequence[Sequence[str | None]], topology: Topology
+    ) -> list[Step]:
+        """Return what keeps reservations right. *before*: whole rows as they were found; *after*: hidden columns."""
+        names = [column.name for column in self.table.columns]
+        found = [tuple(row[names.index(name)] for name in self.hidden) for row in before]
+        old, new = (after, []) if self.verb == "delete" else (found, after)
+        deleting, inserting = [], []
+        for place, (column, name) in enumerate(self.table.unique):
+            reservation = topology.tables.get(name)
+            if reservation is None:
+                raise refuse("SP139", f"{self.table.name} (its table {name} was not created)")
+            wanted = [place, *range(len(self.table.unique), len(self.hidden))]
+            gone = [tuple(row[it] for it in wanted) for row in old if row[place] is not None]
+            come = [tuple(row[it] for it in wanted) for row in new if row[place] is not None]
+            kept = set(gone) & set(come)
+            deleting += _steps(reservation, column, [it for it in gone if it not in kept], _DELETE, topology)
+            inserting += _steps(reservation, column, [it for it in come if it not in kept], _INSERT, topology)
+        return deleting + inserting
+
+
+_DELETE = "DELETE FROM {table} USING {rows} WHERE {match}"
+_INSERT = "INSERT INTO {table} ({columns}) SELECT {values} FROM {rows}"
+
+
+def _steps(reservation: Table, column: str, entries: Sequence[Entry], words: str, topology: Topology) -> list[Step]:
+    unique = reservation.column(column)
+    assert unique is not None
+    names = [column, *(it.name for it in reservation.columns if it.name != column)]
+    columns = [it for name in names if (it := reservation.column(name)) is not None]
+    table, quoted = quote(reservation.name), [quote(it.name) for it in columns]
+    sql = words.format(
+        table=table,
+        rows="{rows}",
+        columns=", ".join(quoted),
+        values=", ".join(f"{cell(place)}::{it.type}" for place, it in enumerate(columns)),
+        match=" AND ".join(
+            f"{table}.{name} = {cell(place)}::{unbounded(it)}"
+            for place, (name, it) in enumerate(zip(quoted, columns, strict=True))
+        ),
+    )
+    sql = sql.replace("%", "%%").replace("{rows}", rows_item(len(columns)))
+    by_placement: dict[Placement, list[Entry]] = {}
+    for entry in entries:
+        key = stored_key(entry[0], unique, reservation.key_types[0])
+        by_placement.setdefault(topology.place(key, reservation.key_types), []).append(entry)
+    ordered = sorted(by_placement.items(), key=lambda it: (it[0].shard, it[0].partition.id))
+    return [
+        replace(row_step(placement, sql, len(columns), rows, {}, topology), expected=len(rows))
+        for placement, rows in ordered
+    ]
+
+
+def hidden_columns(table: Table) -> tuple[str, ...]:
+    return (*dict(table.unique), *table.key)
+
+
+def guarded_table(statement: Statement, topology: Topology) -> Table | None:
+    """Return the table whose reservations a statement must write along, or None.
+
+    Raise `UnsupportedStatement` for a write that cannot keep them right.
+    """
+    written = [
+        topology.tables[node.relation.relname]
+        for node in walk(statement.node)
+        if isinstance(node, pb.InsertStmt | pb.UpdateStmt | pb.DeleteStmt | pb.MergeStmt)
+        and node.relation.relname in topology.tables
+    ]
+    for table in written:
+        if table.name in topology.reservations:
+            raise refuse("SP139", table.name)
+    guarded = [table for table in written if table.unique]
+    if not guarded or (len(written) == 1 and not _touches(statement.node, guarded[0])):
+        return None
+    if len(written) > 1 or kind(statement.node) == "merge_stmt" or _updates_on_conflict(statement.node):
+        raise refuse("SP139", guarded[0].name)
+    return guarded[0]
+
+
+def _touches(node: Tree, table: Table) -> bool:
+    return kind(node) != "update_stmt" or bool(reserved_columns(unwrap(node), table))
+
+
+def _updates_on_conflict(node: Tree) -> bool:
+    return kind(node) == "insert_stmt" and bool(node.insert_stmt.on_conflict_clause.target_list)
+
+
+def with_hidden(statement: Statement, table: Table) -> Statement:
+    """The statement that also returns the hidden columns, as its last."""
+    write = unwrap(statement.node)
+    data = statement.numbered.encode()
+    tokens = postgast.scan(statement.numbered).tokens
+    end = next((it.start for it in tokens[::-1] if it.token == pb.ASCII_59), len(data))
+    listed = ", ".join(f"{quote(alias_of(write))}.{quote(name)}::text" for name in hidden_columns(table))
+    more = f"\n{',' if write.returning_clause.exprs else 'RETURNING'} {listed} "
+    text = data[:end].decode() + more + data[end:].decode()
+    return Statement(text, statement.names, statement.places, statement.lists)

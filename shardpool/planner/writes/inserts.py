@@ -1,0 +1,165 @@
+"""INSERT of rows that a query over all shards gives: each goes to the partition of its key, or to every copy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from postgast import pg_query_pb2 as pb
+
+from shardpool.planner.ast import Tree, column_fields, is_a, walk
+from shardpool.planner.keyed import WrittenKey, assigned_keys
+from shardpool.planner.ladder import CompiledQuery
+from shardpool.planner.refusals import refuse
+from shardpool.planner.rewrite import copied, expression
+from shardpool.planner.safety import moving_parameters
+from shardpool.planner.scopes import Scope
+from shardpool.planner.statement import Statement
+from shardpool.planner.writes.staged import (
+    ROWS,
+    Value,
+    check_around,
+    compile_source,
+    copies_of,
+    generated,
+    new_value,
+    place_key,
+    row_parameters,
+    row_step,
+    rows_item,
+    shared_path,
+)
+from shardpool.planner.writes.steps import (
+    Copies,
+    Found,
+    Step,
+    Steps,
+    check_assigned,
+    expressions,
+    returned,
+    target_of,
+)
+from shardpool.topology.shard_map import Placement, Topology
+from shardpool.topology.tables import Table
+
+_SELECT = f"SELECT {ROWS}.shardpool_columns FROM {ROWS}"
+
+
+@dataclass(frozen=True)
+class StagedInsert:
+    """`words` with `_SELECT` where the rows are selected; `values` are those of the columns that are named."""
+
+    source: CompiledQuery
+    table: Table
+    values: tuple[Value, ...]
+    assigned: tuple[WrittenKey, ...]
+    words: str
+    copies: Copies | None
+
+    def steps(self, found: Found, parameters: Mapping[str, Any], topology: Topology) -> Steps:
+        columns = len(found.types)
+        if columns > len(self.values):
+            raise refuse("SP132", f"INSERT has more expressions ({columns}) than columns ({len(self.values)})")
+        if moving_parameters(parameters):
+            raise refuse("SP133", "a parameter may mean the current time")
+        listed = ", ".join(value.sql(found.types) for value in self.values[:columns])
+        sql = self.words.replace(_SELECT, f"SELECT {listed} FROM {rows_item(columns)}")
+        if self.copies is not None:
+            given = row_parameters(columns, found.rows, parameters)
+            shards = sorted(topology.shard_map.shards)
+            return Steps(tuple(Step(it, shared_path(topology) + sql, parameters=given) for it in shards), self.copies)
+        steps = []
+        for placement, places in sorted(
+            self._places(found, topology).items(), key=lambda it: (it[0].shard, it[0].partition.id)
+        ):
+            check_assigned(self.assigned, placement.partition, parameters, topology)
+            rows = [found.rows[place] for place in places]
+            step = row_step(placement, sql, columns, rows, parameters, topology)
+            steps.append(replace(step, rows=tuple(places)))
+        return Steps(tuple(steps))
+
+    def _places(self, found: Found, topology: Topology) -> dict[Placement, list[int]]:
+        by_name = {value.column.name: value for value in self.values[: len(found.types)]}
+        if not set(self.table.key) <= by_name.keys():
+            raise refuse("SP113", self.table.name)
+        keys = [(by_name[name], key_type) for name, key_type in zip(self.table.key, self.table.key_types, strict=True)]
+        by_placement: dict[Placement, list[int]] = {}
+        for place, row in enumerate(found.rows):
+            parts = [value.key(found, row, key_type) for value, key_type in keys]
+            by_placement.setdefault(place_key(parts, self.table, topology), []).append(place)
+        # Where there are no rows, one partition still tells the columns of an empty answer, and errors of types.
+        return by_placement or {topology.shard_map.placements[0]: []}
+
+
+def compile_staged_insert(statement: Statement, topology: Topology) -> StagedInsert:
+    """Raise `RoutingError` or `UnsupportedStatement`."""
+    insert = copied(statement.node.insert_stmt)
+    table = target_of(statement, topology)
+    conflict = insert.on_conflict_clause
+    around = [*returned(insert), *expressions(conflict.target_list)]
+    if conflict.HasField("where_clause"):
+        around.append(conflict.where_clause)
+    check_around(around, topology)
+    select = _select(insert)
+    source = compile_source(select, statement, topology)
+    names = [node.res_target.name for node in insert.cols] or [column.name for column in table.columns]
+    if any(node.res_target.indirection for node in insert.cols) or any(table.column(name) is None for name in names):
+        raise refuse("SP132", "a part of a column is inserted")
+    nodes = _columns(select)
+    scope = None if select.op != pb.SETOP_NONE or select.values_lists else _outermost(source)
+    values = []
+    for place, name in enumerate(names):
+        column = table.column(name)
+        assert column is not None
+        node = nodes[place] if place < len(nodes) else pb.Node()
+        values.append(new_value(column, place, node, scope))
+    if table.sharded and not set(table.key) <= set(names):
+        raise refuse("SP113", table.name)
+    copies = copies_of(insert, table, topology)
+    insert.select_stmt.select_stmt.CopyFrom(_rows_select())
+    insert.ClearField("with_clause")
+    assigned = tuple(assigned_keys(conflict.target_list, table, statement)) if table.sharded else ()
+    words = generated(insert, statement, topology)
+    if words.count(_SELECT) != 1:
+        raise refuse("SP132", f"it has a table called {ROWS}")
+    return StagedInsert(source, table, tuple(values), assigned, words, copies)
+
+
+def _select(insert: Tree) -> Tree:
+    """The query whose rows are inserted."""
+    if not is_a(insert.select_stmt, "select_stmt"):
+        raise refuse("SP113", insert.relation.relname)
+    select = copied(insert.select_stmt.select_stmt)
+    if any(isinstance(node, pb.SetToDefault) for node in walk(select)):
+        raise refuse("SP132", "DEFAULT beside values that are computed by a query")
+    if insert.HasField("with_clause"):
+        if select.HasField("with_clause"):
+            raise refuse("SP132", "WITH both before INSERT and before its SELECT")
+        select.with_clause.CopyFrom(insert.with_clause)
+    return select
+
+
+def _columns(select: Tree) -> list[Tree]:
+    """The expressions of the columns as far as they are surely that: of VALUES none that is not so in each row."""
+    if select.op != pb.SETOP_NONE:
+        return []
+    if select.values_lists:
+        rows = [node.list.items for node in select.values_lists]
+        return [next((it for it in column if not _literal(it)), column[0]) for column in zip(*rows, strict=True)]
+    found = expressions(select.target_list)
+    stars = [is_a(it, "column_ref") and column_fields(it.column_ref)[-1] == "*" for it in found]
+    return found[: stars.index(True)] if True in stars else found
+
+
+def _literal(node: Tree) -> bool:
+    return is_a(node, "a_const") or is_a(node, "param_ref")
+
+
+def _outermost(source: CompiledQuery) -> Scope:
+    return source.analysis.scope_of(source.statement.node.select_stmt)
+
+
+def _rows_select() -> Tree:
+    select = expression(f"({_SELECT})").sub_link.subselect.select_stmt
+    return copied(select)

@@ -1,0 +1,307 @@
+"""Columns that are unique over all partitions: reservations are written along with every row, or nothing is."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import BigInteger, String
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from shardpool import Config, Router, Sharded
+from shardpool.errors import SchemaDrift, UnknownTable, UnsupportedStatement
+from shardpool.executor import writes
+from shardpool.jobs.digest import differing_reservations
+from shardpool.moves import move_partition
+from shardpool.planner.writes import guarded
+
+DDL = """
+CREATE TABLE members (
+    member_id bigint NOT NULL, line int NOT NULL, email text DEFAULT 'nobody', nick varchar(10), points int DEFAULT 0,
+    PRIMARY KEY (member_id, line)
+);
+CREATE TABLE emails (email text PRIMARY KEY, member_id bigint NOT NULL);
+CREATE TABLE nicks (nick varchar(10) PRIMARY KEY, member_id bigint NOT NULL);
+"""
+TABLES = {
+    "members": Sharded("member_id", {"email": "emails", "nick": "nicks"}),
+    "emails": Sharded("email"),
+    "nicks": Sharded("nick"),
+}
+
+
+@pytest.fixture(scope="module")
+def opened(shop: Router) -> Router:
+    shop.create_schema(DDL, TABLES)
+    return shop
+
+
+@pytest.fixture
+def club(opened: Router) -> Iterator[Router]:
+    opened.query("TRUNCATE members, emails, nicks")
+    opened._forget_plans()
+    yield opened
+    opened._forget_plans()
+    assert all(stats.in_use == 0 for stats in opened.stats().pools.values())
+
+
+def agreed(router: Router) -> None:
+    """The reservations are those of the rows, each in its partition, and no value is there twice."""
+    for column, name in router.topology.tables["members"].unique:
+        rows = sorted(router.query(f"SELECT {column}, member_id FROM members WHERE {column} IS NOT NULL"))
+        assert sorted(router.query(f"SELECT * FROM {name}")) == rows
+        assert len({value for value, _ in rows}) == len(rows)
+        for value, member in rows:
+            assert router.find_key("members", **{column: value}) == member
+    assert differing_reservations(router.engines, router.topology) == {}
+
+
+def fill(router: Router, count: int = 20) -> None:
+    rows = ", ".join(f"({n}, 1, 'm{n}@x', 'n{n}')" for n in range(count))
+    router.query(f"INSERT INTO members (member_id, line, email, nick) VALUES {rows}")
+
+
+WRITES = [
+    "INSERT INTO members VALUES (100, 1, 'a@x', 'a'), (101, 1, NULL, NULL), (102, 1, 'c@x', NULL)",
+    "INSERT INTO members (member_id, line) VALUES (100, 1)",
+    "INSERT INTO members (member_id, line, email) SELECT member_id, 2, 'new ' || email FROM members "
+    "RETURNING email, points",
+    "INSERT INTO members (member_id, line, email) SELECT member_id + 50, 2, email || '+' FROM members",
+    "INSERT INTO members VALUES (1, 1, 'z@x', 'z'), (200, 1, 'y@x', 'y') ON CONFLICT DO NOTHING",
+    "DELETE FROM members WHERE member_id % 2 = 0",
+    "DELETE FROM members WHERE email = 'm3@x' RETURNING *",
+    "DELETE FROM members",
+    "UPDATE members SET email = 'u' || email, points = 5 WHERE member_id > 10 RETURNING email",
+    "UPDATE members SET email = NULL",
+    "UPDATE members SET nick = NULL, email = NULL WHERE nick = 'n4'",
+    "UPDATE members SET email = email WHERE member_id < 5",
+    "UPDATE members SET points = points + 1",
+    "UPDATE members SET email = CASE member_id WHEN 1 THEN 'm2@x' ELSE 'm1@x' END WHERE member_id IN (1, 2)",
+    "UPDATE members SET member_id = member_id + 1000 WHERE line = 1",
+    "UPDATE members SET email = (SELECT max(email) || '!' FROM members) WHERE member_id = 7",
+    "UPDATE members m SET email = 'x' FROM members o WHERE o.member_id = m.member_id AND m.member_id = 5; -- well",
+]
+
+
+@pytest.mark.parametrize("sql", WRITES)
+def test_reservations_follow_their_rows(club: Router, sql: str) -> None:
+    fill(club)
+    expected = club.query("SELECT count(*) FROM members").scalar_one()
+    result: Any = club.query(sql)
+    if "RETURNING" in sql:
+        assert all(len(row) == len(result.keys()) for row in result.all())
+        assert not any(name.startswith("?") or "::" in name for name in result.keys())  # noqa: SIM118
+    assert result.rowcount >= 1 and expected == 20
+    agreed(club)
+
+
+TWICE = [
+    "INSERT INTO members VALUES (100, 1, 'm5@x')",
+    "INSERT INTO members (member_id, line, nick) VALUES (100, 1, 'n3')",
+    "INSERT INTO members VALUES (100, 1, 'same'), (101, 1, 'same')",
+    "INSERT INTO members (member_id, line) VALUES (100, 1), (101, 1)",
+    "INSERT INTO members (member_id, line, email) SELECT member_id + 100, 1, email FROM members",
+    "UPDATE members SET email = 'one' WHERE member_id < 3",
+    "UPDATE members SET email = 'm9@x' WHERE member_id = 3",
+    "UPDATE members SET email = (SELECT max(email) FROM members) WHERE member_id = 3",
+]
+
+
+@pytest.mark.parametrize("sql", TWICE)
+def test_a_value_is_there_once(club: Router, sql: str) -> None:
+    fill(club)
+    with pytest.raises(IntegrityError, match=r"(emails|nicks)_pkey"):
+        club.query(sql)
+    agreed(club)
+    with club.transaction() as tx:
+        tx.query("UPDATE members SET points = 1")
+        with pytest.raises(IntegrityError), tx.savepoint():
+            tx.query(sql)
+        tx.query("INSERT INTO members VALUES (500, 1, 'late', 'late')")
+    agreed(club)
+    assert club.query("SELECT count(*), sum(points) FROM members").one() == (21, 20)
+
+
+REFUSED = [
+    "INSERT INTO emails VALUES ('free', 1)",
+    "DELETE FROM emails",
+    "UPDATE emails SET member_id = 3",
+    "TRUNCATE emails",
+    "TRUNCATE members",
+    "INSERT INTO members VALUES (1, 1, 'a') ON CONFLICT (member_id, line) DO UPDATE SET email = 'b'",
+    "WITH gone AS (DELETE FROM members RETURNING *) SELECT * FROM gone",
+    "MERGE INTO members m USING orders o ON m.member_id = o.customer_id WHEN MATCHED THEN DELETE",
+]
+
+
+def test_what_cannot_be_kept_is_refused(club: Router) -> None:
+    fill(club)
+    for sql in REFUSED:
+        with pytest.raises(UnsupportedStatement, match="SP139"):
+            club.query(sql)
+    ours = ("INSERT INTO members VALUES (5, 9)", "DELETE FROM members", "UPDATE members SET email = 'x'")
+    for sql in (*REFUSED[:3], *ours):
+        with pytest.raises(UnsupportedStatement, match="SP139"):
+            club.execute(5, sql)
+        with pytest.raises(UnsupportedStatement, match="SP139"), club.connect(5) as connection:
+            connection.exec_driver_sql(sql)
+    for table in ("members", "emails"):
+        with pytest.raises(UnsupportedStatement, match="SP139"):
+            club.copy_into(table, [])
+    club.execute(5, "UPDATE members SET points = 7 WHERE member_id = 5")  # nothing that others must know of
+    agreed(club)
+
+
+def test_finding_a_key(club: Router) -> None:
+    fill(club)
+    assert club.find_key("members", email="m5@x") == 5 and club.find_key("members", nick="absent") is None
+    with pytest.raises(ValueError, match="a unique column of 'members'"):
+        club.find_key("members", points=3)
+    with pytest.raises(ValueError, match="it has none"):
+        club.find_key("orders", total=3)
+    with pytest.raises(UnknownTable):
+        club.find_key("absent", email="x")
+
+
+def test_the_orm_keeps_them_too(club: Router) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    class Member(Base):
+        __tablename__ = "members"
+        member_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+        line: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+        email: Mapped[str | None] = mapped_column(String)
+        nick: Mapped[str | None] = mapped_column(String)
+
+    with club.session() as session:
+        session.add_all(Member(member_id=n, line=1, email=f"o{n}", nick=None) for n in range(10))
+        session.commit()
+        session.get_one(Member, (3, 1)).email = "three"
+        session.delete(session.get_one(Member, (4, 1)))
+        session.commit()
+        session.add(Member(member_id=77, line=1, email="three"))
+        with pytest.raises(IntegrityError):
+            session.commit()
+    assert club.find_key("members", email="three") == 3
+    agreed(club)
+
+
+def test_threads_that_want_the_same_values(club: Router) -> None:
+    won: Counter[str] = Counter()
+
+    def work(seed: int) -> None:
+        choose = random.Random(seed)
+        for number in range(25):
+            email = f"e{choose.randrange(12)}"
+            member = seed * 100 + number
+
+            def take(tx: Any, email: str = email, member: int = member) -> None:
+                tx.query("INSERT INTO members (member_id, line, email) VALUES (:m, 1, :e)", {"m": member, "e": email})
+
+            try:
+                club.run(take, retries=30)
+                won[email] += 1
+                if choose.random() < 0.5:
+                    club.run(
+                        lambda tx, email=email: tx.query("DELETE FROM members WHERE email = :e", {"e": email}),
+                        retries=30,
+                    )
+                    won[email] -= 1
+            except IntegrityError:
+                continue
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    agreed(club)
+    assert max(won.values()) == 1
+    assert club.query("SELECT count(*) FROM members").scalar_one() == sum(won.values())
+
+
+def test_a_move_takes_them_along(club: Router) -> None:
+    fill(club)
+    partition = club.partition_of("m5@x", "emails")
+    source = club.shard_map.owner(partition).name
+    target = next(name for name in club.shard_map.shards if name != source)
+    move_partition(club, partition.id, to=target)
+    with pytest.raises(IntegrityError):
+        club.query("INSERT INTO members (member_id, line, email) VALUES (100, 1, 'm5@x')")
+    club.query("UPDATE members SET email = 'moved' WHERE member_id = 5")
+    agreed(club)
+    move_partition(club, partition.id, to=source)
+
+
+def test_another_router_knows_of_them(club: Router, config: Config) -> None:
+    fill(club)
+    with Router(config, listen=False) as other:
+        with pytest.raises(IntegrityError):
+            other.query("INSERT INTO members (member_id, line, email) VALUES (100, 1, 'm5@x')")
+        assert other.find_key("members", email="m6@x") == 6
+
+
+# -- planted faults -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["_DELETE", "_INSERT"])
+def test_a_forgotten_reservation_is_noticed(club: Router, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    fill(club)
+    real = guarded._steps
+
+    def forgetful(reservation: Any, column: Any, entries: Any, words: str, topology: Any) -> Any:
+        return [] if words == getattr(guarded, fault) else real(reservation, column, entries, words, topology)
+
+    monkeypatch.setattr(guarded, "_steps", forgetful)
+    club.query("UPDATE members SET email = 'lost' WHERE member_id = 5")
+    monkeypatch.undo()
+    assert differing_reservations(club.engines, club.topology) == {"emails": (21 if fault == "_DELETE" else 19, 20)}
+    if fault == "_INSERT":
+        with pytest.raises(SchemaDrift, match="shardpool doctor"):
+            club.query("DELETE FROM members WHERE member_id = 5")
+        assert club.query("SELECT count(*) FROM members").scalar_one() == 20
+
+
+def test_a_write_that_goes_around_is_noticed(club: Router) -> None:
+    fill(club)
+    with club.shard(club.shard_of(5).name).engine.begin() as connection:
+        connection.exec_driver_sql(
+            f"UPDATE {club.partition_of(5).schema}.members SET email = 'raw' WHERE member_id = 5"
+        )
+    assert differing_reservations(club.engines, club.topology) == {"emails": (20, 20)}
+
+
+def test_without_reservations_a_value_is_there_twice(club: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(club)
+    monkeypatch.setattr(writes, "_with_reservations", lambda transaction, guarded, result, steps: result)
+    club.query("INSERT INTO members (member_id, line, email) VALUES (100, 1, 'm5@x')")
+    monkeypatch.undo()
+    with pytest.raises(AssertionError):
+        agreed(club)
+
+
+def test_the_tables_of_reservations_go_with_their_table(club: Router) -> None:
+    club.create_schema(
+        "CREATE TABLE seats (hall int NOT NULL, seat int NOT NULL, ticket uuid, PRIMARY KEY (hall, seat)); "
+        "CREATE TABLE tickets (ticket uuid PRIMARY KEY, hall int NOT NULL)",
+        {"seats": Sharded("hall", {"ticket": "tickets"}), "tickets": Sharded("ticket")},
+    )
+    club.query("INSERT INTO seats SELECT n, 1, gen_random_uuid() FROM generate_series(1, 9) n")
+    ticket = club.query("SELECT ticket FROM seats WHERE hall = 4").scalar_one()
+    assert club.find_key("seats", ticket=ticket) == 4
+    club.create_schema("DROP TABLE seats, tickets")
+    club.create_schema(
+        "CREATE TABLE later (id bigint PRIMARY KEY, code text)", {"later": Sharded("id", {"code": "codes"})}
+    )
+    with pytest.raises(UnsupportedStatement, match="its table codes was not created"):
+        club.query("INSERT INTO later VALUES (1, 'a')")
+    assert club.query("SELECT count(*) FROM later").scalar_one() == 0
+    club.create_schema("CREATE TABLE codes (code text PRIMARY KEY, id bigint NOT NULL)", {"codes": Sharded("code")})
+    club.query("INSERT INTO later VALUES (1, 'a')")
+    assert club.find_key("later", code="a") == 1
