@@ -164,7 +164,7 @@ class Place:
         connection = self.connect(shard)
         cursor = connection.cursor()
         for name in sorted(name for name, kind in TABLES.items() if isinstance(kind, Sharded)):
-            cursor.execute(f'SELECT t::text COLLATE "C" FROM {schema_name}.{quote(name)} t ORDER BY 1')
+            cursor.execute(f'SELECT (t.*)::text COLLATE "C" FROM {schema_name}.{quote(name)} t ORDER BY 1')
             found.update(repr((name, cursor.fetchall())).encode())
         connection.close()
         return found.hexdigest()
@@ -172,7 +172,7 @@ class Place:
     def assert_clean(self) -> None:
         """Each partition is on its owner only, and no move left anything behind."""
         self.router.refresh()
-        expected = {shard: [it.schema for it in found] for shard, found in self.router.shard_map.by_shard().items()}
+        expected = {shard: sorted(it.schema for it in found) for shard, found in self.router.shard_map.by_shard().items()}
         found = self.schemas()
         assert found == {shard: expected.get(shard, []) for shard in self.router.shard_map.shards}, found
         assert not any(placement.moving for placement in self.router.shard_map.placements)
