@@ -116,14 +116,16 @@ def end_sessions(router: Router, record: MoveRecord, shard: str) -> None:
 
     Raise `ShardUnavailable`, or `MoveError` if a session does not end in time.
     """
-    query = (
-        "SELECT pid, pg_terminate_backend(pid, %s) FROM pg_stat_activity "
-        "WHERE application_name = %s AND datname = current_database() AND pid <> pg_backend_pid()"
+    ours = (
+        "FROM pg_stat_activity WHERE application_name = %s AND datname = current_database() AND pid <> pg_backend_pid()"
     )
     try:
         with router.engines.borrow(shard) as connection, connection.cursor() as cursor:
-            cursor.execute(query, (END_TIMEOUT, record.session_name))
-            alive = [pid for pid, ended in cursor.fetchall() if not ended]
+            cursor.execute(f"SELECT pg_terminate_backend(pid, %s) {ours}", (END_TIMEOUT, record.session_name))
+            connection.commit()
+            # One that was gone just before counts as not ended: asked again, it is not there.
+            cursor.execute(f"SELECT pid {ours}", (record.session_name,))
+            alive = [pid for (pid,) in cursor.fetchall()]
     except psycopg2.Error as error:
         raise ShardUnavailable(shard, str(error).strip()) from error
     if alive:
