@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg2
@@ -13,6 +13,8 @@ from shardpool.bulk.chunk import Chunk, Rows, Stream
 from shardpool.bulk.fields import Fields
 from shardpool.bulk.keyset import Keyset
 from shardpool.bulk.layout import COPY_TEXT
+from shardpool.bulk.records import Block
+from shardpool.bulk.route import RecordRouter
 from shardpool.bulk.translate import refused
 from shardpool.catalog import Catalog
 from shardpool.errors import UnknownTable
@@ -80,22 +82,43 @@ class KeyspaceSource:
         columns = table.insertable
         keyset = self._keyset(chunk.table)
 
-        def copy(cursor: Any) -> bytes:
+        def copy(cursor: Any, partition: int | None) -> list[bytes]:
             names = ", ".join(map(quote, columns))
             condition = keyset.condition(cursor, chunk)
-            query = f"SELECT {names} FROM {self.relation(chunk.table, chunk.partition)} WHERE {condition}{limit}"
+            query = f"SELECT {names} FROM {self.relation(chunk.table, partition)} WHERE {condition}{limit}"
             data = io.BytesIO()
             cursor.copy_expert(f"COPY ({query}) TO STDOUT", data)
-            return data.getvalue()
+            return self.within(chunk, partition, data.getvalue().split(b"\n")[:-1])
 
-        records = self._on(chunk.partition, copy).split(b"\n")
-        records.pop()
+        records = []
+        for partition in self._heirs(chunk.partition):
+            records += self._on(partition, partial(copy, partition=partition))
         key = table.primary_key or table.key or columns[:1]
         types = [it for it in table.columns if not it.generated]
         return Rows(chunk.table, columns, records, Describe(chunk, key, columns, records), types=types)
 
     def shard_of(self, chunk: Chunk) -> str:
-        return self._shard(chunk.partition)
+        return self._shard(self._heirs(chunk.partition)[0])
+
+    def within(self, chunk: Chunk, partition: int | None, records: list[bytes]) -> list[bytes]:
+        """Return those *records* of a partition that belong to the chunk's: it may have become part of a larger one."""
+        shard_map = self._keyspace.topology.shard_map
+        if partition is None or chunk.partition is None or chunk.partition == partition:
+            return records
+        old, new = shard_map.retired[chunk.partition], shard_map.placement(partition).partition
+        if old.low <= new.low and new.high <= old.high:
+            return records
+        table = self.table(chunk.table)
+        block = Block(records, 1)
+        bounds = [0, old.low, old.high]
+        RecordRouter(table, bounds, COPY_TEXT, Fields(COPY_TEXT), table.insertable, chunk.stream).route(block)
+        return [record for record, place in zip(records, block.places, strict=True) if place == 1]
+
+    def _heirs(self, partition: int | None) -> Sequence[int | None]:
+        """Return the partitions that have the rows of one: it may have been split or merged since the chunk was cut."""
+        if partition is None:
+            return (None,)
+        return [it.partition.id for it in self._keyspace.topology.shard_map.heirs(partition)]
 
     def table(self, name: str) -> Table:
         """Return what is read under *name*."""

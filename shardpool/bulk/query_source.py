@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from shardpool.bulk.chunk import Stream
+from shardpool.bulk.chunk import Chunk, Stream
 from shardpool.bulk.database_source import DatabaseSource
 from shardpool.bulk.keyspace_source import Keyspace, KeyspaceSource
 from shardpool.errors import JobRefused
@@ -47,6 +47,17 @@ class QuerySource(KeyspaceSource):
 
     def table(self, name: str) -> Table:
         return self._extract.table
+
+    def within(self, chunk: Chunk, partition: int | None, records: list[bytes]) -> list[bytes]:
+        """Refuse a partition that was merged: which rows of a query were its own cannot be told."""
+        shard_map = self._keyspace.topology.shard_map
+        if partition is not None and chunk.partition is not None and chunk.partition != partition:
+            old, new = shard_map.retired[chunk.partition], shard_map.placement(partition).partition
+            if new.low < old.low or old.high < new.high:
+                raise JobRefused(
+                    f"partition {old.id} became part of partition {new.id} while the job ran: cancel it and run it anew"
+                )
+        return records
 
     def relation(self, name: str, partition: int | None) -> str:
         placements = self._keyspace.topology.shard_map

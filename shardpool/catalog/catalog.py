@@ -152,6 +152,9 @@ class Catalog:
                 "JOIN shardpool_catalog.placement l ON (l.keyspace, l.partition) = (p.keyspace, p.id) "
                 "WHERE p.state = 'active' AND p.keyspace",
             )
+            retired = self._rows(
+                connection, "SELECT id, low, high FROM shardpool_catalog.partition WHERE state = 'retired' AND keyspace"
+            )
             tables = self._rows(
                 connection, "SELECT name, definition FROM shardpool_catalog.keyspace_table WHERE keyspace"
             )
@@ -163,6 +166,7 @@ class Catalog:
                 Placement(new_partition(self.keyspace, row.id, row.low, row.high), row.shard, row.epoch, row.moving)
                 for row in partitions
             ],
+            retired={row.id: new_partition(self.keyspace, row.id, row.low, row.high) for row in retired},
         )
         found = {row.name: table_from_json(row.name, row.definition) for row in tables}
         return Topology(self.keyspace, shard_map, found, frozenset(keyspace[0].user_functions))

@@ -31,7 +31,7 @@ CREATE TABLE shardpool_catalog.partition (
     id int NOT NULL,
     low bigint NOT NULL,
     high bigint NOT NULL CHECK (high > low),
-    state text NOT NULL DEFAULT 'active' CHECK (state IN ('active', 'retired')),
+    state text NOT NULL DEFAULT 'active' CHECK (state IN ('planned', 'active', 'retired')),
     parents int[] NOT NULL DEFAULT '{}',
     PRIMARY KEY (keyspace, id)
 );

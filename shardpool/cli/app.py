@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from shardpool.cli import cluster, demo, doctor, job, load, move, query, rebalance, schema, shard, status, transactions
+from shardpool.cli import (
+    cluster,
+    demo,
+    doctor,
+    job,
+    load,
+    move,
+    partition,
+    query,
+    rebalance,
+    schema,
+    shard,
+    status,
+    transactions,
+)
 
 EXIT_CODES = """[bold]Exit codes[/bold]
 
@@ -42,6 +56,7 @@ app.add_typer(shard.app, name="shard", rich_help_panel=OPERATE)
 app.command("rebalance", rich_help_panel=OPERATE)(rebalance.rebalance)
 app.add_typer(job.app, name="job", rich_help_panel=OPERATE)
 app.add_typer(move.app, name="move", rich_help_panel=OPERATE)
+app.add_typer(partition.app, name="partition", rich_help_panel=OPERATE)
 app.add_typer(transactions.app, name="transactions", rich_help_panel=OPERATE)
 
 

@@ -124,6 +124,7 @@ def read_moves(router: Router) -> list[dict[str, Any]]:
         {
             "move": it.move,
             "partition": it.partition,
+            "what": it.what,
             "source": it.source,
             "target": it.target,
             "step": it.step,
@@ -149,7 +150,9 @@ def report_facts(report: MoveReport) -> dict[str, Any]:
     lasted = {name: round(begun[at + 1][1] - began, 4) for at, (name, began) in enumerate(report.steps)}
     return {
         "move": report.move,
+        "kind": report.kind,
         "partition": report.partition,
+        "partitions": list(report.partitions),
         "source": report.source,
         "target": report.target,
         "rows": report.rows,

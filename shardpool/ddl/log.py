@@ -97,8 +97,12 @@ def running_move(catalog: Catalog) -> tuple[int, str, str] | None:
 
 
 def moving_partitions(catalog: Catalog) -> frozenset[int]:
-    """Return the partitions that a move is copying or has yet to clean up after."""
-    query = text("SELECT partition FROM shardpool_catalog.move WHERE keyspace = :keyspace AND state = 'running'")
+    """Return the partitions that a move, split or merge is copying or has yet to clean up after."""
+    query = text(
+        "SELECT partition FROM shardpool_catalog.move WHERE keyspace = :keyspace AND state = 'running' UNION "
+        "SELECT (jsonb_array_elements(coalesce(detail->'sources', '[]') || coalesce(detail->'targets', '[]'))"
+        "->>'partition')::int FROM shardpool_catalog.move WHERE keyspace = :keyspace AND state = 'running'"
+    )
     with catalog.begin() as connection:
         return frozenset(connection.execute(query, {"keyspace": catalog.keyspace}).scalars())
 

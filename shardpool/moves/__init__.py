@@ -9,12 +9,17 @@ There are two such tuples. In mode "block" writers wait from the start. In mode 
 `capture` notes the keys of what they write meanwhile, `rounds` carries it over, `online` has the steps, `cutover` tries
 again when the end takes too long, `resume` goes on for a process that died, `reverse` keeps the way back open.
 
+A split, merge, pin or unpin (`change`) is the second tuple over several sources or targets, whose pairs are its legs:
+`spread` sorts their rows out by the hash of the key.
+
 What can go wrong is met in one place each. `journal`: nobody changes the catalog for a move that another process has
 taken over. `servers`: nobody has a connection for it either. `settle`: from what the catalog says, any process undoes
 or completes any move. `fence`: why no statement reads or writes a partition where it no longer is. `lock`: how writers
 are made to wait and not to fail.
 """
 
+from shardpool.moves.change import change_partitions
+from shardpool.moves.change_plan import ChangePlan, Piece, plan_merge, plan_pin, plan_split, plan_unpin
 from shardpool.moves.journal import Leftover
 from shardpool.moves.partition import move_partition
 from shardpool.moves.plan import PlannedMove, RebalancePlan, ShardTotals, plan_rebalance
@@ -28,10 +33,12 @@ from shardpool.moves.steps import STEPS, Step
 
 __all__ = [
     "STEPS",
+    "ChangePlan",
     "Leftover",
     "MoveProgress",
     "MoveReport",
     "MoveStatus",
+    "Piece",
     "PlannedMove",
     "RebalancePlan",
     "Recovered",
@@ -41,10 +48,15 @@ __all__ = [
     "add_shard",
     "apply_rebalance",
     "care_for_moves",
+    "change_partitions",
     "drain_shard",
     "move_partition",
     "move_status",
+    "plan_merge",
+    "plan_pin",
     "plan_rebalance",
+    "plan_split",
+    "plan_unpin",
     "recover_moves",
     "remove_shard",
     "resume_rebalance",

@@ -65,7 +65,7 @@ def check_move(router: Router, partition: int, source: str, target: str) -> None
 
 def target_takes_partitions(checked: Checked) -> Iterable[str]:
     shard = checked.router.topology.shard_map.shards[checked.target_name]
-    if shard.state != "active":
+    if checked.target_name != checked.source_name and shard.state != "active":
         yield f"shard {shard.name} is {shard.state}: it takes no partitions"
 
 
@@ -93,7 +93,7 @@ def no_schema_change_is_unfinished(checked: Checked) -> Iterable[str]:
 def schema_is_on_the_source_only(checked: Checked) -> Iterable[str]:
     if not schemas_of(checked.source, [checked.schema]):
         yield f"shard {checked.source_name} has no schema {checked.schema}"
-    if schemas_of(checked.target, [checked.schema]):
+    if checked.target_name != checked.source_name and schemas_of(checked.target, [checked.schema]):
         yield f"shard {checked.target_name} has a schema {checked.schema} already: look what it is, and drop it"
 
 

@@ -17,8 +17,8 @@ def copy(move: Move) -> None:
     if tables:
         with target.cursor() as cursor:
             cursor.execute(f"TRUNCATE {qualified(record.incoming, tables)}")
-    relay = Relay(source, target, meter.add_bytes, meter.tick)
+    relay = Relay(source, [target], meter.add_bytes, meter.tick)
     for table in tables:
-        meter.rows += relay.copy(table, record.schema, record.incoming)
+        meter.rows += relay.copy(table, record.schema, [record.incoming])
         faults.fault_point("move:copy:inside")
     target.commit()

@@ -15,7 +15,7 @@ from shardpool.ddl.features import read_features
 from shardpool.errors import CutoverTimeout, MoveError, SchemaBusy, SchemaDrift, SchemaError, ShardUnavailable
 from shardpool.moves.grants import give_grants, read_grants
 from shardpool.moves.journal import Leftover
-from shardpool.moves.layout import look_into, qualified, read_layout
+from shardpool.moves.layout import look_into, qualified, read_layout, schemas_of
 from shardpool.moves.move import Move
 from shardpool.moves.parallel import Work, keep_alive, together
 from shardpool.topology.names import quote
@@ -35,6 +35,8 @@ JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = %s AND t.nspname
 def create(move: Move) -> None:
     """Create the schema and the tables, without what must wait for the rows."""
     record, target = move.record, move.servers.target
+    if schemas_of(target, [record.result_schema]):
+        raise MoveError(f"{record}: shard {record.target} has a schema {record.result_schema} already: drop it")
     move.journal.note_object(record, record.target, record.incoming)
     with target.cursor() as cursor:
         cursor.execute(f"CREATE SCHEMA {quote(record.incoming)}")
@@ -53,8 +55,10 @@ def build_rest(move: Move) -> None:
     """Create foreign keys, triggers and indexes over the rows, without a commit. Raise as `compare_features` does."""
     source, target = move.servers.source, move.servers.target
     together([Work(target, lambda: _replay(move, after_copy=True))], meanwhile=lambda: keep_alive(source))
-    compare_features(move)
-    give_grants(target, move.record.incoming, read_grants(source, move.record.schema))
+    for leg in move.legs:
+        if leg.record.result == move.record.result:
+            compare_features(leg)
+            give_grants(target, leg.record.incoming, read_grants(leg.servers.source, leg.record.schema))
 
 
 def analyze(move: Move) -> None:

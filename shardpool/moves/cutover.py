@@ -34,9 +34,10 @@ class CutoverRetry:
         if not move.record.online or not in_cutover or not self._patient():
             return False
         log.info("%s: the cutover is undone, and tried again later: %s", move.record, error)
-        for connection in (move.servers.source, move.servers.target):
-            connection.rollback()
-        move.locked_at = None
+        for leg in move.legs:
+            leg.servers.source.rollback()
+            leg.servers.target.rollback()
+        move.pause.began = None
         for undone in steps_to_undo(move.record.mode, step, back_to=LOCK):
             undone.undo(move)
         move.journal.enter(move.record, RETRY, moving=False)

@@ -8,13 +8,12 @@ makes the flip, the commit point of a move, a compare-and-set.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import IntegrityError
 
 from shardpool import faults
 from shardpool.catalog import Catalog
@@ -22,6 +21,10 @@ from shardpool.errors import MoveInProgress, MoveTakenOver, OwnershipAmbiguous, 
 from shardpool.moves.record import MoveRecord
 
 _RECORD = "SELECT id, partition, source, target, attempt, step, detail FROM shardpool_catalog.move "
+#: Whether a move takes from, or gives to, the partition.
+_CONCERNS = """(partition = :partition
+    OR detail->'sources' @> jsonb_build_array(jsonb_build_object('partition', CAST(:partition AS int)))
+    OR detail->'targets' @> jsonb_build_array(jsonb_build_object('partition', CAST(:partition AS int))))"""
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,10 @@ class Journal:
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def running(self, partition: int | None = None) -> list[MoveRecord]:
-        """Return the moves that are neither done nor aborted, of one partition or of all."""
+        """Return the moves that are neither done nor aborted: those that concern one partition, or all."""
         query = _RECORD + (
             "WHERE keyspace = :keyspace AND state = 'running' "
-            "AND (CAST(:partition AS int) IS NULL OR partition = :partition) ORDER BY id"
+            f"AND (CAST(:partition AS int) IS NULL OR {_CONCERNS}) ORDER BY id"
         )
         with self._catalog.begin() as connection:
             rows = connection.execute(text(query), self._values(partition=partition)).all()
@@ -93,38 +96,78 @@ class Journal:
         The caller holds the catalog's lock "topology", so that the tables stay as they are. Raise `MoveInProgress` if
         the partition moves already, `PreflightFailed` if its placement or the target changed since they were checked.
         """
-        insert = (
-            "INSERT INTO shardpool_catalog.move (keyspace, partition, source, target, step, state, detail) "
-            "VALUES (:keyspace, :partition, :source, :target, :step, 'running', CAST(:detail AS jsonb)) RETURNING id"
-        )
-        try:
-            with self._bounded() as connection:
-                epoch = self._check_unchanged(connection, partition, source, target)
-                values = self._values(partition=partition, source=source, target=target, step=step)
-                detail = {**detail, "epoch": epoch}
-                values["detail"] = json.dumps(detail)
-                number = int(connection.execute(text(insert), values).scalar_one())
-        except IntegrityError as error:
-            raise MoveInProgress(f"partition {partition} is being moved by another process") from error
-        return MoveRecord(number, self._catalog.keyspace, partition, source, target, 1, step, epoch, detail)
+        with self._bounded() as connection:
+            epoch = self._check_unchanged(connection, partition, source)
+            self._check_takes(connection, target)
+            return self._insert(connection, partition, source, target, step, {**detail, "epoch": epoch})
 
-    def _check_unchanged(self, connection: Connection, partition: int, source: str, target: str) -> int:
+    def register_change(
+        self, sources: Mapping[int, str], pieces: Sequence[tuple[int, int, str]], step: str, detail: Mapping[str, Any]
+    ) -> MoveRecord:
+        """Begin a change of partitions, from partition -> shard to pieces of (low, high, shard), as `register`.
+
+        Each piece gets a new number here, which no other range ever had or will have, whatever becomes of the change.
+        """
+        create = (
+            "INSERT INTO shardpool_catalog.partition (keyspace, id, low, high, state, parents) "
+            "SELECT :keyspace, max(id) + 1, :low, :high, 'planned', :parents FROM shardpool_catalog.partition "
+            "WHERE keyspace = :keyspace RETURNING id"
+        )
+        with self._bounded() as connection:
+            # Numbers are given by one at a time.
+            lock = "SELECT 1 FROM shardpool_catalog.keyspace WHERE name = :keyspace FOR UPDATE"
+            connection.execute(text(lock), self._values())
+            given: list[dict[str, Any]] = [
+                {"partition": number, "shard": shard, "epoch": self._check_unchanged(connection, number, shard)}
+                for number, shard in sources.items()
+            ]
+            targets = []
+            for low, high, shard in pieces:
+                if shard not in sources.values():
+                    self._check_takes(connection, shard)
+                values = self._values(low=low, high=high, parents=list(sources))
+                number = connection.execute(text(create), values).scalar_one()
+                targets.append({"partition": number, "shard": shard, "low": low, "high": high})
+            detail = {**detail, "sources": given, "targets": targets, "epoch": given[0]["epoch"]}
+            first = given[0]["partition"]
+            return self._insert(connection, first, sources[first], pieces[0][2], step, detail)
+
+    def _check_unchanged(self, connection: Connection, partition: int, source: str) -> int:
+        """Lock a placement and return its epoch."""
         placement = connection.execute(
             text(
                 "SELECT shard, epoch FROM shardpool_catalog.placement "
                 "WHERE keyspace = :keyspace AND partition = :partition FOR UPDATE"
             ),
             self._values(partition=partition),
-        ).one()
-        if placement.shard != source:
-            raise PreflightFailed([f"partition {partition} has moved to {placement.shard} meanwhile"])
+        ).one_or_none()
+        if placement is None or placement.shard != source:
+            place = "is no partition any more" if placement is None else f"has moved to {placement.shard} meanwhile"
+            raise PreflightFailed([f"partition {partition} {place}"])
+        query = f"SELECT 1 FROM shardpool_catalog.move WHERE keyspace = :keyspace AND state = 'running' AND {_CONCERNS}"
+        if connection.execute(text(query), self._values(partition=partition)).first() is not None:
+            raise MoveInProgress(f"partition {partition} is being moved by another process")
+        return int(placement.epoch)
+
+    def _check_takes(self, connection: Connection, target: str) -> None:
         state = connection.execute(
             text("SELECT state FROM shardpool_catalog.shard WHERE keyspace = :keyspace AND name = :target FOR SHARE"),
             self._values(target=target),
         ).scalar_one_or_none()
         if state != "active":
             raise PreflightFailed([f"shard {target} is {state or 'gone'}"])
-        return int(placement.epoch)
+
+    def _insert(
+        self, connection: Connection, partition: int, source: str, target: str, step: str, detail: Mapping[str, Any]
+    ) -> MoveRecord:
+        insert = (
+            "INSERT INTO shardpool_catalog.move (keyspace, partition, source, target, step, state, detail) "
+            "VALUES (:keyspace, :partition, :source, :target, :step, 'running', CAST(:detail AS jsonb)) RETURNING id"
+        )
+        values = self._values(partition=partition, source=source, target=target, step=step, detail=json.dumps(detail))
+        number = int(connection.execute(text(insert), values).scalar_one())
+        epoch = int(detail["epoch"])
+        return MoveRecord(number, self._catalog.keyspace, partition, source, target, 1, step, epoch, detail)
 
     def take_over(self, record: MoveRecord) -> MoveRecord:
         """Become the move's only process: what earlier attempts write into the catalog is refused from now on."""
@@ -147,7 +190,7 @@ class Journal:
             query = "UPDATE shardpool_catalog.move SET state = :state, updated_at = now() WHERE id = :id"
             connection.execute(text(query), {"id": record.id, "state": state})
             if state == "aborted":
-                self._set_moving(connection, record.partition, False)
+                self._set_moving(connection, [leg.partition for leg in record.legs], False)
 
     # -- the steps --------------------------------------------------------------------------------------------------
 
@@ -162,7 +205,7 @@ class Journal:
         with self.guarded(record) as connection:
             connection.execute(text(query), {"id": record.id, "step": step})
             if moving is not None:
-                self._set_moving(connection, record.partition, moving)
+                self._set_moving(connection, [leg.partition for leg in record.legs], moving)
 
     def beat(self, record: MoveRecord, detail: Mapping[str, Any]) -> None:
         """Note that the process is alive, and how far it is."""
@@ -188,25 +231,52 @@ class Journal:
 
         In the same transaction the copy ceases to be something to clean up, and the source's schema becomes it.
         """
-        placement = (
-            "UPDATE shardpool_catalog.placement SET shard = :target, epoch = :epoch "
-            "WHERE keyspace = :keyspace AND partition = :partition AND shard = :source AND epoch = :old"
-        )
         step = (
             "UPDATE shardpool_catalog.move SET step = :step, detail = detail || CAST(:detail AS jsonb) WHERE id = :id"
         )
-        values = self._values(partition=record.partition, source=record.source, target=record.target, old=record.epoch)
         with self.guarded(record) as connection:
-            values["epoch"] = self._catalog.bump(connection)
-            if connection.execute(text(placement), values).rowcount != 1:
-                raise OwnershipAmbiguous(
-                    f"{record}: the catalog no longer places the partition on {record.source} with epoch "
-                    f"{record.epoch}; something other than a move changed shardpool_catalog.placement"
-                )
+            epoch = self._catalog.bump(connection)
+            if record.kind == "move":
+                self._give(connection, record, epoch)
+            else:
+                self._replace(connection, record, epoch)
             connection.execute(text(step), {"id": record.id, "step": next_step, "detail": json.dumps(dict(detail))})
-            self._forget(connection, record.id, record.incoming)
-            self._note(connection, record.id, record.source, record.moved)
+            for leg in record.legs:
+                self._forget(connection, record.id, leg.incoming)
+            for schema, shard in {leg.moved: leg.source for leg in record.legs}.items():
+                self._note(connection, record.id, shard, schema)
             faults.fault_point("move:flip:inside")
+
+    def _give(self, connection: Connection, record: MoveRecord, epoch: int) -> None:
+        query = (
+            "UPDATE shardpool_catalog.placement SET shard = :target, epoch = :epoch "
+            "WHERE keyspace = :keyspace AND partition = :partition AND shard = :source AND epoch = :old"
+        )
+        values = self._values(
+            partition=record.partition, source=record.source, target=record.target, old=record.epoch, epoch=epoch
+        )
+        if connection.execute(text(query), values).rowcount != 1:
+            raise _placed_elsewhere(record, record)
+
+    def _replace(self, connection: Connection, record: MoveRecord, epoch: int) -> None:
+        """Retire the sources, and place their heirs, which are not served until they are switched on."""
+        take = (
+            "DELETE FROM shardpool_catalog.placement "
+            "WHERE keyspace = :keyspace AND partition = :partition AND shard = :source AND epoch = :old"
+        )
+        state = "UPDATE shardpool_catalog.partition SET state = :state WHERE keyspace = :keyspace AND id = :partition"
+        place = (
+            "INSERT INTO shardpool_catalog.placement (keyspace, partition, shard, epoch, moving) "
+            "VALUES (:keyspace, :partition, :target, :epoch, true)"
+        )
+        for leg in {leg.partition: leg for leg in record.legs}.values():
+            values = self._values(partition=leg.partition, source=leg.source, old=leg.epoch)
+            if connection.execute(text(take), values).rowcount != 1:
+                raise _placed_elsewhere(record, leg)
+            connection.execute(text(state), self._values(partition=leg.partition, state="retired"))
+        for leg in {leg.result: leg for leg in record.legs}.values():
+            connection.execute(text(state), self._values(partition=leg.result, state="active"))
+            connection.execute(text(place), self._values(partition=leg.result, target=leg.target, epoch=epoch))
 
     def rate(self) -> float | None:
         """Return the bytes per second of the latest moves, from beginning to end; None if there were none."""
@@ -262,7 +332,7 @@ class Journal:
     def serve(self, record: MoveRecord) -> None:
         """Tell routers that the partition no longer moves."""
         with self.guarded(record) as connection:
-            self._set_moving(connection, record.partition, False)
+            self._set_moving(connection, [record.result], False)
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -288,12 +358,12 @@ class Journal:
             )
             yield connection
 
-    def _set_moving(self, connection: Connection, partition: int, moving: bool) -> None:
+    def _set_moving(self, connection: Connection, partitions: Sequence[int], moving: bool) -> None:
         query = (
             "UPDATE shardpool_catalog.placement SET moving = :moving "
-            "WHERE keyspace = :keyspace AND partition = :partition"
+            "WHERE keyspace = :keyspace AND partition = ANY(:partitions)"
         )
-        connection.execute(text(query), self._values(partition=partition, moving=moving))
+        connection.execute(text(query), self._values(partitions=list(partitions), moving=moving))
         self._catalog.bump(connection)
 
     def _note(self, connection: Connection, move: int, shard: str, name: str) -> None:
@@ -322,6 +392,13 @@ class Journal:
             int(row.detail["epoch"]),
             row.detail,
         )
+
+
+def _placed_elsewhere(record: MoveRecord, leg: MoveRecord) -> OwnershipAmbiguous:
+    return OwnershipAmbiguous(
+        f"{record}: the catalog no longer places partition {leg.partition} on {leg.source} with epoch {leg.epoch}; "
+        f"something other than a move changed shardpool_catalog.placement"
+    )
 
 
 def _taken_over(record: MoveRecord) -> MoveTakenOver:

@@ -43,7 +43,7 @@ def lock(move: Move) -> None:
     """Lock all tables of the partition against writers, in a transaction on the source that stays open."""
     source, schema = move.servers.source, move.record.schema
     lock_tables(source, schema, lambda: [table.name for table in read_layout(source, schema)], str(move.record))
-    move.locked_at = time.monotonic()
+    move.pause.began = time.monotonic()
 
 
 def lock_briefly(move: Move) -> None:
@@ -55,9 +55,8 @@ def lock_briefly(move: Move) -> None:
     vacuumed = wait_for_old(source, schema, lambda holders: holders, str(move.record))
     names = [table.name for table in read_layout(source, schema)]
     patience = PATIENCE[-1:] if vacuumed else BRIEF
-    move.locked_at = lock_tables(
-        source, schema, lambda: names, str(move.record), tries=len(patience), patience=patience
-    )
+    began = lock_tables(source, schema, lambda: names, str(move.record), tries=len(patience), patience=patience)
+    move.pause.began = move.pause.began or began  # of several sources the first
 
 
 def wait_for_old(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from shardpool.moves.journal import Journal, Leftover
@@ -17,27 +18,78 @@ if TYPE_CHECKING:
 
 
 @dataclass
+class Pause:
+    """Writers wait from `began` to `ended`, both of the monotonic clock; None if that did not happen here."""
+
+    began: float | None = None
+    ended: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.began if self.began is not None and self.ended is not None else 0.0
+
+
+@dataclass
 class Move:
     """One attempt at a move. `leftovers` collects what could not be dropped yet.
 
-    Writers wait from `locked_at` to `switched_at`, both of the monotonic clock; None if that did not happen here.
+    A change of partitions has several legs, each of them a move with the same state; see `record`.
     """
 
     router: Router
     record: MoveRecord
     servers: Servers
     meter: Meter
-    locked_at: float | None = None
-    switched_at: float | None = None
-    rounds: Rounds | None = None
+    pause: Pause = field(default_factory=Pause)
+    rounds: list[Rounds] = field(default_factory=list)
     leftovers: list[Leftover] = field(default_factory=list)
+
+    @property
+    def legs(self) -> tuple[Move, ...]:
+        """All pairs of a source and a target."""
+        if self.record.kind == "move":
+            return (self,)
+        return tuple(replace(self, record=leg, servers=self.servers.leg(leg)) for leg in self.record.legs)
+
+    @property
+    def by_source(self) -> tuple[Move, ...]:
+        """One leg of each source."""
+        return tuple({leg.record.partition: leg for leg in reversed(self.legs)}.values())[::-1]
+
+    @property
+    def by_target(self) -> tuple[Move, ...]:
+        """One leg of each target."""
+        return tuple({leg.record.result: leg for leg in reversed(self.legs)}.values())[::-1]
 
     @property
     def patience(self) -> float:
         """How long writers may wait from now on, in seconds."""
-        limit = self.router.config.moves.cutover_timeout
-        return limit if self.locked_at is None else max(self.locked_at + limit - time.monotonic(), 0.0)
+        limit, began = self.router.config.moves.cutover_timeout, self.pause.began
+        return limit if began is None else max(began + limit - time.monotonic(), 0.0)
 
     @property
     def journal(self) -> Journal:
         return Journal(self.router.catalog)
+
+
+Run = Callable[[Move], None]
+
+
+def each_source(run: Run) -> Run:
+    """Return a step that does *run* for each source."""
+
+    def run_all(move: Move) -> None:
+        for leg in move.by_source:
+            run(leg)
+
+    return run_all
+
+
+def each_target(run: Run) -> Run:
+    """Return a step that does *run* for each target."""
+
+    def run_all(move: Move) -> None:
+        for leg in move.by_target:
+            run(leg)
+
+    return run_all

@@ -19,10 +19,11 @@ from shardpool.moves.create import analyze, build_rest, create
 from shardpool.moves.grants import give_grants, read_grants
 from shardpool.moves.layout import TableLayout, look_into, qualified, read_layout
 from shardpool.moves.ledger import create_ledger, note, read_ledger
-from shardpool.moves.move import Move
+from shardpool.moves.move import Move, each_source
 from shardpool.moves.relay import Relay
 from shardpool.moves.reverse import note_from_the_first
-from shardpool.moves.rounds import Rounds
+from shardpool.moves.rounds import Rounds, verify_all
+from shardpool.moves.spread import Spread
 from shardpool.moves.throttle import Throttle, throttled
 
 #: A round of so few keys is followed by the lock.
@@ -38,90 +39,113 @@ def create_online(move: Move) -> None:
 
 
 def copy_online(move: Move) -> None:
-    """Copy the tables that the ledger does not have; each is one snapshot, and one transaction on the target."""
-    record, source, meter = move.record, move.servers.source, move.meter
-    copied = _ledger(move)
-    tables = read_layout(source, record.schema)
-    source.rollback()
-    meter.total_bytes = sum(table.heap for table in tables)
-    with throttled(move.router, record) as throttle:
-        for table in tables:
+    """Copy the tables that the ledgers do not have; each is one snapshot, and one transaction on each target."""
+    meter = move.meter
+    ledgers = [_ledger(leg) for leg in move.by_target]
+    sources = move.by_source
+    tables = [read_layout(leg.servers.source, leg.record.schema) for leg in sources]
+    for leg in sources:
+        leg.servers.source.rollback()
+    meter.total_bytes = sum(table.heap for found in tables for table in found)
+    with throttled(move.router, move.record) as throttle:
+        for table in tables[0]:
             name = f"copied {table.name}"
-            if name not in copied:
-                copied[name] = _copy_table(move, table, throttle)
+            if all(name in ledger for ledger in ledgers):
+                meter.bytes += ledgers[0][name]["bytes"]
+                meter.rows += ledgers[0][name]["rows"]
             else:
-                meter.bytes += copied[name]["bytes"]
-            meter.rows += copied[name]["rows"]
+                meter.rows += _copy_table(move, table, throttle)
             faults.fault_point("move:copy:inside")
 
 
-def _copy_table(move: Move, table: TableLayout, throttle: Throttle) -> dict[str, int]:
-    """Copy a table and enter it into the ledger; return rows and bytes."""
-    record, source, target, meter = move.record, move.servers.source, move.servers.target, move.meter
+def _copy_table(move: Move, table: TableLayout, throttle: Throttle) -> int:
+    """Copy a table from all sources to all targets, and enter it into the ledgers; return its rows."""
+    meter, legs = move.meter, move.by_target
+    targets = [leg.servers.target for leg in legs]
 
     def passed(size: int) -> None:
         meter.add_bytes(size)
         throttle.passed(size)
 
-    look_into(target, record.keyspace, record.incoming)
-    with target.cursor() as cursor:
-        cursor.execute(f"TRUNCATE {qualified(record.incoming, [table])}")
-    before = meter.bytes
-    rows = Relay(source, target, passed, meter.tick).copy(table, record.schema, record.incoming)
-    source.rollback()
-    found = {"rows": rows, "bytes": meter.bytes - before}
-    note(move, f"copied {table.name}", found)
-    target.commit()
-    return found
+    for leg in legs:
+        look_into(leg.servers.target, leg.record.keyspace, leg.record.incoming)
+        with leg.servers.target.cursor() as cursor:
+            cursor.execute(f"TRUNCATE {qualified(leg.record.incoming, [table])}")
+    before, rows = meter.bytes, 0
+    spread = None
+    if len(legs) > 1:
+        known = move.router.topology.tables[table.name]
+        spread = Spread(known, table.insertable, list(move.record.bounds.values()))
+    schemas = [leg.record.incoming for leg in legs]
+    for leg in move.by_source:
+        relay = Relay(leg.servers.source, targets, passed, meter.tick)
+        rows += relay.copy(table, leg.record.schema, schemas, spread)
+        leg.servers.source.rollback()
+    for leg in legs:
+        note(leg, f"copied {table.name}", {"rows": rows, "bytes": meter.bytes - before})
+        leg.servers.target.commit()
+    return rows
 
 
 def finish_online(move: Move) -> None:
     """Build indexes over what was copied, prove foreign keys and triggers, and take these off again."""
-    record, target = move.record, move.servers.target
-    if "finished" not in _ledger(move):
-        # From here on the target has what one snapshot of the source had, which satisfies all constraints.
+    unfinished = [leg for leg in move.by_target if "finished" not in _ledger(leg)]
+    if unfinished:
+        # From here on a target has what one snapshot of each source had, which satisfies all constraints.
         _follow(move)
-        build_rest(move)
-        move.servers.source.rollback()
-        look_into(target, record.keyspace, record.incoming)
-        note(move, "finished", dict(read_kept(target, record.incoming)))
-        take_off(target, record.incoming)
-        target.commit()
-    analyze(move)
+    for leg in unfinished:
+        build_rest(leg)
+        leg.servers.source.rollback()
+        look_into(leg.servers.target, leg.record.keyspace, leg.record.incoming)
+        note(leg, "finished", dict(read_kept(leg.servers.target, leg.record.incoming)))
+        take_off(leg.servers.target, leg.record.incoming)
+        leg.servers.target.commit()
+    for leg in move.by_target:
+        analyze(leg)
 
 
 def verify_ahead(move: Move) -> None:
-    """Compare all rows while writers go on: both sides as of one snapshot of the source."""
+    """Compare all rows while writers go on: both sides as of one snapshot of each source."""
     _take_off(move)
     _follow(move)
-    rounds(move).verify_all()
+    verify_all(move, rounds(move))
 
 
 def catch_up(move: Move) -> None:
     """Carry over what was written meanwhile, until only little is left."""
     _take_off(move)
-    give_grants(move.servers.target, move.record.incoming, read_grants(move.servers.source, move.record.schema))
-    move.servers.target.commit()
+    for leg in move.legs:
+        grants = read_grants(leg.servers.source, leg.record.schema)
+        give_grants(leg.servers.target, leg.record.incoming, grants)
+        leg.servers.target.commit()
     _follow(move)
 
 
 def last_round(move: Move) -> None:
     """Carry over the rest, now that writers wait; compare it; put foreign keys and triggers in their places."""
-    record, source, target = move.record, move.servers.source, move.servers.target
-    milliseconds = max(int(move.patience * 1000), 1)
-    for connection in (source, target):
+    _limit(move, max(int(move.patience * 1000), 1), source=True)
+    each_source(check_captured)(move)
+    for it in rounds(move):
+        it.run_locked()
+    _limit(move, max(int(move.patience * 1000), 1), source=False)
+    for leg in move.by_target:
+        target = leg.servers.target
+        look_into(target, leg.record.keyspace, leg.record.incoming)
+        put_on(target, leg.record.incoming, _ledger(leg)["finished"])
+        note_from_the_first(leg)
+        target.commit()
+    for leg in move.by_source:
+        with leg.servers.source.cursor() as cursor:
+            cursor.execute("SET LOCAL statement_timeout = 0")
+
+
+def _limit(move: Move, milliseconds: int, *, source: bool) -> None:
+    """Limit the statements of the targets' transactions, and of the sources' too."""
+    connections = [leg.servers.target for leg in move.by_target]
+    connections += [leg.servers.source for leg in move.by_source if source]
+    for connection in connections:
         with connection.cursor() as cursor:
             cursor.execute(f"SET LOCAL statement_timeout = {milliseconds}")
-    check_captured(move)
-    rounds(move).run_locked()
-    with target.cursor() as cursor:
-        cursor.execute(f"SET LOCAL statement_timeout = {milliseconds}")
-    look_into(target, record.keyspace, record.incoming)
-    put_on(target, record.incoming, _ledger(move)["finished"])
-    note_from_the_first(move)
-    target.commit()
-    with source.cursor() as cursor:
-        cursor.execute("SET LOCAL statement_timeout = 0")
 
 
 def validate(move: Move) -> None:
@@ -132,7 +156,7 @@ def validate(move: Move) -> None:
     if done is None:
         return  # it was validated, and the ledger dropped
     try:
-        validate_foreign_keys(target, record.schema, done["finished"])
+        validate_foreign_keys(target, record.result_schema, done["finished"])
     except psycopg2.errors.ForeignKeyViolation as error:
         raise MoveError(
             f"{record} is complete, but a foreign key cannot be validated on {record.target}: {str(error).strip()}. "
@@ -140,26 +164,28 @@ def validate(move: Move) -> None:
         ) from error
 
 
-def rounds(move: Move) -> Rounds:
-    """Return the rounds of this attempt."""
-    if move.rounds is None:
-        move.servers.source.rollback()
-        move.rounds = Rounds(move)
+def rounds(move: Move) -> list[Rounds]:
+    """Return the rounds of this attempt, one for each source."""
+    if not move.rounds:
+        for leg in move.by_source:
+            leg.servers.source.rollback()
+            move.rounds.append(Rounds(leg))
     return move.rounds
 
 
 def _follow(move: Move) -> None:
     for _ in range(MOST_ROUNDS):
-        if rounds(move).run() <= FEW:
+        if sum(it.run() for it in rounds(move)) <= FEW:
             return
     raise CutoverTimeout(f"{move.record}: writers are faster than the move can follow; nothing was moved")
 
 
 def _take_off(move: Move) -> None:
-    target = move.servers.target
-    look_into(target, move.record.keyspace, move.record.incoming)
-    take_off(target, move.record.incoming)
-    target.commit()
+    for leg in move.by_target:
+        target = leg.servers.target
+        look_into(target, leg.record.keyspace, leg.record.incoming)
+        take_off(target, leg.record.incoming)
+        target.commit()
 
 
 def _ledger(move: Move) -> dict[str, Any]:

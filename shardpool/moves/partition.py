@@ -97,7 +97,7 @@ def _source(router: Router, partition: int, to: str) -> str:
 def _resume(router: Router, partition: int, to: str, meter: Meter) -> MoveReport | None:
     """Go on with a move that was left half way, or settle it."""
     for record in Journal(router.catalog).running(partition):
-        if record.target == to and (report := resume(router, record, meter)) is not None:
+        if record.kind == "move" and record.target == to and (report := resume(router, record, meter)) is not None:
             router.refresh()
             return report
     settle_partition(router, partition)

@@ -156,7 +156,8 @@ def _is_done(router: Router, planned: PlannedMove) -> bool:
         with move_locked(router, planned.partition, patience=GRACE):
             settle_partition(router, planned.partition)
         router.refresh()
-    place = router.topology.shard_map.owner(planned.partition).name
+    shard_map = router.topology.shard_map
+    place = "nowhere" if planned.partition in shard_map.retired else shard_map.owner(planned.partition).name
     if place not in (planned.source, planned.target):
         planned_move = f"partition {planned.partition} was planned to move from {planned.source} to {planned.target}"
         raise PreflightFailed([f"{planned_move}, but is on {place} now: make a new plan"])

@@ -1,19 +1,23 @@
 """What identifies a move: its row in the catalog, and the names that it gives to things on the servers.
 
+A change of partitions (split, merge, pin, unpin) is a move too. It has several sources or several targets, and its
+*legs* are the pairs of them: a leg is what an ordinary move is, but that the partition arrives under another number.
+
 Every name contains the move's id, which is never given again. So whatever a process that was left behind still does by
 these names, it does to its own move, whose fate is decided once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 from shardpool.topology.names import MAX_IDENTIFIER_BYTES, partition_schema
 
 #: What becomes of writes while rows are copied: `block` makes them wait, `trigger` notes their keys.
 Mode = Literal["block", "trigger"]
+Kind = Literal["move", "split", "merge", "pin", "unpin"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class MoveRecord:
     step: str
     epoch: int
     detail: Mapping[str, Any] = field(default_factory=dict)
+    #: In a leg of a change of partitions: the number under which the target gets the rows.
+    becomes: int | None = None
 
     @property
     def schema(self) -> str:
@@ -39,9 +45,19 @@ class MoveRecord:
         return partition_schema(self.keyspace, self.partition)
 
     @property
+    def result(self) -> int:
+        """The partition that the target gets."""
+        return self.partition if self.becomes is None else self.becomes
+
+    @property
+    def result_schema(self) -> str:
+        """The schema on the target, by the name that statements use."""
+        return partition_schema(self.keyspace, self.result)
+
+    @property
     def incoming(self) -> str:
         """The schema on the target until it is switched on."""
-        return f"{self.schema}__incoming_{self.id}"
+        return f"{self.result_schema}__incoming_{self.id}"
 
     @property
     def moved(self) -> str:
@@ -56,7 +72,44 @@ class MoveRecord:
     @property
     def ledger(self) -> str:
         """The schema on the target that says how far the copy is."""
-        return f"{self.schema}__ledger_{self.id}"
+        return f"{self.result_schema}__ledger_{self.id}"
+
+    @property
+    def kind(self) -> Kind:
+        return cast(Kind, self.detail.get("kind", "move"))
+
+    @property
+    def bounds(self) -> Mapping[int, tuple[int, int]]:
+        """Of a change of partitions: new partition -> its range of hashes, in their order."""
+        return {it["partition"]: (it["low"], it["high"]) for it in self.detail.get("targets", ())}
+
+    @property
+    def legs(self) -> tuple[MoveRecord, ...]:
+        """The pairs of one source and one target; of an ordinary move this is itself."""
+        if self.kind == "move":
+            return (self,)
+        return tuple(
+            replace(
+                self,
+                partition=source["partition"],
+                source=source["shard"],
+                epoch=source["epoch"],
+                becomes=target["partition"],
+                target=target["shard"],
+            )
+            for source in self.detail["sources"]
+            for target in self.detail["targets"]
+        )
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """All shards that take part."""
+        return tuple(dict.fromkeys(shard for leg in self.legs for shard in (leg.source, leg.target)))
+
+    @property
+    def partitions(self) -> tuple[int, ...]:
+        """All partitions that are given away or come to be."""
+        return tuple(dict.fromkeys(number for leg in self.legs for number in (leg.partition, leg.result)))
 
     @property
     def mode(self) -> Mode:
@@ -79,4 +132,13 @@ class MoveRecord:
         return f"shardpool move {self.id} {self.keyspace}"[:MAX_IDENTIFIER_BYTES]
 
     def __str__(self) -> str:
-        return f"move {self.id} of partition {self.partition} from {self.source} to {self.target}"
+        if self.kind == "move":
+            return f"move {self.id} of partition {self.partition} from {self.source} to {self.target}"
+        sources = _named([(it["partition"], it["shard"]) for it in self.detail["sources"]])
+        targets = _named([(it["partition"], it["shard"]) for it in self.detail["targets"]])
+        return f"{self.kind} {self.id} of {sources} into {targets}"
+
+
+def _named(places: Sequence[tuple[int, str]]) -> str:
+    what = "partition" if len(places) == 1 else "partitions"
+    return f"{what} {', '.join(f'{number} on {shard}' for number, shard in places)}"

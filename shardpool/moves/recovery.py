@@ -42,9 +42,10 @@ class Recovered:
     target: str
     outcome: Literal["completed", "undone", "running", "unsettled"]
     reason: str = ""
+    what: str = ""
 
     def __str__(self) -> str:
-        what = f"move {self.move} of partition {self.partition} from {self.source} to {self.target}: {self.outcome}"
+        what = f"{self.what}: {self.outcome}"
         return f"{what}: {self.reason}" if self.reason else what
 
 
@@ -57,7 +58,8 @@ def recover_moves(
     Raise `CatalogUnavailable`. Anything else that stands in the way of one move is told in the result.
     """
     journal = Journal(router.catalog)
-    running = [it for it in journal.running() if it.partition not in leave and not journal.kept(it)]
+    left = frozenset(leave)
+    running = [it for it in journal.running() if not left.intersection(it.partitions) and not journal.kept(it)]
     found = [_recover(router, record, frozen_after) for record in running]
     drop_leftovers(router)
     if found:
@@ -118,8 +120,9 @@ def abort_move(router: Router, partition: int) -> Recovered:
     if not running:
         raise PreflightFailed([f"partition {partition} does not move"])
     (record,) = running
-    break_move_lock(router, partition)
-    with move_locked(router, partition, patience=ABORT_PATIENCE):
+    for number in record.partitions:
+        break_move_lock(router, number)
+    with move_locked(router, record.partition, patience=ABORT_PATIENCE):
         # A router may have settled it since the lock was broken.
         found = [it for it in journal.running(partition) if it.id == record.id]
         outcome = settle(router, found[0])[0] if found else journal.outcome(record)
@@ -132,7 +135,8 @@ def _recover(router: Router, record: MoveRecord, frozen_after: float) -> Recover
     try:
         if Journal(router.catalog).seconds_silent(record) > frozen_after:
             log.warning("%s gives no sign of life: its lock is taken away", record)
-            break_move_lock(router, record.partition)
+            for number in record.partitions:
+                break_move_lock(router, number)
         with move_locked(router, record.partition):
             outcome, _ = settle(router, record)
         return _recovered(record, outcome)
@@ -146,4 +150,4 @@ def _recover(router: Router, record: MoveRecord, frozen_after: float) -> Recover
 def _recovered(
     record: MoveRecord, outcome: Literal["completed", "undone", "running", "unsettled"], reason: str = ""
 ) -> Recovered:
-    return Recovered(record.id, record.partition, record.source, record.target, outcome, reason)
+    return Recovered(record.id, record.partition, record.source, record.target, outcome, reason, str(record))

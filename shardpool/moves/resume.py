@@ -10,7 +10,7 @@ from shardpool.moves.progress import Meter
 from shardpool.moves.record import MoveRecord
 from shardpool.moves.runner import MoveReport, run_move
 from shardpool.moves.servers import Servers, end_sessions
-from shardpool.moves.settle import check_absent, settle
+from shardpool.moves.settle import check_not_arrived, settle
 from shardpool.moves.steps import LOCK, RESUME, RETRY, is_committed, names_of, steps_to_undo
 from shardpool.router import Router
 
@@ -25,7 +25,7 @@ def resume(router: Router, record: MoveRecord, meter: Meter) -> MoveReport | Non
         settle(router, record, meter)
         return None
     record = Journal(router.catalog).take_over(record)
-    for shard in (record.source, record.target):
+    for shard in record.shards:
         end_sessions(router, record, shard)
     servers = Servers(router, record)
     try:
@@ -40,14 +40,18 @@ def resume(router: Router, record: MoveRecord, meter: Meter) -> MoveReport | Non
 
 def _make_ready(move: Move) -> bool:
     """Undo a cutover that was under way. Return whether all is there that the steps from RESUME on need."""
-    record, source, target = move.record, move.servers.source, move.servers.target
-    check_absent(move, record.target)
+    record = move.record
+    check_not_arrived(move)
     names = names_of(record.mode)
     if names.index(record.step) >= names.index(LOCK):
         for step in steps_to_undo(record.mode, record.step, back_to=LOCK):
             step.undo(move)
         move.journal.enter(record, RETRY, moving=False)
-    whole = read_ledger(target, record) is not None and is_whole(source, record.capture)
-    source.rollback()
-    target.rollback()
+    whole = True
+    for leg in move.by_target:
+        whole &= read_ledger(leg.servers.target, leg.record) is not None
+        leg.servers.target.rollback()
+    for leg in move.by_source:
+        whole &= is_whole(leg.servers.source, leg.record.capture)
+        leg.servers.source.rollback()
     return whole

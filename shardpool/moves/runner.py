@@ -15,7 +15,7 @@ from shardpool import faults
 from shardpool.errors import CutoverTimeout, MoveError, MoveTakenOver, ShardpoolError, ShardUnavailable
 from shardpool.moves.cutover import LOCKED, CutoverRetry
 from shardpool.moves.journal import Leftover
-from shardpool.moves.move import Move
+from shardpool.moves.move import Move, Pause
 from shardpool.moves.progress import Meter
 from shardpool.moves.record import MoveRecord
 from shardpool.moves.servers import Servers
@@ -35,7 +35,8 @@ SETTLE_PATIENCE = 10.0
 class MoveReport:
     """A move that was completed. `pause` is how long writers of the partition waited, `seconds` the whole; 0 if another
     process did that part. `steps` are (name, seconds since the beginning). `leftovers` are schemas that could not be
-    dropped yet; `recover_moves` tries again. `mode` was taken for `reason`.
+    dropped yet; `recover_moves` tries again. `mode` was taken for `reason`. A change of partitions has another `kind`,
+    and `partitions` are the new ones.
     """
 
     move: int
@@ -50,6 +51,8 @@ class MoveReport:
     leftovers: tuple[Leftover, ...] = ()
     mode: str = "block"
     reason: str = ""
+    kind: str = "move"
+    partitions: tuple[int, ...] = ()
 
 
 def run_move(router: Router, record: MoveRecord, meter: Meter, first: str = FIRST) -> MoveReport:
@@ -62,7 +65,7 @@ def run_move(router: Router, record: MoveRecord, meter: Meter, first: str = FIRS
     try:
         with _heartbeat(move):
             _run_steps(move, first)
-        return _report(move, move.locked_at, move.switched_at)
+        return _report(move, move.pause)
     except MoveTakenOver:
         raise
     except BaseException as error:
@@ -71,7 +74,7 @@ def run_move(router: Router, record: MoveRecord, meter: Meter, first: str = FIRS
         settled = _settle_after(move, translated)
         if settled is None or not isinstance(error, Exception):
             raise translated from translated.__cause__
-        return _report(settled, move.locked_at, settled.switched_at or move.switched_at)
+        return _report(settled, Pause(move.pause.began, settled.pause.ended or move.pause.ended))
     finally:
         move.servers.close()
 
@@ -127,7 +130,7 @@ def _translate(move: Move, error: BaseException) -> BaseException:
     return told
 
 
-def _report(move: Move, locked_at: float | None, switched_at: float | None) -> MoveReport:
+def _report(move: Move, pause: Pause) -> MoveReport:
     record, meter = move.record, move.meter
     return MoveReport(
         move=record.id,
@@ -137,11 +140,13 @@ def _report(move: Move, locked_at: float | None, switched_at: float | None) -> M
         rows=meter.rows,
         bytes=meter.bytes,
         seconds=meter.seconds,
-        pause=switched_at - locked_at if locked_at is not None and switched_at is not None else 0.0,
+        pause=pause.seconds,
         steps=tuple(meter.started.items()),
         leftovers=tuple(move.leftovers),
         mode=record.mode,
         reason=str(record.detail.get("reason", "")),
+        kind=record.kind,
+        partitions=tuple(record.bounds),
     )
 
 

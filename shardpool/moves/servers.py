@@ -1,4 +1,4 @@
-"""The two server connections of a move, and how another process gets rid of them.
+"""The server connections of a move, and how another process gets rid of them.
 
 A connection is usable only after these three, in this order: it was opened, it got the move's name, the catalog said
 that this attempt is still the current one. Recovery raises the attempt first and then ends all sessions of that name.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import ExitStack
+from copy import copy
 from typing import Any
 
 import psycopg2
@@ -48,29 +49,41 @@ _SET = (
 
 
 class Servers:
-    """Connections to source and target, opened at first use and kept until `close`.
+    """Connections to sources and targets, opened at first use and kept until `close`.
 
-    Shards in *unreachable* raise `ShardUnavailable`: their sessions of earlier attempts could not be ended.
+    `source` and `target` are those of one leg; `leg` gives the same for another. Shards in *unreachable* raise
+    `ShardUnavailable`: their sessions of earlier attempts could not be ended.
     """
 
     def __init__(self, router: Router, record: MoveRecord, unreachable: Collection[str] = ()) -> None:
         self._router = router
         self._record = record
         self._unreachable = unreachable
-        self._open: dict[str, Any] = {}
+        # By shard and schema: a source and a target may be on the same shard.
+        self._open: dict[tuple[str, str], Any] = {}
         self._borrowed = ExitStack()
+
+    def leg(self, record: MoveRecord) -> Servers:
+        """Return the servers of a leg; its connections are shared with, and closed by, this."""
+        found = copy(self)
+        found._record = record
+        return found
 
     @property
     def source(self) -> Any:
-        return self._connection(self._record.source)
+        return self._connection(self._record.source, self._record.schema)
 
     @property
     def target(self) -> Any:
-        return self._connection(self._record.target)
+        return self._connection(self._record.target, self._record.incoming)
+
+    def on(self, shard: str) -> Any:
+        """Return a connection to one of the two shards."""
+        return self.source if shard == self._record.source else self.target
 
     def lost(self) -> list[str]:
         """Return the shards to which a connection broke."""
-        return [shard for shard, connection in self._open.items() if connection.closed]
+        return [shard for (shard, _), connection in self._open.items() if connection.closed]
 
     def close(self) -> None:
         """Close the connections: whatever transaction they are in is rolled back by its server."""
@@ -79,15 +92,15 @@ class Servers:
         self._open.clear()
         self._borrowed.close()
 
-    def _connection(self, shard: str) -> Any:
+    def _connection(self, shard: str, schema: str) -> Any:
         if shard in self._unreachable:
             raise ShardUnavailable(shard, f"the sessions of {self._record} could not be ended there")
-        if shard not in self._open:
+        if (shard, schema) not in self._open:
             connection = self._borrowed.enter_context(self._router.engines.borrow(shard))
-            self._open[shard] = connection
+            self._open[shard, schema] = connection
             configure(connection, self._record.session_name)
             Journal(self._router.catalog).check(self._record)
-        return self._open[shard]
+        return self._open[shard, schema]
 
 
 def configure(connection: Any, name: str) -> None:
@@ -103,14 +116,16 @@ def end_sessions(router: Router, record: MoveRecord, shard: str) -> None:
 
     Raise `ShardUnavailable`, or `MoveError` if a session does not end in time.
     """
-    query = (
-        "SELECT pid, pg_terminate_backend(pid, %s) FROM pg_stat_activity "
-        "WHERE application_name = %s AND datname = current_database() AND pid <> pg_backend_pid()"
+    ours = (
+        "FROM pg_stat_activity WHERE application_name = %s AND datname = current_database() AND pid <> pg_backend_pid()"
     )
     try:
         with router.engines.borrow(shard) as connection, connection.cursor() as cursor:
-            cursor.execute(query, (END_TIMEOUT, record.session_name))
-            alive = [pid for pid, ended in cursor.fetchall() if not ended]
+            cursor.execute(f"SELECT pg_terminate_backend(pid, %s) {ours}", (END_TIMEOUT, record.session_name))
+            connection.commit()
+            # One that was gone just before counts as not ended: asked again, it is not there.
+            cursor.execute(f"SELECT pid {ours}", (record.session_name,))
+            alive = [pid for (pid,) in cursor.fetchall()]
     except psycopg2.Error as error:
         raise ShardUnavailable(shard, str(error).strip()) from error
     if alive:

@@ -54,7 +54,7 @@ def _settle(router: Router, record: MoveRecord, meter: Meter) -> tuple[Outcome, 
     state = Journal(router.catalog).ended(record)
     if state is not None:  # the catalog's answer to this attempt's last word was lost
         return "completed" if state == "done" else "undone", Move(router, record, Servers(router, record), meter)
-    unreachable = {shard for shard in (record.source, record.target) if not _sessions_ended(router, record, shard)}
+    unreachable = {shard for shard in record.shards if not _sessions_ended(router, record, shard)}
     servers = Servers(router, record, unreachable)
     move = Move(router, record, servers, meter)
     try:
@@ -69,7 +69,7 @@ def _settle(router: Router, record: MoveRecord, meter: Meter) -> tuple[Outcome, 
 
 def complete(move: Move) -> None:
     """Run the steps after the commit point, from the one that was about to run."""
-    check_absent(move, move.record.source)
+    check_given_away(move)
     for step in steps_to_run(move.record.mode, move.record.step):
         move.journal.enter(move.record, step.name)
         faults.fault_point(f"move:{step.name}:before")
@@ -79,7 +79,7 @@ def complete(move: Move) -> None:
 
 def undo(move: Move) -> None:
     """Undo the steps from the one that was about to run backwards."""
-    check_absent(move, move.record.target)
+    check_not_arrived(move)
     for step in steps_to_undo(move.record.mode, move.record.step):
         step.undo(move)
     move.journal.close(move.record, "aborted")
@@ -93,18 +93,29 @@ def _sessions_ended(router: Router, record: MoveRecord, shard: str) -> bool:
     return True
 
 
-def check_absent(move: Move, shard: str) -> None:
-    """Raise `OwnershipAmbiguous` if the shard that does not own the partition has a schema of its name."""
+def check_given_away(move: Move) -> None:
+    """Raise `OwnershipAmbiguous` if a source still serves what the catalog gives to others."""
+    for leg in move.by_source:
+        _check_absent(leg, leg.record.schema, leg.record.source)
+
+
+def check_not_arrived(move: Move) -> None:
+    """Raise `OwnershipAmbiguous` if a target serves what the catalog leaves with the sources."""
+    for leg in move.by_target:
+        _check_absent(leg, leg.record.result_schema, leg.record.target)
+
+
+def _check_absent(move: Move, schema: str, shard: str) -> None:
     record = move.record
     try:
-        connection = move.servers.source if shard == record.source else move.servers.target
+        connection = move.servers.on(shard)
     except ShardUnavailable:
         return  # it is asked for again where it is needed
-    if schemas_of(connection, [record.schema]):
+    if schemas_of(connection, [schema]):
         owner = record.target if shard == record.source else record.source
         raise OwnershipAmbiguous(
-            f"{record}: the catalog says that {owner} owns the partition, but shard {shard} has a schema "
-            f"{record.schema} too. Compare its rows with those of {record.schema}, {record.moved} or {record.incoming} "
-            f"on the two shards, and rename or drop the wrong one; then recover again"
+            f"{record}: the catalog says that {owner} owns the partition, but shard {shard} has a schema {schema} "
+            f"too. Compare its rows with those of {record.schema}, {record.moved} or {record.incoming} on the two "
+            f"shards, and rename or drop the wrong one; then recover again"
         )
     connection.rollback()

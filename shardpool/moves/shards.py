@@ -72,7 +72,7 @@ def remove_shard(router: Router, name: str) -> None:
             raise NoSuchShard(f"there is no shard {name!r} (known: {', '.join(sorted(shard_map.shards))})")
         partitions = shard_map.by_shard().get(name, ())
         failures = [f"partition {partition.id} is on shard {name}: drain it first" for partition in partitions]
-        failures += [str(move) for move in Journal(router.catalog).running() if name in (move.source, move.target)]
+        failures += [str(move) for move in Journal(router.catalog).running() if name in move.shards]
         failures += [f"{left} must be dropped first" for left in drop_leftovers(router) if left.shard == name]
         router.resolve_transactions()
         doubtful = [it for it in router.transactions_in_doubt() if name in (it.shard, it.transaction.decider)]
@@ -147,9 +147,9 @@ def _copy_tables(source: Any, target: Any, keyspace: str, tables: list[TableLayo
     look_into(target, keyspace, keyspace)
     with target.cursor() as cursor:
         cursor.execute(f"TRUNCATE {qualified(keyspace, tables)}")
-    relay = Relay(source, target, lambda size: None, lambda: None)
+    relay = Relay(source, [target], lambda size: None, lambda: None)
     for table in tables:
-        relay.copy(table, keyspace, keyspace)
+        relay.copy(table, keyspace, [keyspace])
 
 
 def _check_reachable(router: Router, name: str) -> None:

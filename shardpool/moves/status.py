@@ -19,7 +19,7 @@ class MoveStatus:
     `rows` and `bytes` are copied so far, of about `total_bytes`; `lag` rows were to be carried over in the last round.
     `rate` is in bytes per second, `left` the seconds that copying will go on, or None. `silent` is for how many seconds
     the process was not heard of: every two seconds is normal; after half a minute `recover_moves` takes over. A way
-    back has none; it is there `until` (seconds since 1970).
+    back has none; it is there `until` (seconds since 1970). `what` tells the move, split or merge in words.
     """
 
     move: int
@@ -36,6 +36,7 @@ class MoveStatus:
     lag: int = 0
     copying: float = 0.0
     until: float | None = None
+    what: str = ""
 
     @property
     def frozen(self) -> bool:
@@ -70,6 +71,7 @@ def move_status(router: Router) -> list[MoveStatus]:
             total_bytes=int(record.detail.get("total_bytes", 0)),
             lag=int(record.detail.get("lag", 0)),
             until=record.until,
+            what=str(record),
             copying=float(record.detail.get("copying", 0.0)),
         )
         for record in journal.running()

@@ -1,5 +1,7 @@
 """The steps of a move. Read them from top to bottom: this is the protocol.
 
+A step of a change of partitions does the same for each of its sources, or targets.
+
 The runner writes the name of each step into the catalog before it runs it. Recovery reads the name and knows what may
 have happened: before the commit point it undoes all steps from that one backwards, after it it runs the rest. So each
 `undo` must be right even if its step did not begin, and each `run` after the commit point even if it was completed.
@@ -15,7 +17,7 @@ from shardpool.moves.copy import copy
 from shardpool.moves.create import create, drop_incoming, finish
 from shardpool.moves.fence import drain, fence, take_fence_down
 from shardpool.moves.lock import lock, lock_briefly
-from shardpool.moves.move import Move
+from shardpool.moves.move import Move, each_source, each_target
 from shardpool.moves.online import (
     catch_up,
     copy_online,
@@ -49,10 +51,14 @@ class Step:
 _CREATE = "create the tables on the target, in a schema that is not in use"
 _LOCK = "make writers of the partition wait"
 _FINISH = "create foreign keys, triggers and indexes on the target"
-_FENCE = Step("fence", fence, take_fence_down, "rename the schema on the source: statements fail there")
-_DRAIN = Step("drain", drain, nothing, "wait for transactions that have read on the source")
+_FENCE = Step(
+    "fence", each_source(fence), each_source(take_fence_down), "rename the schema on the source: statements fail there"
+)
+_DRAIN = Step("drain", each_source(drain), nothing, "wait for transactions that have read on the source")
 _FLIP = Step("flip", flip, nothing, "give the partition to the target in the catalog", commit_point=True)
-_SWITCH_ON = Step("switch_on", switch_on, nothing, "give the schema on the target its name: statements succeed there")
+_SWITCH_ON = Step(
+    "switch_on", each_target(switch_on), nothing, "give the schema on the target its name: statements succeed there"
+)
 _RELEASE = Step("release", release, nothing, "drop the schema on the source")
 
 #: The steps of each mode.
@@ -70,19 +76,19 @@ STEPS: Mapping[Mode, tuple[Step, ...]] = {
         _RELEASE,
     ),
     "trigger": (
-        Step("create", create_online, drop_incoming, _CREATE),
-        Step("capture", capture, drop_capture, "have triggers note which rows are written"),
+        Step("create", each_target(create_online), each_target(drop_incoming), _CREATE),
+        Step("capture", each_source(capture), each_source(drop_capture), "have triggers note which rows are written"),
         Step("copy", copy_online, nothing, "copy the rows, while writers go on"),
         Step("finish", finish_online, nothing, _FINISH),
         Step("verify", verify_ahead, nothing, "compare digests of all rows, while writers go on"),
         Step("catch_up", catch_up, nothing, "carry over what was written meanwhile"),
-        Step("lock", lock_briefly, nothing, _LOCK),
+        Step("lock", each_source(lock_briefly), nothing, _LOCK),
         Step("last", last_round, undo_notes, "carry over and compare what was written last"),
         _FENCE,
         _DRAIN,
         _FLIP,
         _SWITCH_ON,
-        Step("validate", validate, nothing, "validate foreign keys on the target"),
+        Step("validate", each_target(validate), nothing, "validate foreign keys on the target"),
         _RELEASE,
     ),
 }

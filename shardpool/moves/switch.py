@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from typing import Literal
 
 from shardpool.errors import OwnershipAmbiguous, ShardUnavailable
 from shardpool.moves.create import drop_schema
@@ -18,29 +20,31 @@ log = logging.getLogger(__name__)
 
 def flip(move: Move) -> None:
     """Give the partition to the target in the catalog. The step after this one is entered in the same transaction."""
-    record, target = move.record, move.servers.target
     # Until now the partition can be given back; it should not be given to a server that is down.
-    if not schemas_of(target, [record.incoming]):
-        raise OwnershipAmbiguous(f"{record}: schema {record.incoming} has disappeared from {record.target}")
-    target.rollback()
-    move.journal.flip(record, "switch_on", {"rows": move.meter.rows, "bytes": move.meter.bytes})
+    for leg in move.by_target:
+        record, target = leg.record, leg.servers.target
+        if not schemas_of(target, [record.incoming]):
+            raise OwnershipAmbiguous(f"{record}: schema {record.incoming} has disappeared from {record.target}")
+        target.rollback()
+    move.journal.flip(move.record, "switch_on", {"rows": move.meter.rows, "bytes": move.meter.bytes})
 
 
 def switch_on(move: Move) -> None:
     """Give the target's schema its name: the partition is served again."""
     record, target = move.record, move.servers.target
-    found = schemas_of(target, [record.schema, record.incoming])
+    name = record.result_schema
+    found = schemas_of(target, [name, record.incoming])
     if found == {record.incoming}:
         with target.cursor() as cursor:
-            cursor.execute(f"ALTER SCHEMA {quote(record.incoming)} RENAME TO {quote(record.schema)}")
-    elif found != {record.schema}:
+            cursor.execute(f"ALTER SCHEMA {quote(record.incoming)} RENAME TO {quote(name)}")
+    elif found != {name}:
         raise OwnershipAmbiguous(
             f"{record} is to be completed, and the catalog gives the partition to {record.target}, but that shard has "
-            f"{' and '.join(sorted(found)) or 'neither'}, where it should have exactly one of {record.schema} and "
+            f"{' and '.join(sorted(found)) or 'neither'}, where it should have exactly one of {name} and "
             f"{record.incoming}. Look there, and for {record.moved} on {record.source}"
         )
     target.commit()
-    move.switched_at = time.monotonic()
+    move.pause.ended = time.monotonic()
     move.journal.serve(record)
 
 
@@ -55,22 +59,33 @@ def release(move: Move) -> None:
             return
     except ShardUnavailable as error:
         log.warning("%s: there will be no way back: %s", record, error)
-    back = way_back(record)
-    schemas = [(record.source, record.moved)]
-    if record.online:
-        schemas += [(record.source, record.capture), (record.target, record.ledger)]
-    if back is not None:
-        schemas += [(back.source, back.capture), (back.target, back.incoming), (back.target, back.ledger)]
-    gone = []
-    for shard, schema in schemas:
+    gone: list[str] = []
+    for leg, shard, schema in _old_schemas(move):
         try:
-            connection = move.servers.source if shard == record.source else move.servers.target
+            connection = leg.servers.source if shard == "source" else leg.servers.target
             # The triggers on the old tables keep their functions: these are not tried for in vain.
-            dropped = (schema != record.capture or record.moved in gone) and drop_schema(connection, schema)
+            dropped = (schema != leg.record.capture or leg.record.moved in gone) and drop_schema(connection, schema)
         except ShardUnavailable:
             dropped = False
         if dropped:
             gone.append(schema)
         else:
-            move.leftovers.append(Leftover(record.id, shard, schema))
+            name = leg.record.source if shard == "source" else leg.record.target
+            move.leftovers.append(Leftover(record.id, name, schema))
     move.journal.close(record, "done", forget=gone)
+
+
+def _old_schemas(move: Move) -> Iterator[tuple[Move, Literal["source", "target"], str]]:
+    """Yield (leg, side, schema) of all that is not needed any more; old tables before their triggers' functions."""
+    for leg in move.by_source:
+        yield leg, "source", leg.record.moved
+        if leg.record.online:
+            yield leg, "source", leg.record.capture
+    for leg in move.by_target:
+        if leg.record.online:
+            yield leg, "target", leg.record.ledger
+    back = way_back(move.record)
+    if back is not None:
+        yield move, "target", back.capture
+        yield move, "source", back.incoming
+        yield move, "source", back.ledger

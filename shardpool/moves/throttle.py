@@ -66,7 +66,7 @@ def throttled(router: Router, record: MoveRecord) -> Iterator[Throttle]:
     def watch() -> None:
         while not ended.wait(INTERVAL):
             try:
-                seen = [probe(router, shard) for shard in (record.source, record.target)]
+                seen = [probe(router, shard) for shard in record.shards]
                 throttle.heard(max(latency for latency, _ in seen), max(lag for _, lag in seen))
             except (ShardpoolError, psycopg2.Error) as error:
                 log.debug("%s: the servers cannot be watched: %s", record, error)

@@ -60,6 +60,6 @@ def digest(schema: str, table: TableLayout, condition: str = "") -> str:
     """Return the query for name, number of rows and digest of a table."""
     rows = f"SELECT {', '.join(table.columns)} FROM ONLY {quote(schema)}.{quote(table.name)}{condition}"
     return (
-        f"SELECT {literal(table.name)}, count(*), coalesce(sum(hashtextextended(r::text, 0)::numeric), 0) "
+        f"SELECT {literal(table.name)}, count(*), coalesce(sum(hashtextextended((r.*)::text, 0)::numeric), 0) "
         f"FROM ({rows}) AS r"
     )

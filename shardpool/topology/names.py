@@ -30,6 +30,11 @@ def quote(name: str) -> str:
     return '"' + check_identifier(name).replace('"', '""') + '"'
 
 
+def unquote(name: str) -> str:
+    """Return the name that an SQL identifier stands for, as `quote` or the server's quote_ident wrote it."""
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
 def literal(value: str) -> str:
     """Return *value* as a SQL string literal, for utility statements that take no parameters."""
     if "\0" in value:

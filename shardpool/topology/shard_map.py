@@ -57,6 +57,8 @@ class ShardMap:
     epoch: int
     shards: Mapping[str, Shard]
     placements: Sequence[Placement]
+    #: Partitions that were split, merged or pinned; their ids are never given to others.
+    retired: Mapping[int, Partition] = field(default_factory=dict)
     _lows: list[int] = field(init=False, repr=False, compare=False)
     _by_id: dict[int, Placement] = field(init=False, repr=False, compare=False)
 
@@ -104,7 +106,26 @@ class ShardMap:
         try:
             return self._by_id[number]
         except KeyError:
-            raise NoSuchShard(f"keyspace {self.keyspace!r} has no partition {number}") from None
+            raise NoSuchShard(
+                f"keyspace {self.keyspace!r} has no partition {number}{self._what_became_of(number)}"
+            ) from None
+
+    def heirs(self, partition: int) -> tuple[Placement, ...]:
+        """Return where the rows of a partition are: itself, or those that were made of it. Raise `NoSuchShard`."""
+        if partition not in self.retired:
+            return (self.placement(partition),)
+        old = self.retired[partition]
+        found = self.at(old.low)
+        heirs = [found]
+        while heirs[-1].partition.high < old.high:
+            heirs.append(self.at(heirs[-1].partition.high))
+        return tuple(heirs)
+
+    def _what_became_of(self, partition: int) -> str:
+        if partition not in self.retired:
+            return ""
+        heirs = ", ".join(str(it.partition.id) for it in self.heirs(partition))
+        return f" any more: its rows are in {heirs}"
 
     def owner(self, partition: Partition | int) -> Shard:
         """Return the shard that holds *partition*."""

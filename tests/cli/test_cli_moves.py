@@ -90,3 +90,24 @@ def test_capacities_and_closed_shards(shop: Path) -> None:
     assert run("shard", "set", "s1", "--state", "asleep", config=shop).code == 2
     assert run("rebalance", "--resume", config=shop).code == 2
     assert run("rebalance", "--plan", "--apply", config=shop).code == 2
+
+
+def test_partitions_are_changed(shop: Path) -> None:
+    first = homes(shop)["s0"][0]
+    plan = run("partition", "split", first, "--to", "s1", "--plan", "--json", config=shop).json
+    assert not plan["applied"] and [it["shard"] for it in plan["pieces"]] == ["s0", "s1"]
+    assert first in homes(shop)["s0"]
+    done = run("partition", "split", first, "--to", "s1", config=shop)
+    assert done.code == 0
+    assert "are copied, about" in done.out and f"split: {first} became" in done.out
+    lower, upper = homes(shop)["s0"][0], homes(shop)["s1"][0]
+    merged = run("partition", "merge", lower, upper, "--json", config=shop).json
+    assert merged["applied"] and len(merged["report"]["partitions"]) == 1
+    pinned = run("partition", "pin", 7, "--json", config=shop).json["report"]["partitions"]
+    assert "already" in run("partition", "pin", 7, config=shop).err
+    assert run("partition", "unpin", pinned[1], "--json", config=shop).json["report"]["kind"] == "unpin"
+    assert "no pinned key" in run("partition", "unpin", homes(shop)["s0"][0], config=shop).err
+    assert f"no partition {first} any more" in run("partition", "split", first, config=shop).err
+    assert run("partition", "pin", "seven", config=shop).code == 2
+    assert count(shop) == 60
+    assert run("doctor", config=shop).code == 0

@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import text
 
 from shardpool import Config, Reference, Router, Sharded, faults
-from shardpool.moves import move_partition
+from shardpool.moves import ChangePlan, change_partitions, move_partition
 from shardpool.moves.modes import Wanted
 from shardpool.topology.names import quote
 from tests.support.backends import plain_connection
@@ -164,7 +164,7 @@ class Place:
         connection = self.connect(shard)
         cursor = connection.cursor()
         for name in sorted(name for name, kind in TABLES.items() if isinstance(kind, Sharded)):
-            cursor.execute(f'SELECT t::text COLLATE "C" FROM {schema_name}.{quote(name)} t ORDER BY 1')
+            cursor.execute(f'SELECT (t.*)::text COLLATE "C" FROM {schema_name}.{quote(name)} t ORDER BY 1')
             found.update(repr((name, cursor.fetchall())).encode())
         connection.close()
         return found.hexdigest()
@@ -172,7 +172,8 @@ class Place:
     def assert_clean(self) -> None:
         """Each partition is on its owner only, and no move left anything behind."""
         self.router.refresh()
-        expected = {shard: [it.schema for it in found] for shard, found in self.router.shard_map.by_shard().items()}
+        placed = self.router.shard_map.by_shard()
+        expected = {shard: sorted(it.schema for it in partitions) for shard, partitions in placed.items()}
         found = self.schemas()
         assert found == {shard: expected.get(shard, []) for shard in self.router.shard_map.shards}, found
         assert not any(placement.moving for placement in self.router.shard_map.placements)
@@ -276,7 +277,8 @@ class Gates:
 
 
 class Mover:
-    """A process that moves a partition, and is killed (SIGKILL) or frozen (SIGSTOP) at a point of the move."""
+    """A process that moves a partition, or carries out a plan to change some, and is killed (SIGKILL) or frozen
+    (SIGSTOP) at a point of that."""
 
     def __init__(
         self,
@@ -287,11 +289,12 @@ class Mover:
         kill: bool = True,
         mode: Wanted = "auto",
         keep: float = 0.0,
+        plan: ChangePlan | None = None,
     ) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["shardpool.moves", "tests.moves.move_tools"])
         self._process = context.Process(
-            target=_move, args=(config, partition, to, point, kill, mode, keep), daemon=True
+            target=_move, args=(config, partition, to, point, kill, mode, keep, plan), daemon=True
         )
         self._process.start()
         # One that is frozen would not end with this process, which would wait for it.
@@ -318,7 +321,16 @@ class Mover:
         return self._process.exitcode
 
 
-def _move(config: Config, partition: int, to: str, point: str, kill: bool, mode: Wanted, keep: float) -> None:
+def _move(
+    config: Config,
+    partition: int,
+    to: str,
+    point: str,
+    kill: bool,
+    mode: Wanted,
+    keep: float,
+    plan: ChangePlan | None,
+) -> None:
     if kill:
         os.environ["SHARDPOOL_FAULT"] = f"{point}:kill9"
     else:
@@ -332,6 +344,9 @@ def _move(config: Config, partition: int, to: str, point: str, kill: bool, mode:
 
     with Router(config, listen=False) as router:
         try:
-            move_partition(router, partition, to, mode=mode, keep=keep)
+            if plan is None:
+                move_partition(router, partition, to, mode=mode, keep=keep)
+            else:
+                change_partitions(router, plan)
         except MoveTakenOver:
             os._exit(3)

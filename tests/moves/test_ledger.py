@@ -1,4 +1,5 @@
-"""Clients with maps of their own, while partitions move and movers die: no write lost or doubled, no read stale.
+"""Clients with maps of their own, while partitions move, split and merge, and movers die: no write lost or doubled, no
+read stale.
 
 Each client remembers where partitions are, as a router does, and asks again only when PostgreSQL says 42P01. A counter
 has one writer, who knows what it must be; readers know what it was at least when they asked.
@@ -6,20 +7,48 @@ has one writer, who knows what it must be; readers know what it was at least whe
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
+import os
 import random
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from psycopg2 import errors
+from sqlalchemy import text
 
+from shardpool import Config, Router
 from shardpool.errors import MoveError
-from shardpool.moves import capture, move_partition, move_status, online, recover_moves, rounds, runner, steps
+from shardpool.moves import (
+    ChangePlan,
+    capture,
+    change,
+    change_partitions,
+    create,
+    move_partition,
+    move_status,
+    online,
+    plan_merge,
+    plan_pin,
+    plan_split,
+    plan_unpin,
+    recover_moves,
+    rounds,
+    runner,
+    steps,
+)
+from shardpool.moves.journal import Journal
 from shardpool.moves.move import Move
+from shardpool.moves.record import MoveRecord
+from shardpool.topology.key import KeyType, hash_key
 from tests.faults.test_move_steps import POINTS
+from tests.moves.change_tools import partition_ids
 from tests.moves.conftest import shop_config
 from tests.moves.move_tools import Background, Mover, Place, eventually, schema
 from tests.support.backends import databases
@@ -35,16 +64,23 @@ class Client:
 
     def __init__(self, place: Place, key: int, seed: int) -> None:
         self.place, self.key, self.chance = place, key, random.Random(seed)
-        self.partition = place.router.partition_of(key).id
-        self.shard = place.owner(self.partition)
-        self.cursors: dict[str, Any] = {}
+        self.cursors: dict[tuple[str, int], Any] = {}
+        self.look_up()
+
+    def look_up(self) -> None:
+        """Ask the catalog where the key is."""
+        self.place.router.refresh()
+        shard_map = self.place.router.shard_map
+        found = shard_map.at(hash_key(self.key, (KeyType.INTEGER,)))
+        self.partition, self.shard = found.partition.id, found.shard
 
     def cursor(self) -> Any:
         """A cursor on the shard where the partition is believed to be, with a plan that may be old."""
-        if self.shard not in self.cursors:
-            cursor = self.cursors[self.shard] = self.place.connect(self.shard).cursor()
+        where = self.shard, self.partition
+        if where not in self.cursors:
+            cursor = self.cursors[where] = self.place.connect(self.shard).cursor()
             cursor.execute(f"SET search_path TO {schema(self.partition)}, shop, public")
-        cursor = self.cursors[self.shard]
+        cursor = self.cursors[where]
         cursor.execute("SELECT 1 FROM pg_prepared_statements")
         if not cursor.rowcount:
             cursor.execute(PREPARE)
@@ -56,15 +92,17 @@ class Client:
             try:
                 return work(self.cursor())
             except STALE:
-                self.cursors[self.shard].execute("ROLLBACK")
-                self.shard = self.place.owner(self.partition)
+                self.cursors[self.shard, self.partition].execute("ROLLBACK")
+                self.look_up()
 
     def read(self, cursor: Any) -> int:
         if self.chance.random() < 0.5:
             cursor.execute(f"EXECUTE reading ({self.key})")
         else:
             cursor.execute(READ, (self.key,))
-        return int(cursor.fetchone()[0])
+        found = cursor.fetchone()
+        assert found is not None, "a row that was acknowledged is not there"
+        return int(found[0])
 
     def close(self) -> None:
         for cursor in self.cursors.values():
@@ -107,7 +145,8 @@ class Writer(Client):
 
     def check(self) -> None:
         """Ask the partition's owner itself."""
-        cursor = self.place.connect(self.place.owner(self.partition)).cursor()
+        self.look_up()
+        cursor = self.place.connect(self.shard).cursor()
         cursor.execute(f"SET search_path TO {schema(self.partition)}")
         cursor.execute(READ, (self.key,))
         found = cursor.fetchall()
@@ -120,25 +159,40 @@ class Writer(Client):
 
 
 class Watcher:
-    """Asks the servers directly, again and again, who has a partition."""
+    """Asks the servers directly, again and again, who has which hashes."""
 
     def __init__(self, place: Place) -> None:
+        self.place = place
         self.cursors = [place.connect(shard).cursor() for shard in sorted(place.config.shards)]
+        self.ranges: dict[int, tuple[int, int]] = {}
         self.seen = 0
 
     def look(self) -> None:
         # An owner that is gone when the second is asked makes no third: it came there after it had left the first.
-        query = "SELECT nspname FROM pg_namespace WHERE nspname ~ '^shop_p[0-9]+$'"
         first, second = self.cursors if self.seen % 2 else self.cursors[::-1]
-        first.execute(query)
-        here = set(first.fetchall())
-        second.execute(query)
-        both = here & set(second.fetchall())
+        here, there = self.schemas(first), self.schemas(second)
+        both = self.overlaps(here, there)
         if both:
-            first.execute(query)  # it may have moved between the two questions
-            both &= set(first.fetchall())
-        assert not both, f"{both} have two owners"
+            both = self.overlaps(self.schemas(first) & here, there)  # it may have moved between the two questions
+        assert not both, f"{both} own the same hashes"
+        assert not (twice := self.overlaps(here, here)), f"{twice} own the same hashes"
         self.seen += 1
+
+    def schemas(self, cursor: Any) -> set[int]:
+        cursor.execute("SELECT substr(nspname, 7)::int FROM pg_namespace WHERE nspname ~ '^shop_p[0-9]+$'")
+        return {number for (number,) in cursor.fetchall()}
+
+    def overlaps(self, here: set[int], there: set[int]) -> list[tuple[int, int]]:
+        if not here | there <= self.ranges.keys():
+            rows = self.place.catalog("SELECT id, low, high FROM shardpool_catalog.partition")
+            self.ranges = {number: (low, high) for number, low, high in rows}
+        return [
+            (one, other)
+            for one in here
+            for other in there
+            if (one != other or here is not there)
+            and max(self.ranges[one][0], self.ranges[other][0]) < min(self.ranges[one][1], self.ranges[other][1])
+        ]
 
     def close(self) -> None:
         for cursor in self.cursors:
@@ -160,14 +214,63 @@ class Reader(Client):
         cursor.execute("ROLLBACK")
 
 
-def run_ledger(place: Place, moves: int, seed: int, kills: bool = True) -> None:
-    """Run clients, and so many moves; in three of ten the mover is killed at some point."""
+class RouterProcess:
+    """A router in a process of its own, without notices: it writes and reads by its map, and is frozen now and then."""
+
+    def __init__(self, place: Place, key: int) -> None:
+        context = multiprocessing.get_context("forkserver")
+        self.place, self.key, self.ended = place, key, context.Event()
+        self.acknowledged = context.Value("q", 0)
+        self.process = context.Process(
+            target=_count_up, args=(place.config, key, self.ended, self.acknowledged), daemon=True
+        )
+        self.process.start()
+        atexit.register(self.process.kill)
+        eventually(lambda: self.acknowledged.value > 0, "the router writes")
+
+    def signal(self, number: int) -> None:
+        assert self.process.pid is not None and self.process.exitcode is None, "a router's history is wrong, see above"
+        os.kill(self.process.pid, number)
+
+    def check(self) -> None:
+        self.signal(signal.SIGCONT)
+        self.ended.set()
+        self.process.join(30)
+        assert self.process.exitcode == 0, "a router's history is wrong, see above"
+        found = self.place.router.execute(self.key, READ.replace("%s", str(self.key))).scalars().all()
+        assert found == [self.acknowledged.value] and found[0] > 0
+
+
+def _count_up(config: Config, key: int, ended: Any, acknowledged: Any) -> None:
+    with Router(config, listen=False) as router:
+        while not ended.is_set():
+            number = acknowledged.value + 1
+            values = {"n": number, "k": key}
+            changed = router.execute(
+                key, "UPDATE plain SET extra = :n WHERE customer_id = :k AND extra = :n - 1", values
+            )
+            assert changed.rowcount == 1, f"write {number} hit {changed.rowcount} rows"  # type: ignore[attr-defined]
+            acknowledged.value = number
+            read = router.execute(key, "SELECT extra FROM plain WHERE customer_id = :k", {"k": key}).scalars().all()
+            assert read == [number], f"read {read} after {number} was acknowledged"
+
+
+def run_ledger(
+    place: Place, moves: int, seed: int, kills: bool = True, changes: bool = False, frozen: bool = False
+) -> None:
+    """Run clients, and so many moves; in three of ten the mover is killed at some point.
+
+    With *changes* half of the moves are splits, merges, pins and unpins. With *frozen* there is a router that is
+    stopped while moves pass, and then goes on with its map and its statement.
+    """
     print(f"seed {seed}, {moves} moves")
     chance = random.Random(seed)
-    keys = {place.router.partition_of(key).id: key for key in range(60)}
-    for partition, key in keys.items():
-        place.sql(place.owner(partition), f"UPDATE {schema(partition)}.plain SET extra = 0 WHERE customer_id = {key}")
-        place.sql(place.owner(partition), f"DELETE FROM {schema(partition)}.audit WHERE what = 'ledger'")
+    place.router.refresh()
+    keys = {place.router.partition_of(key).id: key for key in range(59)}
+    hot = 59  # the key that is pinned, and the router's
+    for key in (*keys.values(), hot):
+        place.router.execute(key, "UPDATE plain SET extra = 0 WHERE customer_id = :k", {"k": key})
+        place.router.execute(key, "DELETE FROM audit WHERE what = 'ledger' AND customer_id = :k", {"k": key})
     writers = [Writer(place, key, seed + key) for key in keys.values()]
     readers = [Reader(place, writer, seed + writer.key + 1) for writer in writers]
     ended = threading.Event()
@@ -184,14 +287,21 @@ def run_ledger(place: Place, moves: int, seed: int, kills: bool = True) -> None:
     clients += [Background(lambda it=it: loop(it, it.look)) for it in readers]
     watcher = Watcher(place)
     clients.append(Background(lambda: watch(watcher)))
+    routers = [RouterProcess(place, hot)] if frozen else []
     for number in range(moves):
         if any(client.done for client in clients):
             break  # one has failed
-        partition = chance.choice(list(keys))
+        for router in routers:
+            router.signal(signal.SIGSTOP if number % 2 else signal.SIGCONT)
+        plan = some_change(place, chance, hot) if changes and chance.random() < 0.5 else None
+        partition = chance.choice(partition_ids(place))
         if kills and number % 10 in (2, 5, 8):
-            Mover(place.config, partition, place.other(partition), chance.choice(POINTS)).wait_killed()
+            to = place.other(partition)
+            Mover(place.config, partition, to, chance.choice(POINTS), plan=plan).wait_killed()
             eventually(lambda: bool(recover_moves(place.router)) or not move_status(place.router), "it is settled")
             eventually(lambda: not recover_moves(place.router), "everything is settled")
+        elif plan is not None:
+            change_partitions(place.router, plan)
         else:
             move_partition(place.router, partition, place.other(partition))
     ended.set()
@@ -199,14 +309,54 @@ def run_ledger(place: Place, moves: int, seed: int, kills: bool = True) -> None:
         background.wait()
     for client in (*writers, *readers, watcher):
         client.close()
-    for writer in writers:
-        writer.check()
+    for checked in (*writers, *routers):
+        checked.check()
     assert all(reader.reads for reader in readers) and watcher.seen
     place.assert_clean()
 
 
+def some_change(place: Place, chance: random.Random, hot: int) -> ChangePlan:
+    """A change by chance: partitions become more until there are ten, and fewer until there are three."""
+    place.router.refresh()
+    partitions = place.router.shard_map.partitions
+    at = chance.randrange(len(partitions))
+    to = chance.choice([None, *sorted(place.config.shards)])
+    pinned = place.router.partition_of(hot)
+    if pinned.high - pinned.low == 1 and chance.random() < 0.3:
+        return plan_unpin(place.router, pinned.id, to)
+    if len(partitions) > 3 and chance.random() < len(partitions) / 12:
+        neighbours = [it.id for it in partitions[max(at - 1, 0) : max(at - 1, 0) + 2]]
+        return plan_merge(place.router, neighbours, to)
+    if pinned.high - pinned.low > 1 and chance.random() < 0.3:
+        return plan_pin(place.router, hot, to)
+    largest = max(partitions, key=lambda it: it.high - it.low)
+    chosen = partitions[at] if partitions[at].high - partitions[at].low > 1 else largest
+    return plan_split(place.router, chosen.id, chance.randrange(chosen.low + 1, chosen.high), to)
+
+
 def test_a_ledger(place: Place) -> None:
     run_ledger(place, moves=6, seed=1)
+
+
+@pytest.fixture
+def changing(server_urls: list[str]) -> Iterator[Place]:
+    with databases(server_urls[:2]) as urls:
+        own = Place(shop_config(urls))
+        try:
+            own.fill()
+            yield own
+        finally:
+            own.close()
+
+
+def test_a_ledger_beside_splits_and_merges(changing: Place) -> None:
+    run_ledger(changing, moves=7, seed=11, changes=True, frozen=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12, 15))
+def test_a_long_ledger_beside_splits_and_merges(changing: Place, seed: int) -> None:
+    run_ledger(changing, moves=150, seed=seed, changes=True, frozen=True)
 
 
 @pytest.mark.slow
@@ -309,3 +459,46 @@ def test_a_broken_move_is_noticed(
                 run_ledger(own, moves=12, seed=3, kills=False)
         finally:
             own.close()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_id_that_is_used_again_is_noticed(changing: Place, monkeypatch: pytest.MonkeyPatch, again: bool) -> None:
+    """Why a split gives new numbers to both parts: a client with an old map would find the old name, and fewer rows."""
+    split = plan_split(changing.router, 0)
+    middle = split.pieces[1].low
+    key = next(key for key in range(59) if middle <= hash_key(key, (KeyType.INTEGER,)) < split.pieces[1].high)
+    changing.router.execute(key, "UPDATE plain SET extra = 0 WHERE customer_id = :k", {"k": key})
+    writer = Writer(changing, key, 1)
+    writer.repeat(writer.write)
+    if again:
+        use_an_id_again(monkeypatch)
+    change_partitions(changing.router, split)
+    if again:
+        with pytest.raises(AssertionError):
+            writer.repeat(writer.write)
+    else:
+        writer.repeat(writer.write)
+        writer.check()
+    writer.close()
+
+
+def use_an_id_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first part keeps the number of the whole; what refuses that is switched off."""
+    register, replace_partitions = Journal.register_change, Journal._replace
+
+    def register_again(self: Journal, *arguments: Any) -> MoveRecord:
+        record = register(self, *arguments)
+        targets = [dict(it) for it in record.detail["targets"]]
+        targets[0]["partition"] = record.partition
+        return replace(record, detail={**record.detail, "targets": targets})
+
+    def replace_again(self: Journal, connection: Any, record: MoveRecord, epoch: int) -> None:
+        replace_partitions(self, connection, record, epoch)
+        low, high = record.bounds[record.partition]
+        query = "UPDATE shardpool_catalog.partition SET low = :low, high = :high WHERE id = :id"
+        connection.execute(text(query), {"low": low, "high": high, "id": record.partition})
+
+    monkeypatch.setattr(Journal, "register_change", register_again)
+    monkeypatch.setattr(Journal, "_replace", replace_again)
+    monkeypatch.setattr(change, "move_locked", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(create, "schemas_of", lambda *_: set())
