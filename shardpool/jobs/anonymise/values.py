@@ -20,9 +20,11 @@ class BadValue(Exception):
 
 def to_text(field: bytes) -> str:
     """Return the value of a field that is not NULL."""
-    return (_decode(field) or b"").decode()
+    return (_decode(field) or b"").decode() if b"\\" in field else field.decode()
 
 
 def to_field(value: str) -> bytes:
     """Return *value* as a field."""
-    return _SPECIAL.sub(lambda match: _ESCAPES[match[0]], value).encode()
+    if _SPECIAL.search(value):
+        value = _SPECIAL.sub(lambda match: _ESCAPES[match[0]], value)
+    return value.encode()

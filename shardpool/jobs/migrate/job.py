@@ -23,7 +23,7 @@ from shardpool.jobs.kind import Prepared
 from shardpool.jobs.migrate.capture import start_capture, stop_capture
 from shardpool.jobs.migrate.finish import Ends, catch_up, switch_back, switch_over, switched, verify, verify_frozen
 from shardpool.jobs.migrate.propose import obstacles_of, propose
-from shardpool.jobs.migrate.schema import foreign_keys_ddl, indexes_ddl, tables_ddl
+from shardpool.jobs.migrate.schema import foreign_keys_ddl, indexes_ddl, primary_keys_ddl, tables_ddl
 from shardpool.jobs.migrate.skew import measure_skew
 from shardpool.jobs.migrate.survey import Survey, survey
 from shardpool.jobs.spec import JobSpec, digest_of
@@ -87,6 +87,8 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
 
         def finish() -> Mapping[str, Any]:
             pause = 0.0
+            without = [name for name in kinds if not router.topology.tables[name].primary_key]
+            router.create_schema(primary_keys_ddl(found, without), {})
             if frozen:
                 digests = verify_frozen(ends)
             elif not switched(ends):
@@ -100,8 +102,7 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
                 fault_point("switched")
             else:
                 digests = {}
-            for ddl in (indexes_ddl(found, kinds), foreign_keys_ddl(found, kinds)):
-                router.create_schema(ddl, {})
+            router.create_schema(f"{indexes_ddl(found, kinds)};\n{foreign_keys_ddl(found, kinds)}", {})
             return {"verified_rows": {name: rows for name, (rows, _) in digests.items()}, "pause": round(pause, 3)}
 
         def abandon() -> None:
