@@ -52,9 +52,26 @@ class JobProgress:
     seconds: float = 0.0
     rows_per_second: float = 0.0
     table: str = ""
+    #: Of a job that replicates: rows told since its copy, those that wait, and for how many seconds the oldest does.
+    changes: int = 0
+    waiting: int = 0
+    lag: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Following:
+    """How far a job is that goes on after its last chunk; as in `JobProgress`."""
+
+    changes: int = 0
+    waiting: int = 0
+    lag: float = 0.0
+
+
+#: Called now and then by what follows the last chunk; false if the job's user wants it to stop.
+Beat = Callable[[Following], bool]
 
 
 class PauseJob(Exception):
@@ -74,9 +91,11 @@ class Run:
         options: RunOptions,
         report: Callable[[JobProgress], object],
         verify: Callable[[], object] = lambda: None,
+        follow: Callable[[Beat], object] = lambda beat: None,
     ) -> None:
         self._journal, self._record, self._work, self._opened = journal, record, work, opened
         self._executor, self._options, self._report, self._verify = executor, options, report, verify
+        self._follow, self._following = follow, Following()
         self._began = self._told = time.monotonic()
         self._wanted = "run"
         self._done: dict[int, Tally] = {}
@@ -93,6 +112,8 @@ class Run:
                 if not self._record.planned:
                     self._journal.plan(self._record.id, self._plan())
                 self._work_off()
+                if self._wanted == "run":
+                    self._follow(self._beat)
                 if self._wanted == "run":
                     self._verify()
             except PauseJob:
@@ -164,6 +185,10 @@ class Run:
                 self._tell("running")
         return self._wanted == "run"
 
+    def _beat(self, following: Following) -> bool:
+        self._following = following
+        return self._go_on()
+
     # -- telling ----------------------------------------------------------------------------------------------------
 
     def _sum(self) -> Tally:
@@ -182,6 +207,7 @@ class Run:
             seconds=round(seconds, 3),
             rows_per_second=round((total.rows - self._before.rows) / seconds, 1) if seconds else 0.0,
             table=self._table,
+            **dataclasses.asdict(self._following),
         )
 
     def _tell(self, state: str, error: str = "") -> JobProgress:

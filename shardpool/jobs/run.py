@@ -15,7 +15,7 @@ from shardpool.bulk.executors import open_executor
 from shardpool.bulk.journal import OPEN, JobJournal, JobRecord
 from shardpool.bulk.runner import JobProgress, Run
 from shardpool.errors import JobRefused, ShardpoolError
-from shardpool.jobs import anonymise, etl, export, migrate
+from shardpool.jobs import anonymise, etl, export, migrate, replicate
 from shardpool.jobs.kind import Prepared
 from shardpool.jobs.spec import JobSpec, read_spec
 from shardpool.router import Router
@@ -31,6 +31,7 @@ _PREPARE: Mapping[str, Callable[[Router, JobSpec, bool], AbstractContextManager[
     "etl": etl.prepare,
     "export": export.prepare,
     "import": migrate.prepare,
+    "replicate": replicate.prepare,
 }
 
 
@@ -162,6 +163,7 @@ def _run(
             options,
             progress or (lambda _: None),
             lambda: checks.update(prepared.verify()),
+            prepared.follow,
         )
         result = JobResult(run.run(), checks)
     if result.state == "cancelled":

@@ -17,7 +17,7 @@ from shardpool.config import validate_document
 from shardpool.errors import ConfigError, JobRefused
 from shardpool.router import Router
 
-KINDS = ("anonymise", "etl", "import", "export")
+KINDS = ("anonymise", "etl", "import", "export", "replicate")
 
 
 @dataclass(frozen=True)

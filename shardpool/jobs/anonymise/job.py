@@ -22,7 +22,7 @@ from shardpool.jobs.anonymise.privacy import check_columns, check_privacy
 from shardpool.jobs.anonymise.secret import Keyed, read_secret
 from shardpool.jobs.anonymise.transform import Anonymise
 from shardpool.jobs.constraints import Constraints, read_constraints, self_referring, stages
-from shardpool.jobs.copy_schema import check_empty, copy_schema
+from shardpool.jobs.copy_schema import check_empty, copy_schema, own_tables
 from shardpool.jobs.kind import Prepared
 from shardpool.jobs.spec import JobSpec, digest_of
 from shardpool.router import Router
@@ -52,7 +52,7 @@ class AnonymiseWork:
 
     def ends(self, source: Router, target: Router | None, keyed: Keyed) -> Opened:
         """Return the ends over routers that are open."""
-        tables = source.topology.tables
+        tables = own_tables(source.topology.tables)
         decisions = decide(self.document, tables, self.constraints)
         rules = compile_rules(decisions, tables, keyed, self.document.get("locale", "en_US"))
         order = stages(rules, self.constraints.foreign_keys)
@@ -73,7 +73,7 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
     document = spec.document
     keyed = read_secret(document["secret"]["env"])
     constraints = read_constraints(router)
-    decisions = decide(document, router.topology.tables, constraints)
+    decisions = decide(document, own_tables(router.topology.tables), constraints)
     wishes = document.get("privacy", [])
     check_columns(wishes, router.topology.tables)
     to = document["to"]
@@ -117,7 +117,7 @@ def coverage_of(router: Router, spec: JobSpec) -> list[Covered]:
     """Return the coverage report of a spec that leaves columns open: those are listed with the rule 'none'."""
     open_spec = {**spec.document, "undecided": "keep"}
     constraints = read_constraints(router)
-    return coverage(router, decide(open_spec, router.topology.tables, constraints))
+    return coverage(router, decide(open_spec, own_tables(router.topology.tables), constraints))
 
 
 def _target_config(router: Router, spec: JobSpec) -> Config:

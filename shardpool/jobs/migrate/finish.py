@@ -16,7 +16,8 @@ from shardpool.bulk.database_source import DATABASE
 from shardpool.errors import JobRefused
 from shardpool.faults import fault_point
 from shardpool.jobs.digest import Digest, compare, digest_in, digests_of
-from shardpool.jobs.migrate.apply import Changes, apply_changes, forget_changes, read_changes, read_rows
+from shardpool.jobs.keyed_rows import read_rows
+from shardpool.jobs.migrate.apply import Changes, apply_changes, forget_changes, read_changes
 from shardpool.jobs.migrate.capture import fence, is_fenced, lock_and, stop_capture
 from shardpool.router import Router
 from shardpool.topology.names import quote
