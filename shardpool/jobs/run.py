@@ -17,7 +17,7 @@ from shardpool.bulk.runner import JobProgress, Run
 from shardpool.errors import JobRefused, ShardpoolError
 from shardpool.jobs import anonymise, etl, export, migrate, replicate
 from shardpool.jobs.kind import Prepared
-from shardpool.jobs.spec import JobSpec, read_spec
+from shardpool.jobs.spec import FIXED, JobSpec, read_spec
 from shardpool.router import Router
 
 Spec = str | os.PathLike[str] | Mapping[str, Any]
@@ -181,13 +181,15 @@ def _sample(prepared: Prepared, stream: Stream) -> dict[str, Any]:
 
 def _begun(router: Router, journal: JobJournal, spec: JobSpec) -> JobSpec:
     """Return the spec of a new run, with what is fixed when it begins."""
-    return etl.with_window(router, spec, journal.find(spec.name)) if spec.kind == "etl" else spec
+    if spec.kind == "etl":
+        return etl.with_window(router, spec, journal.find(spec.name))
+    return anonymise.with_originals(router, spec) if spec.kind == "anonymise" else spec
 
 
 def _as_begun(spec: JobSpec, record: JobRecord) -> JobSpec:
     """Return the spec with what was fixed when the job began."""
-    window = record.spec["document"].get("window")
-    return spec if window is None else replace(spec, document={**spec.document, "window": window})
+    fixed = {key: value for key, value in record.spec["document"].items() if key in FIXED}
+    return replace(spec, document={**spec.document, **fixed})
 
 
 def _find_spec(journal: JobJournal, spec: Spec) -> JobSpec:

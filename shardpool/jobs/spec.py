@@ -18,6 +18,8 @@ from shardpool.errors import ConfigError, JobRefused
 from shardpool.router import Router
 
 KINDS = ("anonymise", "etl", "import", "export", "replicate")
+#: What is added to a document when its job begins, and stays.
+FIXED = ("window", "originals")
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,6 @@ def _checked(spec: JobSpec) -> JobSpec:
 
 def digest_of(spec: JobSpec, *facts: object) -> str:
     """Return what must be the same when a job is resumed: the spec, but for limits, and *facts* about its ends."""
-    document = {key: value for key, value in spec.document.items() if key not in ("run", "bad_rows", "window")}
+    document = {key: value for key, value in spec.document.items() if key not in ("run", "bad_rows", *FIXED)}
     text = json.dumps([document, *map(repr, facts)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

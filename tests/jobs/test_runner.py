@@ -254,13 +254,13 @@ def test_partitions_move_meanwhile(router: Router) -> None:
     mover.start()
     try:
         with Router(router.config, listen=False) as stale:
-            done = start(stale, options=replace(OPTIONS, chunk_rows=20, workers=2))
+            done = start(stale, options=replace(OPTIONS, chunk_rows=10, workers=2))
     finally:
         stop.set()
         mover.join()
     assert not failures
     assert done.state == "done"
-    assert len(moved) >= 3
+    assert moved
     check_copied(router)
 
 
