@@ -42,7 +42,8 @@ def run_chunk(work: Work, ticket: Ticket, patience: Patience) -> Tally:
 
     def attempt() -> Tally:
         rows = opened.source.read(ticket.chunk)
-        batches, rejects = opened.transform(rows)
+        batches, left_out = opened.transform(rows)
+        rejects = [*rows.rejects, *left_out]
         if len(rejects) > ticket.may_reject:
             raise BadRows(rejects[ticket.may_reject].source, rejects[ticket.may_reject].reason, ticket.may_reject)
         return opened.sink.write(ticket, batches, rejects)

@@ -9,11 +9,11 @@ from decimal import Decimal
 import pytest
 
 from shardpool.bulk.file_sink import to_csv
+from shardpool.bulk.values import NULL, BadValue, to_field, to_text
 from shardpool.jobs.anonymise.change import Mask, Period, Scrub, Step
 from shardpool.jobs.anonymise.pseudonym import Permutation, Token, UuidPseudonym
 from shardpool.jobs.anonymise.rules import Noise, PerValue, Shuffle
 from shardpool.jobs.anonymise.secret import Keyed
-from shardpool.jobs.anonymise.values import NULL, BadValue, to_field, to_text
 
 KEYED = Keyed(b"a secret of sixteen bytes")
 

@@ -13,27 +13,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import psycopg2
-
 from shardpool.bulk.chunk import Opened
 from shardpool.bulk.executors import open_executor
 from shardpool.bulk.journal import OPEN, JobJournal, JobRecord
 from shardpool.bulk.keyspace_sink import KeyspaceSink
 from shardpool.bulk.keyspace_source import KeyspaceSource
 from shardpool.bulk.runner import PauseJob, Run
-from shardpool.bulk.translate import refused
 from shardpool.config import Config
 from shardpool.errors import JobRefused
 from shardpool.faults import fault_point
 from shardpool.jobs.digest import Digest, digests_of, sum_of
+from shardpool.jobs.empty import empty
 from shardpool.jobs.spec import JobSpec
 from shardpool.router import Router
-from shardpool.topology.names import quote
 
 #: In the spec of a job that has begun: what its tables had then.
 ORIGINALS = "originals"
-#: Writers, and readers, hold the emptying of a shard up for so long at most.
-LOCK_TIMEOUT = "30s"
 
 
 def with_originals(router: Router, spec: JobSpec) -> JobSpec:
@@ -103,24 +98,6 @@ def come_back(router: Router, copy: Router, spec: JobSpec, stages: Mapping[str, 
     if _digests(copy, tables) != _digests(router, tables):
         raise JobRefused("the rows that came back differ from the copy, which is kept: look at both keyspaces")
     empty(copy, tables)
-
-
-def empty(router: Router, tables: list[str]) -> None:
-    """Remove all rows, shard by shard. Raise `LoadError`, `ShardUnavailable`."""
-    topology = router.topology
-    for shard, partitions in topology.shard_map.by_shard().items():
-        names = [
-            f"{quote(schema)}.{quote(name)}"
-            for name in tables
-            for schema in ([it.schema for it in partitions] if topology.tables[name].sharded else [topology.keyspace])
-        ]
-        with router.engines.borrow(shard) as connection:
-            try:
-                with connection.cursor() as cursor:
-                    cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; TRUNCATE {', '.join(names)}")
-                connection.commit()
-            except psycopg2.Error as error:
-                raise refused(error, shard, gone=bool(connection.closed)) from error
 
 
 def _bring(

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal, InvalidOperation
 from functools import lru_cache
 
+from shardpool.bulk.values import BadValue
 from shardpool.errors import JobRefused
 from shardpool.jobs.anonymise.secret import Keyed
-from shardpool.jobs.anonymise.values import BadValue
 
 #: How many values of a kind a fake is chosen from.
 FAKES = 4096

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Protocol
 
+from shardpool.bulk.values import NULL, BadValue, to_field, to_text
 from shardpool.jobs.anonymise.change import date_of, decimal_of
 from shardpool.jobs.anonymise.secret import Keyed
-from shardpool.jobs.anonymise.values import NULL, BadValue, to_field, to_text
 
 CACHE_ENTRIES = 1 << 16
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from shardpool.bulk.chunk import Record, Rejected, Rows
+from shardpool.bulk.values import BadValue
 from shardpool.jobs.anonymise.rules import Rule
-from shardpool.jobs.anonymise.values import BadValue
 
 
 @dataclass(frozen=True)

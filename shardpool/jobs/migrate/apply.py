@@ -13,7 +13,7 @@ from typing import Any
 from shardpool.bulk.fields import Fields
 from shardpool.bulk.keys import CompositePlaces, Places
 from shardpool.bulk.layout import COPY_TEXT
-from shardpool.jobs.anonymise.values import to_field
+from shardpool.bulk.values import to_field
 from shardpool.jobs.keyed_rows import Key, delete_rows, read_rows
 from shardpool.jobs.migrate.capture import SCHEMA
 from shardpool.router import Router

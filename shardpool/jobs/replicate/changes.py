@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shardpool.bulk.chunk import Record
-from shardpool.jobs.anonymise.values import to_field, to_text
+from shardpool.bulk.values import to_field, to_text
 from shardpool.jobs.keyed_rows import Key, read_rows
 from shardpool.jobs.replicate.capture import log_of
 from shardpool.topology.names import quote

@@ -1,4 +1,4 @@
-"""Values on their way through a rule: from a field of COPY's text format to text, and back."""
+"""Single values: from a field of COPY's text format to text, and back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ESCAPES = {"\\": r"\\", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t
 
 
 class BadValue(Exception):
-    """A value that a rule cannot be applied to; the text says why, without the value."""
+    """A value that cannot be changed as it should be; the text says why, without the value."""
 
 
 def to_text(field: bytes) -> str:
