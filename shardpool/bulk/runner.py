@@ -19,6 +19,7 @@ from typing import Any
 from shardpool.bulk.chunk import Chunk, Opened, Stream, Tally, Ticket, Work
 from shardpool.bulk.crew import Crew, TaskFailed
 from shardpool.bulk.journal import JobJournal, JobRecord
+from shardpool.bulk.throttle import NO_LIMITS, Limits, Throttle
 from shardpool.bulk.worker import PATIENCE, Patience, cut_stream, run_chunk, serving
 from shardpool.errors import BadRows, CatalogUnavailable, JobFailed
 
@@ -36,6 +37,7 @@ class RunOptions:
     max_rejected: int = 0
     rejects: str | None = None
     patience: Patience = PATIENCE
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,12 @@ class Run:
         report: Callable[[JobProgress], object],
         verify: Callable[[], object] = lambda: None,
         follow: Callable[[Beat], object] = lambda beat: None,
+        throttle: Throttle | None = None,
     ) -> None:
         self._journal, self._record, self._work, self._opened = journal, record, work, opened
         self._executor, self._options, self._report, self._verify = executor, options, report, verify
         self._follow, self._following = follow, Following()
+        self._throttle = throttle or Throttle(NO_LIMITS)
         self._began = self._told = time.monotonic()
         self._wanted = "run"
         self._done: dict[int, Tally] = {}
@@ -161,7 +165,12 @@ class Run:
         for stage in sorted({chunk.stage for chunk in self._chunks}):
             left = [chunk for chunk in self._chunks if chunk.stage == stage and chunk.number not in self._done]
             Crew[Chunk, Tally](
-                self._executor, self._options.workers, self._options.per_shard, self._opened.source.shard_of, left
+                self._executor,
+                self._options.workers,
+                self._options.per_shard,
+                self._opened.source.shard_of,
+                left,
+                self._throttle.ready,
             ).run(self._submit, self._take, self._go_on)
             if self._wanted != "run":
                 return
@@ -174,6 +183,7 @@ class Run:
 
     def _take(self, chunk: Chunk, tally: Tally) -> None:
         self._done[chunk.number] = tally
+        self._throttle.count(tally.bytes)
         rejected = self._sum().rejected
         if rejected > self._options.max_rejected:
             raise BadRows(str(chunk), f"{rejected} rows were left out by now", self._options.max_rejected)

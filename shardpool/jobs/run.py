@@ -14,6 +14,7 @@ from shardpool.bulk.chunk import Stream
 from shardpool.bulk.executors import open_executor
 from shardpool.bulk.journal import OPEN, JobJournal, JobRecord
 from shardpool.bulk.runner import JobProgress, Run
+from shardpool.bulk.throttle import watching
 from shardpool.errors import JobRefused, ShardpoolError
 from shardpool.jobs import anonymise, etl, export, migrate, replicate
 from shardpool.jobs.kind import Prepared
@@ -153,7 +154,11 @@ def _run(
 ) -> JobResult:
     options = spec.options(router)
     checks: dict[str, Any] = {}
-    with nullcontext(executor) if executor is not None else open_executor(spec.executor, options.workers) as workers:
+    shards = sorted(router.topology.shard_map.shards)
+    with (
+        nullcontext(executor) if executor is not None else open_executor(spec.executor, options.workers) as workers,
+        watching(router.engines, shards, options.limits, f"job {record.name}") as throttle,
+    ):
         run = Run(
             journal,
             record,
@@ -164,6 +169,7 @@ def _run(
             progress or (lambda _: None),
             lambda: checks.update(prepared.verify()),
             prepared.follow,
+            throttle,
         )
         result = JobResult(run.run(), checks)
     if result.state == "cancelled":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shardpool.bulk.runner import RunOptions
+from shardpool.bulk.throttle import RateLimits
 from shardpool.bulk.worker import Patience
 from shardpool.config import validate_document
 from shardpool.errors import ConfigError, JobRefused
@@ -70,6 +71,7 @@ class JobSpec:
             max_rejected=bad.get("max", 0),
             rejects=str(self.path(bad["directory"])) if "directory" in bad else None,
             patience=Patience(attempts=run.get("attempts", Patience.attempts)),
+            limits=RateLimits(**{name: run[name] for name in ("max_rate", "max_latency", "max_lag") if name in run}),
         )
 
 
