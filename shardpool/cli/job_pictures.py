@@ -113,6 +113,12 @@ def _proposal(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
             Text("; ".join(it["obstacles"]), style="yellow"),
         )
     yield table
+    if "query_log" in facts:
+        calls = facts["query_log"]["calls"]
+        shares = (f"{name} {count / sum(calls.values()):.1%}" for name, count in calls.items())
+        yield Text(f"of {sum(calls.values()):,} calls in the query log: {', '.join(shares)}")
+        for outcome, shown in facts["query_log"]["examples"].items():
+            yield from (Text(f"{outcome}: {statement}", style="yellow") for statement in shown)
     for line in (*facts["notes"], *(f"not taken along: {it}" for it in facts["proposal"]["not_taken_along"])):
         yield Text(line, style="yellow")
 
