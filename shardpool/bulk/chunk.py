@@ -66,6 +66,8 @@ class Rows:
     origins: Sequence[int | None] | None = None
     #: The columns' types, where the source knows them.
     types: Sequence[Column] = ()
+    #: Rows that the source itself could not read.
+    rejects: Sequence[Rejected] = ()
 
     def source_of(self, index: int) -> str:
         """Return which row of the source the row *index* was."""

@@ -20,12 +20,19 @@ SILENCE = 1800.0
 
 
 class Crew(Generic[Task, Result]):
-    """Runs *tasks* on *executor*: at most *workers* at once, at most *per_shard* of one shard."""
+    """Runs *tasks* on *executor*: at most *workers* at once, *per_shard* of one shard, each when it *may_begin*."""
 
     def __init__(
-        self, executor: Executor, workers: int, per_shard: int, shard_of: Callable[[Task], str], tasks: Sequence[Task]
+        self,
+        executor: Executor,
+        workers: int,
+        per_shard: int,
+        shard_of: Callable[[Task], str],
+        tasks: Sequence[Task],
+        may_begin: Callable[[], bool] = lambda: True,
     ) -> None:
         self._executor, self._workers, self._per_shard, self._shard_of = executor, workers, per_shard, shard_of
+        self._may_begin = may_begin
         self._waiting = list(tasks)
         self._running: dict[Future[Result], tuple[Task, str]] = {}
 
@@ -42,6 +49,8 @@ class Crew(Generic[Task, Result]):
         failure: BaseException | None = None
         heard = time.monotonic()
         while self._running or (self._waiting and failure is None):
+            if not self._running:
+                heard = time.monotonic()
             try:
                 if failure is None and go_on():
                     self._submit(submit)
@@ -67,7 +76,7 @@ class Crew(Generic[Task, Result]):
         kept = []
         for task in self._waiting:
             shard = self._shard_of(task)
-            if len(self._running) < self._workers and busy[shard] < self._per_shard:
+            if len(self._running) < self._workers and busy[shard] < self._per_shard and self._may_begin():
                 busy[shard] += 1
                 self._running[submit(self._executor, task)] = task, shard
             else:
@@ -75,6 +84,8 @@ class Crew(Generic[Task, Result]):
         self._waiting = kept
 
     def _finished(self) -> list[tuple[Task, Future[Result]]]:
+        if not self._running:  # all are held back
+            time.sleep(INTERVAL)
         done, _ = wait(self._running, timeout=INTERVAL, return_when=FIRST_COMPLETED)
         return [(self._running.pop(future)[0], future) for future in done]
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from shardpool.engines import Engines
 
 
+#: What the driver says of a numeric column without a precision is this or more.
+UNLIMITED = 1001
+
+
 @dataclass(frozen=True)
 class Extract:
     """A query under a name. *sql* may have `SCHEMA_MARKER` for the partition's schema. *partitions*: where it runs;
@@ -79,11 +83,13 @@ class DatabaseQuerySource(DatabaseSource):
 def describe_query(cursor: Any, name: str, sql: str, key: Sequence[str]) -> Table:
     """Return the columns of a query, and *key* as its primary key. Raise `JobRefused` for a key it has not."""
     cursor.execute(f"SELECT * FROM ({sql}) AS extract LIMIT 0")
-    found = [(column.name, column.type_code) for column in cursor.description]
     columns = []
-    for column, oid in found:
-        cursor.execute("SELECT format_type(%s, NULL)", (oid,))
-        columns.append(Column(column, cursor.fetchone()[0]))
+    for column in cursor.description:
+        cursor.execute("SELECT format_type(%s, NULL)", (column.type_code,))
+        (type_,) = cursor.fetchone()
+        if type_ == "numeric" and column.precision and column.precision < UNLIMITED:
+            type_ = f"numeric({column.precision},{column.scale})"
+        columns.append(Column(column.name, type_))
     names = [column.name for column in columns]
     if len(set(names)) != len(names):
         raise JobRefused(f"extract.query has two columns of one name: {', '.join(names)}")

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from shardpool.bulk.chunk import Rejected, Ticket
 
@@ -29,9 +31,16 @@ def write_rejects(ticket: Ticket, rejects: Sequence[Rejected]) -> None:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all, also after a crash. Raise `OSError`."""
+    with whole_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that appears under its name when the block has ended well, and is on the disk then."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with partial.open("wb") as file:
-        file.write(data)
+        yield file
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)

@@ -61,6 +61,13 @@ class RowWriter:
         if block.records:
             yield block
 
+    def record(self, row: object) -> bytes:
+        """Return one row as a record. Raise `BadRow`."""
+        try:
+            return self._record(self._values(row))
+        except _Unwritable as fault:
+            raise BadRow(SOURCE, 0, str(fault)) from None
+
     def _values(self, row: object) -> Sequence[Any]:
         if isinstance(row, Mapping):
             if row.keys() != self._names:

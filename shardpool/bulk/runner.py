@@ -19,6 +19,7 @@ from typing import Any
 from shardpool.bulk.chunk import Chunk, Opened, Stream, Tally, Ticket, Work
 from shardpool.bulk.crew import Crew, TaskFailed
 from shardpool.bulk.journal import JobJournal, JobRecord
+from shardpool.bulk.throttle import NO_LIMITS, Limits, Throttle
 from shardpool.bulk.worker import PATIENCE, Patience, cut_stream, run_chunk, serving
 from shardpool.errors import BadRows, CatalogUnavailable, JobFailed
 
@@ -36,6 +37,7 @@ class RunOptions:
     max_rejected: int = 0
     rejects: str | None = None
     patience: Patience = PATIENCE
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,26 @@ class JobProgress:
     seconds: float = 0.0
     rows_per_second: float = 0.0
     table: str = ""
+    #: Of a job that replicates: rows told since its copy, those that wait, and for how many seconds the oldest does.
+    changes: int = 0
+    waiting: int = 0
+    lag: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Following:
+    """How far a job is that goes on after its last chunk; as in `JobProgress`."""
+
+    changes: int = 0
+    waiting: int = 0
+    lag: float = 0.0
+
+
+#: Called now and then by what follows the last chunk; false if the job's user wants it to stop.
+Beat = Callable[[Following], bool]
 
 
 class PauseJob(Exception):
@@ -74,9 +93,13 @@ class Run:
         options: RunOptions,
         report: Callable[[JobProgress], object],
         verify: Callable[[], object] = lambda: None,
+        follow: Callable[[Beat], object] = lambda beat: None,
+        throttle: Throttle | None = None,
     ) -> None:
         self._journal, self._record, self._work, self._opened = journal, record, work, opened
         self._executor, self._options, self._report, self._verify = executor, options, report, verify
+        self._follow, self._following = follow, Following()
+        self._throttle = throttle or Throttle(NO_LIMITS)
         self._began = self._told = time.monotonic()
         self._wanted = "run"
         self._done: dict[int, Tally] = {}
@@ -93,6 +116,8 @@ class Run:
                 if not self._record.planned:
                     self._journal.plan(self._record.id, self._plan())
                 self._work_off()
+                if self._wanted == "run":
+                    self._follow(self._beat)
                 if self._wanted == "run":
                     self._verify()
             except PauseJob:
@@ -140,7 +165,12 @@ class Run:
         for stage in sorted({chunk.stage for chunk in self._chunks}):
             left = [chunk for chunk in self._chunks if chunk.stage == stage and chunk.number not in self._done]
             Crew[Chunk, Tally](
-                self._executor, self._options.workers, self._options.per_shard, self._opened.source.shard_of, left
+                self._executor,
+                self._options.workers,
+                self._options.per_shard,
+                self._opened.source.shard_of,
+                left,
+                self._throttle.ready,
             ).run(self._submit, self._take, self._go_on)
             if self._wanted != "run":
                 return
@@ -153,6 +183,7 @@ class Run:
 
     def _take(self, chunk: Chunk, tally: Tally) -> None:
         self._done[chunk.number] = tally
+        self._throttle.count(tally.bytes)
         rejected = self._sum().rejected
         if rejected > self._options.max_rejected:
             raise BadRows(str(chunk), f"{rejected} rows were left out by now", self._options.max_rejected)
@@ -163,6 +194,10 @@ class Run:
             with suppress(CatalogUnavailable):
                 self._tell("running")
         return self._wanted == "run"
+
+    def _beat(self, following: Following) -> bool:
+        self._following = following
+        return self._go_on()
 
     # -- telling ----------------------------------------------------------------------------------------------------
 
@@ -182,6 +217,7 @@ class Run:
             seconds=round(seconds, 3),
             rows_per_second=round((total.rows - self._before.rows) / seconds, 1) if seconds else 0.0,
             table=self._table,
+            **dataclasses.asdict(self._following),
         )
 
     def _tell(self, state: str, error: str = "") -> JobProgress:

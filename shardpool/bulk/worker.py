@@ -42,7 +42,8 @@ def run_chunk(work: Work, ticket: Ticket, patience: Patience) -> Tally:
 
     def attempt() -> Tally:
         rows = opened.source.read(ticket.chunk)
-        batches, rejects = opened.transform(rows)
+        batches, left_out = opened.transform(rows)
+        rejects = [*rows.rejects, *left_out]
         if len(rejects) > ticket.may_reject:
             raise BadRows(rejects[ticket.may_reject].source, rejects[ticket.may_reject].reason, ticket.may_reject)
         return opened.sink.write(ticket, batches, rejects)
@@ -55,7 +56,7 @@ def run_chunk(work: Work, ticket: Ticket, patience: Patience) -> Tally:
             opened.sink.settle(ticket)
 
     try:
-        return _retrying(patience, recover)(attempt)
+        return retrying(patience, recover)(attempt)
     except ChunkDone:
         return opened.sink.done(ticket.job)[ticket.chunk.number]
 
@@ -63,10 +64,11 @@ def run_chunk(work: Work, ticket: Ticket, patience: Patience) -> Tally:
 def cut_stream(work: Work, stream: Stream, chunk_rows: int, patience: Patience) -> list[tuple[str, ...]]:
     """Return the keys that cut a stream."""
     opened = _opened(work)
-    return _retrying(patience, lambda _: opened.refresh())(opened.source.bounds, stream, chunk_rows)
+    return retrying(patience, lambda _: opened.refresh())(opened.source.bounds, stream, chunk_rows)
 
 
-def _retrying(patience: Patience, recover: Callable[[RetryCallState], None]) -> Retrying:
+def retrying(patience: Patience, recover: Callable[[RetryCallState], None]) -> Retrying:
+    """Return what tries again while the reason is a passing one; *recover* is called before each next attempt."""
     return Retrying(
         retry=retry_if_exception(is_passing),
         stop=stop_after_attempt(patience.attempts),

@@ -155,3 +155,12 @@ CREATE TABLE shardpool_catalog.job_ledger (
     written_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (job, chunk)
 );
+
+-- How many batches of changes a job that replicates has told of a partition. `run` keeps out a process that was thought dead.
+CREATE TABLE shardpool_catalog.job_position (
+    job uuid NOT NULL,
+    partition int NOT NULL,
+    number bigint NOT NULL,
+    run uuid NOT NULL,
+    PRIMARY KEY (job, partition)
+);

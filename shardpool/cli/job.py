@@ -22,7 +22,7 @@ SpecArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The job's sp
 
 @app.callback()
 def _noun() -> None:
-    """Run jobs over a keyspace (import, anonymise, etl, export); see, pause, resume and cancel them."""
+    """Run jobs over a keyspace (import, anonymise, etl, replicate, export); see, pause, resume and cancel them."""
 
 
 @app.command()

@@ -19,7 +19,7 @@ def status_picture(facts: dict[str, Any]) -> RenderableType:
 
     if not facts["jobs"]:
         return Text("no jobs", style="dim")
-    table = new_table("job", "kind", "state", "chunks>", "rows>", "left out>", "started", "error")
+    table = new_table("job", "kind", "state", "chunks>", "rows>", "left out>", "lag>", "started", "error")
     for it in facts["jobs"]:
         progress = it["progress"]
         table.add_row(
@@ -29,6 +29,7 @@ def status_picture(facts: dict[str, Any]) -> RenderableType:
             f"{progress.get('chunks_done', 0)}/{progress.get('chunks', 0)}",
             f"{progress.get('rows', 0):,}",
             f"{progress.get('rejected', 0):,}",
+            f"{progress['waiting']:,} rows, {progress['lag']:.1f} s" if it["kind"] == "replicate" and progress else "",
             it["started"],
             Text(it["error"]),
         )
@@ -43,6 +44,8 @@ def result_picture(facts: dict[str, Any]) -> RenderableType:
 
     style = _STYLES.get(facts["state"], "yellow")
     told = f"{facts['rows']:,} rows, {size(facts['bytes'])} in {duration(facts['seconds'])}"
+    if facts["changes"]:
+        told += f", {facts['changes']:,} changes since"
     text = Text.assemble((f"job {facts['job']} {facts['state']}", style), f"  {told}")
     if facts["rejected"]:
         text.append(f"; {facts['rejected']:,} rows left out", style="yellow")
@@ -110,6 +113,12 @@ def _proposal(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
             Text("; ".join(it["obstacles"]), style="yellow"),
         )
     yield table
+    if "query_log" in facts:
+        calls = facts["query_log"]["calls"]
+        shares = (f"{name} {count / sum(calls.values()):.1%}" for name, count in calls.items())
+        yield Text(f"of {sum(calls.values()):,} calls in the query log: {', '.join(shares)}")
+        for outcome, shown in facts["query_log"]["examples"].items():
+            yield from (Text(f"{outcome}: {statement}", style="yellow") for statement in shown)
     for line in (*facts["notes"], *(f"not taken along: {it}" for it in facts["proposal"]["not_taken_along"])):
         yield Text(line, style="yellow")
 

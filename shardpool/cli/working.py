@@ -57,11 +57,17 @@ def _bar(console: Console) -> Iterator[Report]:
             total=state.chunks or None,
             rows=state.rows,
             rate=state.rows_per_second,
-            left_out=f"{state.rejected} left out" if state.rejected else "",
+            left_out=(f"{state.rejected} left out" if state.rejected else "") + _followed(state),
         )
 
     with display:
         yield report
+
+
+def _followed(state: JobProgress) -> str:
+    if not state.changes and not state.waiting:
+        return ""
+    return f", {state.changes:,} changes told, {state.waiting:,} wait since {state.lag:.1f} s"
 
 
 def _lines(console: Console) -> Report:
@@ -74,7 +80,7 @@ def _lines(console: Console) -> Report:
         left_out = f", {state.rejected} left out" if state.rejected else ""
         console.print(
             f"{state.name}: {state.state}, {state.chunks_done} of {state.chunks} chunks, {state.rows:,} rows, "
-            f"{state.rows_per_second:,.0f} rows/s{left_out}"
+            f"{state.rows_per_second:,.0f} rows/s{left_out}{_followed(state)}"
         )
 
     return report

@@ -5,12 +5,15 @@ from __future__ import annotations
 from shardpool.ddl.log import read_log
 from shardpool.errors import JobRefused
 from shardpool.router import Router
-from shardpool.topology.tables import TableKind
+from shardpool.topology.tables import TableKind, Tables
+
+#: Names of what jobs that replicate add to the schema begin with this. It is not copied.
+FEED = "feed__"
 
 
 def copy_schema(source: Router, target: Router) -> None:
     """Give *target* the tables of *source*. Idempotent. Raise `SchemaError`, or `JobRefused` if they differ then."""
-    kinds: dict[str, TableKind] = {name: table.kind for name, table in source.topology.tables.items()}
+    kinds: dict[str, TableKind] = {name: table.kind for name, table in own_tables(source.topology.tables).items()}
     target.create_schema(";\n".join(statements_of(source)), kinds)
     differing = [name for name in kinds if target.topology.tables.get(name) != source.topology.tables[name]]
     if differing:
@@ -20,6 +23,11 @@ def copy_schema(source: Router, target: Router) -> None:
         )
 
 
+def own_tables(tables: Tables) -> Tables:
+    """Return the tables without those that jobs have added."""
+    return {name: table for name, table in tables.items() if not name.startswith(FEED)}
+
+
 def statements_of(source: Router) -> list[str]:
     """Return the statements that made a keyspace's tables, as their authors wrote them."""
     statements, seen = [], set()
@@ -27,7 +35,7 @@ def statements_of(source: Router) -> list[str]:
         statement = recorded.statement
         text = statement.source or statement.text
         # A foreign key within CREATE TABLE was recorded as a part of its own.
-        if statement.part == 0 or text not in seen:
+        if (statement.part == 0 or text not in seen) and f'"{FEED}' not in text:
             statements.append(text)
         seen.add(text)
     return statements

@@ -21,7 +21,7 @@ from shardpool.config import Config, parse_endpoint
 from shardpool.engines import Engines
 from shardpool.errors import ConfigError, JobRefused, UnknownTable
 from shardpool.jobs.constraints import read_constraints, self_referring, stages
-from shardpool.jobs.copy_schema import statements_of
+from shardpool.jobs.copy_schema import own_tables, statements_of
 from shardpool.jobs.digest import compare, digest_in, digests_of, whole
 from shardpool.jobs.kind import Prepared
 from shardpool.jobs.spec import JobSpec, digest_of
@@ -66,7 +66,7 @@ class ExportWork:
 def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
     """Check a spec and make the job ready."""
     to = spec.document["to"]
-    tables = router.topology.tables
+    tables = own_tables(router.topology.tables)
     names = spec.document.get("tables", sorted(tables))
     for name in names:
         if name not in tables:
@@ -98,7 +98,7 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
             if engines is None:
                 return {}
             with engines.borrow(DATABASE) as connection, connection.cursor() as cursor:
-                found = {name: [digest_in(cursor, quote(name), tables[name].insertable)] for name in names}
+                found = {name: [digest_in(cursor, quote(name), tables[name])] for name in names}
             digests = digests_of(router.engines, router.topology, {name: tables[name] for name in names})
             compare({name: whole(name, digests[name]) for name in names}, found)
             return {"verified_rows": {name: rows for name, [(rows, _)] in found.items()}}

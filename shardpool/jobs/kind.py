@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shardpool.bulk.chunk import Opened, Work
+from shardpool.bulk.runner import Beat
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Prepared:
     plan: Mapping[str, Any] = field(default_factory=dict)
     #: Called before the first chunk of a new job. Raises `JobRefused` if the destination is not as it must be.
     check_new: Callable[[], None] = lambda: None
+    #: Called after the last chunk by a job that goes on: until the beat that it is given returns false.
+    follow: Callable[[Beat], object] = lambda beat: None
     #: Called after the last chunk; what it returns is told, what it raises fails the job.
     verify: Callable[[], Mapping[str, Any]] = dict
     #: Called when an unfinished job is given up: removes what it has put into its source.

@@ -14,10 +14,11 @@ from shardpool.bulk.chunk import Stream
 from shardpool.bulk.executors import open_executor
 from shardpool.bulk.journal import OPEN, JobJournal, JobRecord
 from shardpool.bulk.runner import JobProgress, Run
+from shardpool.bulk.throttle import watching
 from shardpool.errors import JobRefused, ShardpoolError
-from shardpool.jobs import anonymise, etl, export, migrate
+from shardpool.jobs import anonymise, etl, export, migrate, replicate
 from shardpool.jobs.kind import Prepared
-from shardpool.jobs.spec import JobSpec, read_spec
+from shardpool.jobs.spec import FIXED, JobSpec, read_spec
 from shardpool.router import Router
 
 Spec = str | os.PathLike[str] | Mapping[str, Any]
@@ -31,6 +32,7 @@ _PREPARE: Mapping[str, Callable[[Router, JobSpec, bool], AbstractContextManager[
     "etl": etl.prepare,
     "export": export.prepare,
     "import": migrate.prepare,
+    "replicate": replicate.prepare,
 }
 
 
@@ -152,7 +154,11 @@ def _run(
 ) -> JobResult:
     options = spec.options(router)
     checks: dict[str, Any] = {}
-    with nullcontext(executor) if executor is not None else open_executor(spec.executor, options.workers) as workers:
+    shards = sorted(router.topology.shard_map.shards)
+    with (
+        nullcontext(executor) if executor is not None else open_executor(spec.executor, options.workers) as workers,
+        watching(router.engines, shards, options.limits, f"job {record.name}") as throttle,
+    ):
         run = Run(
             journal,
             record,
@@ -162,6 +168,8 @@ def _run(
             options,
             progress or (lambda _: None),
             lambda: checks.update(prepared.verify()),
+            prepared.follow,
+            throttle,
         )
         result = JobResult(run.run(), checks)
     if result.state == "cancelled":
@@ -179,13 +187,15 @@ def _sample(prepared: Prepared, stream: Stream) -> dict[str, Any]:
 
 def _begun(router: Router, journal: JobJournal, spec: JobSpec) -> JobSpec:
     """Return the spec of a new run, with what is fixed when it begins."""
-    return etl.with_window(router, spec, journal.find(spec.name)) if spec.kind == "etl" else spec
+    if spec.kind == "etl":
+        return etl.with_window(router, spec, journal.find(spec.name))
+    return anonymise.with_originals(router, spec) if spec.kind == "anonymise" else spec
 
 
 def _as_begun(spec: JobSpec, record: JobRecord) -> JobSpec:
     """Return the spec with what was fixed when the job began."""
-    window = record.spec["document"].get("window")
-    return spec if window is None else replace(spec, document={**spec.document, "window": window})
+    fixed = {key: value for key, value in record.spec["document"].items() if key in FIXED}
+    return replace(spec, document={**spec.document, **fixed})
 
 
 def _find_spec(journal: JobJournal, spec: Spec) -> JobSpec:

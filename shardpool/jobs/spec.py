@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from shardpool.bulk.runner import RunOptions
+from shardpool.bulk.throttle import RateLimits
 from shardpool.bulk.worker import Patience
 from shardpool.config import validate_document
 from shardpool.errors import ConfigError, JobRefused
 from shardpool.router import Router
 
-KINDS = ("anonymise", "etl", "import", "export")
+KINDS = ("anonymise", "etl", "import", "export", "replicate")
+#: What is added to a document when its job begins, and stays.
+FIXED = ("window", "originals")
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class JobSpec:
             max_rejected=bad.get("max", 0),
             rejects=str(self.path(bad["directory"])) if "directory" in bad else None,
             patience=Patience(attempts=run.get("attempts", Patience.attempts)),
+            limits=RateLimits(**{name: run[name] for name in ("max_rate", "max_latency", "max_lag") if name in run}),
         )
 
 
@@ -95,6 +99,6 @@ def _checked(spec: JobSpec) -> JobSpec:
 
 def digest_of(spec: JobSpec, *facts: object) -> str:
     """Return what must be the same when a job is resumed: the spec, but for limits, and *facts* about its ends."""
-    document = {key: value for key, value in spec.document.items() if key not in ("run", "bad_rows", "window")}
+    document = {key: value for key, value in spec.document.items() if key not in ("run", "bad_rows", *FIXED)}
     text = json.dumps([document, *map(repr, facts)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -2,7 +2,7 @@
 
 Moving a table in: `pg_dump | psql` into one database, one COPY to COPY pipe per core, and the job ``import``, which
 also verifies. Anonymising: a loop over a `psycopg2.pool` with an INSERT per row, and the job ``anonymise``.
-`SHARDPOOL_BENCH_ROWS` (200,000). `python -m tests.bench.bench_jobs memory` copies 1 million rows and then 10 times as
+`SHARDPOOL_BENCH_ROWS` (1,000,000). `python -m tests.bench.bench_jobs memory` copies 1 million rows and then 10 times as
 many, each in a process of its own, and prints what each has needed.
 """
 
@@ -29,7 +29,7 @@ from shardpool.local import LocalCluster
 from shardpool.local.binaries import programs
 from tests.support.backends import plain_connection
 
-ROWS = int(os.environ.get("SHARDPOOL_BENCH_ROWS", "200000"))
+ROWS = int(os.environ.get("SHARDPOOL_BENCH_ROWS", "1000000"))
 CORES = 2
 DDL = """CREATE TABLE visit (
     customer bigint NOT NULL, number bigint NOT NULL, at timestamptz NOT NULL, email text NOT NULL, phone text,

@@ -24,6 +24,7 @@ from shardpool.bulk.journal import JobJournal
 from shardpool.bulk.keyspace_sink import KeyspaceSink
 from shardpool.bulk.keyspace_source import KeyspaceSource
 from shardpool.bulk.runner import JobProgress, Run, RunOptions
+from shardpool.bulk.throttle import Throttle
 from shardpool.bulk.worker import Patience
 
 DDL = """
@@ -136,6 +137,7 @@ def start(
     executor: str = "threads",
     resume: bool = False,
     report: Callable[[JobProgress], object] = lambda progress: None,
+    throttle: Throttle | None = None,
 ) -> JobProgress:
     """Run a copy, or go on with one that was interrupted."""
     work = replace(work or CopyWork(router.config), token=uuid.uuid4().hex)
@@ -145,7 +147,8 @@ def start(
             record = journal.want(name, "run")
         else:
             record = journal.begin(name, "copy", {}, hashlib.sha256(repr(work.tables).encode()).hexdigest())
-        return Run(journal, record, work, work.opened(router), pool, options, report).run()
+        run = Run(journal, record, work, work.opened(router), pool, options, report, throttle=throttle)
+        return run.run()
 
 
 def check_copied(router: Router) -> None:

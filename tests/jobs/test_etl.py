@@ -205,7 +205,7 @@ def test_what_does_not_fit_is_refused(router: Router, folder: Path) -> None:
     with pytest.raises(JobRefused, match="no function nothing"):
         plan_job(router, spec({"table": "item"}, {"table": "to_item"}, transform={"python": "functions.py:nothing"}))
     with pytest.raises(ConfigError, match="mode"):
-        plan_job(router, spec({"table": "item"}, {"table": "to_item", "mode": "replace"}))
+        plan_job(router, spec({"table": "item"}, {"table": "to_item", "mode": "merge"}))
 
 
 def test_a_dry_run_shows_what_the_function_makes(router: Router, folder: Path) -> None:

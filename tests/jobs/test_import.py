@@ -187,6 +187,40 @@ def test_the_proposal(place: MoveIn) -> None:
         run_job(place.router, place.spec)
 
 
+LOG = r"""
+SELECT * FROM customers WHERE id = 17
+900	SELECT o.*, i.product FROM orders o JOIN items i USING (customer_id, number) WHERE o.customer_id = $1
+5	SELECT name\n  FROM country
+10	SELECT sum(total) FROM orders
+2	SELECT count(*) FROM orders a JOIN orders b ON a.total = b.number
+20	UPDATE orders SET total = $2 WHERE customer_id = $1 AND number = $3
+30	INSERT INTO items VALUES ($1, $2, 1, 'x')
+4	DELETE FROM items WHERE product = 'x'
+1	SELECT * FROM rich
+1	no statement
+"""
+
+
+def test_a_query_log_is_judged(place: MoveIn) -> None:
+    place.spec.with_name("log.txt").write_text(LOG)
+    place.spec.write_text(place.spec.read_text().replace("[from]", '[from]\nquery_log = "log.txt"'))
+    found = plan_job(place.router, place.spec)["query_log"]
+    assert found["calls"] == {
+        "one partition": 951,
+        "any shard": 5,
+        "several partitions": 14,
+        "rows are moved": 2,
+        "refused": 2,
+    }
+    assert any("rich" in statement for statement in found["examples"]["refused"])
+    # Split by another column, hardly anything would stay.
+    place.spec.write_text(place.spec.read_text().split("[tables]")[0] + '[tables]\norders = { key = "number" }\n')
+    worse = plan_job(place.router, place.spec)["query_log"]["calls"]
+    assert worse["one partition"] < 100
+    shown = run("job", "run", place.spec, "--dry-run", config=place.config).out
+    assert "calls in the query log" in shown
+
+
 @pytest.mark.parametrize(
     ("change", "spec", "message"),
     [

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hmac
 import random
 from decimal import Decimal
 
 import pytest
 
 from shardpool.bulk.file_sink import to_csv
+from shardpool.bulk.values import NULL, BadValue, to_field, to_text
 from shardpool.jobs.anonymise.change import Mask, Period, Scrub, Step
 from shardpool.jobs.anonymise.pseudonym import Permutation, Token, UuidPseudonym
 from shardpool.jobs.anonymise.rules import Noise, PerValue, Shuffle
 from shardpool.jobs.anonymise.secret import Keyed
-from shardpool.jobs.anonymise.values import NULL, BadValue, to_field, to_text
 
 KEYED = Keyed(b"a secret of sixteen bytes")
 
@@ -54,6 +55,12 @@ def test_fields_are_read_as_they_are_written(value: str) -> None:
     assert to_text(to_field(value)) == value
     assert b"\t" not in to_field(value)
     assert b"\n" not in to_field(value)
+
+
+@pytest.mark.parametrize("length", [16, 63, 64, 65, 200])
+def test_the_hash_is_hmac(length: int) -> None:
+    secret, data = bytes(range(length)), b"a value"
+    assert Keyed(secret).digest(data) == hmac.digest(secret, data, "sha256")
 
 
 def test_null_stays_null() -> None:
@@ -132,6 +139,28 @@ def test_noise_differs_by_row_and_always_changes() -> None:
     assert b"2024-02-29" not in days
     assert min(days) >= b"2024-01-30"
     assert max(days) <= b"2024-03-30"
+
+
+@pytest.mark.parametrize(
+    ("value", "least", "most"),
+    [
+        ("-0.05", "-0.06", "-0.04"),
+        ("7", "6", "8"),
+        ("-3", "-4", "-2"),
+        ("0.00", "-0.01", "0.01"),
+        ("1e+20", "9e+19", "1.1e+20"),
+        ("123456789012345678901234567890.5", "1.1e29", "1.4e29"),
+    ],
+)
+def test_noise_on_numbers_of_any_form(value: str, least: str, most: str) -> None:
+    keys = [b"%d" % n for n in range(100)]
+    changed = [it.decode() for it in Noise(KEYED, percent=Decimal(10)).apply([value.encode()] * 100, keys)]
+    assert all(Decimal(least) <= Decimal(it) <= Decimal(most) for it in changed)
+    assert Decimal(value) not in map(Decimal, changed)
+    assert {len(it.partition(".")[2]) for it in changed} == {len(value.partition(".")[2])}
+    assert changed == [it.decode() for it in Noise(KEYED, percent=Decimal(10)).apply([value.encode()] * 100, keys)]
+    with pytest.raises(BadValue):
+        Noise(KEYED, amount=Decimal(1)).apply([b"NaN"], [b"1"])
 
 
 def test_shuffling_keeps_the_values_and_moves_all() -> None:

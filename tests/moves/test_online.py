@@ -12,9 +12,10 @@ import pytest
 from psycopg2 import errors
 from sqlalchemy.engine import make_url
 
+from shardpool.bulk import throttle
 from shardpool.config import MoveConfig
 from shardpool.errors import CutoverTimeout, DigestMismatch, MoveError, MoveTakenOver, PreflightFailed
-from shardpool.moves import abort_move, fence, lock, move_partition, move_status, recover_moves, rounds, throttle
+from shardpool.moves import abort_move, fence, lock, move_partition, move_status, recover_moves, rounds
 from shardpool.moves.layout import TableLayout
 from shardpool.moves.move import Move
 from tests.moves.conftest import shop_config
@@ -416,7 +417,7 @@ def test_a_copy_is_held_back_while_the_servers_are_slow(place: Place, monkeypatc
     seen = [(0.1, 0.0)]
     asked: list[str] = []
 
-    def probe(router: object, shard: str) -> tuple[float, float]:
+    def probe(engines: object, shard: str) -> tuple[float, float]:
         asked.append(shard)
         return seen[-1]
 
@@ -453,5 +454,5 @@ def test_a_rate_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_servers_are_asked(place: Place) -> None:
-    latency, lag = throttle.probe(place.router, "s0")
+    latency, lag = throttle.probe(place.router.engines, "s0")
     assert 0 < latency < 5 and lag == 0.0

@@ -7,10 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal, InvalidOperation
+from functools import lru_cache
 
+from shardpool.bulk.values import BadValue
 from shardpool.errors import JobRefused
 from shardpool.jobs.anonymise.secret import Keyed
-from shardpool.jobs.anonymise.values import BadValue
 
 #: How many values of a kind a fake is chosen from.
 FAKES = 4096
@@ -43,28 +44,44 @@ class Mask:
     def _mask(self, part: str, text: str, attempt: int) -> str:
         if self.sign is not None:
             return "".join(self.sign if it.isalnum() else it for it in part)
-        stream, block = b"", 0
+        data = text.encode()
+        stream = self.keyed.digest(b"%d,0," % attempt + data)
         while len(stream) < len(part):
-            stream += self.keyed.digest(b"%d,%d," % (attempt, block) + text.encode())
-            block += 1
-        return "".join([_LIKE[character][noise] for character, noise in zip(part, stream, strict=False)])
+            stream += self.keyed.digest(b"%d,%d," % (attempt, len(stream) // 32) + data)
+        found, shape = [], part.translate(_SHAPES)
+        for begin, end, alike in _runs(shape):
+            found.append(stream[begin:end].translate(alike).decode() if alike else part[begin:end])
+        return "".join(found)
 
 
-class _Like(dict[str, str]):
-    """Character -> what becomes of it for each of 256 random numbers: a digit, a letter of the same case, or itself."""
+def _as(choice: str) -> bytes:
+    """Return what makes random bytes characters of *choice*."""
+    return (choice.encode() * 256)[:256]
 
-    def __missing__(self, character: str) -> str:
-        if character.isdigit():
-            choice = "0123456789"
-        elif character.isalpha():
-            choice = "".join(chr(ord("A" if character.isupper() else "a") + at) for at in range(26))
-        else:
-            choice = character
-        self[character] = found = (choice * 256)[:256]
+
+class _Shapes(dict[int, str]):
+    """Code point -> what kind of character it is: 0 for digits, A and a for letters, a space for all that stays."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        letter = "A" if character.isupper() else "a"
+        self[code] = found = "0" if character.isdigit() else letter if character.isalpha() else " "
         return found
 
 
-_LIKE = _Like()
+_SHAPES = _Shapes()
+_CHOICES = {
+    "0": _as("0123456789"),
+    "A": _as("ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
+    "a": _as("abcdefghijklmnopqrstuvwxyz"),
+    " ": b"",
+}
+
+
+@lru_cache(maxsize=4096)
+def _runs(shape: str) -> Sequence[tuple[int, int, bytes]]:
+    """Return the stretches of characters of one kind: from, to, and what makes random bytes such characters."""
+    return tuple((it.start(), it.end(), _CHOICES[it[1]]) for it in re.finditer(r"(.)\1*", shape))
 
 
 @dataclass(frozen=True)

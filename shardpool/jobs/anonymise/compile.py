@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
+from shardpool.bulk.values import NULL, to_field
 from shardpool.errors import JobRefused
 from shardpool.jobs.anonymise.change import Fake, Mask, Period, Prefix, Scrub, Step, fake_pool
 from shardpool.jobs.anonymise.decisions import Decision, Decisions, by_domain
@@ -23,7 +24,6 @@ from shardpool.jobs.anonymise.pseudonym import (
 from shardpool.jobs.anonymise.rules import Constant, Noise, PerValue, Rule, Shuffle
 from shardpool.jobs.anonymise.secret import Keyed
 from shardpool.jobs.anonymise.transform import TableRules
-from shardpool.jobs.anonymise.values import NULL, to_field
 from shardpool.topology.tables import Column, Tables
 
 TEXTS = {"text", "character varying", "character"}

@@ -11,10 +11,12 @@ from typing import Any
 
 from shardpool.bulk.chunk import Opened, Sink
 from shardpool.bulk.file_sink import csv_sink
+from shardpool.bulk.journal import JobJournal
 from shardpool.bulk.keyspace_sink import KeyspaceSink
 from shardpool.bulk.keyspace_source import KeyspaceSource
 from shardpool.config import Config, read_config
 from shardpool.errors import JobRefused
+from shardpool.jobs.anonymise.back import check_unwritten, come_back, find_back
 from shardpool.jobs.anonymise.compile import compile_rules
 from shardpool.jobs.anonymise.coverage import Covered, coverage
 from shardpool.jobs.anonymise.decisions import decide
@@ -22,7 +24,7 @@ from shardpool.jobs.anonymise.privacy import check_columns, check_privacy
 from shardpool.jobs.anonymise.secret import Keyed, read_secret
 from shardpool.jobs.anonymise.transform import Anonymise
 from shardpool.jobs.constraints import Constraints, read_constraints, self_referring, stages
-from shardpool.jobs.copy_schema import check_empty, copy_schema
+from shardpool.jobs.copy_schema import check_empty, copy_schema, own_tables
 from shardpool.jobs.kind import Prepared
 from shardpool.jobs.spec import JobSpec, digest_of
 from shardpool.router import Router
@@ -52,7 +54,7 @@ class AnonymiseWork:
 
     def ends(self, source: Router, target: Router | None, keyed: Keyed) -> Opened:
         """Return the ends over routers that are open."""
-        tables = source.topology.tables
+        tables = own_tables(source.topology.tables)
         decisions = decide(self.document, tables, self.constraints)
         rules = compile_rules(decisions, tables, keyed, self.document.get("locale", "en_US"))
         order = stages(rules, self.constraints.foreign_keys)
@@ -73,13 +75,16 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
     document = spec.document
     keyed = read_secret(document["secret"]["env"])
     constraints = read_constraints(router)
-    decisions = decide(document, router.topology.tables, constraints)
+    decisions = decide(document, own_tables(router.topology.tables), constraints)
     wishes = document.get("privacy", [])
     check_columns(wishes, router.topology.tables)
     to = document["to"]
     if wishes and "config" not in to:
         raise JobRefused("[[privacy]] is measured in a keyspace: files cannot be asked (to.config)")
     target_config = _target_config(router, spec) if "config" in to else None
+    in_place = to.get("in_place", False)
+    if in_place and document.get("skip_tables"):
+        raise JobRefused("skip_tables would leave tables as they are: in place (to.in_place) all are changed")
     directory = spec.path(to.get("directory", "."))
     print_of_secret = _fingerprint(keyed, spec.name)
     work = AnonymiseWork(
@@ -100,7 +105,23 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
                 raise JobRefused(f"{directory} is not empty: take a new directory")
 
         def verify() -> Mapping[str, Any]:
-            return {"privacy": check_privacy(target, wishes)} if target is not None else {}
+            if target is None:
+                return {}
+            journal = JobJournal(router.catalog)
+            job = journal.find(spec.name)
+            if in_place and job is not None and find_back(journal, job) is not None:
+                return bring_back()
+            privacy = {"privacy": check_privacy(target, wishes)}
+            if in_place:
+                check_unwritten(router, spec, taken)
+                bring_back()
+            return privacy
+
+        def bring_back() -> Mapping[str, Any]:
+            assert target is not None
+            keys = constraints.foreign_keys
+            come_back(router, target, spec, stages(taken, keys), self_referring(keys))
+            return {}
 
         tables = sorted((name, repr(router.topology.tables[name])) for name in taken)
         yield Prepared(
@@ -117,7 +138,7 @@ def coverage_of(router: Router, spec: JobSpec) -> list[Covered]:
     """Return the coverage report of a spec that leaves columns open: those are listed with the rule 'none'."""
     open_spec = {**spec.document, "undecided": "keep"}
     constraints = read_constraints(router)
-    return coverage(router, decide(open_spec, router.topology.tables, constraints))
+    return coverage(router, decide(open_spec, own_tables(router.topology.tables), constraints))
 
 
 def _target_config(router: Router, spec: JobSpec) -> Config:

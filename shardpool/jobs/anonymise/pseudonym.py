@@ -10,8 +10,8 @@ import base64
 import uuid
 from dataclasses import dataclass
 
+from shardpool.bulk.values import BadValue
 from shardpool.jobs.anonymise.secret import Keyed
-from shardpool.jobs.anonymise.values import BadValue
 
 #: Bits of a non-negative value.
 WIDTHS = {"smallint": 15, "integer": 31, "bigint": 63}

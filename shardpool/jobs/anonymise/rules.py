@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Protocol
 
+from shardpool.bulk.values import NULL, BadValue, to_field, to_text
 from shardpool.jobs.anonymise.change import date_of, decimal_of
 from shardpool.jobs.anonymise.secret import Keyed
-from shardpool.jobs.anonymise.values import NULL, BadValue, to_field, to_text
 
 CACHE_ENTRIES = 1 << 16
 
@@ -52,33 +52,48 @@ class Constant:
         return [self.field] * len(column)
 
 
-@dataclass(frozen=True)
 class Noise:
     """Adds a random amount, of up to *percent* of a number, *amount*, or *days*; another one for each row."""
 
-    keyed: Keyed
-    percent: Decimal | None = None
-    amount: Decimal | None = None
-    days: int | None = None
+    def __init__(
+        self, keyed: Keyed, percent: Decimal | None = None, amount: Decimal | None = None, days: int | None = None
+    ) -> None:
+        self._keyed, self._days, self._relative = keyed, days, percent is not None
+        share = percent / 100 if percent is not None else amount
+        # Numbers of 63 bits stand for 0 <= share < 1.
+        numerator, denominator = (share or Decimal(0)).as_integer_ratio()
+        self._numerator, self._denominator = numerator, denominator << 63
 
     def apply(self, column: Sequence[bytes], keys: Sequence[bytes]) -> list[bytes]:
+        digest, change = self._keyed.digest, self._day if self._days is not None else self._number
         return [
-            field if field == NULL else to_field(self._changed(to_text(field), key))
+            field if field == NULL else change(field, int.from_bytes(digest(key + b"\0" + field)[:8], "big"))
             for field, key in zip(column, keys, strict=True)
         ]
 
-    def _changed(self, text: str, key: bytes) -> str:
-        number = self.keyed.number(key + b"\0" + text.encode())
-        share = Decimal(number >> 1) / Decimal(1 << 63)  # 0 <= share < 1
-        sign = 1 if number & 1 else -1
-        if self.days is not None:
-            moved = date_of(text).toordinal() + sign * (1 + int(share * self.days))
-            return datetime.date.fromordinal(min(max(moved, 1), datetime.date.max.toordinal())).isoformat() + text[10:]
-        value = decimal_of(text)
-        reach = self.amount if self.amount is not None else abs(value) * (self.percent or Decimal(0)) / 100
-        unit = Decimal(1).scaleb(min(int(value.as_tuple().exponent), 0))
-        change = (share * reach).quantize(unit) or unit
-        return format(value + sign * change, "f")
+    def _day(self, field: bytes, number: int) -> bytes:
+        text = to_text(field)
+        assert self._days is not None
+        days = 1 + ((number >> 1) * self._days >> 63)
+        moved = date_of(text).toordinal() + (days if number & 1 else -days)
+        return (
+            datetime.date.fromordinal(min(max(moved, 1), datetime.date.max.toordinal())).isoformat() + text[10:]
+        ).encode()
+
+    def _number(self, field: bytes, number: int) -> bytes:
+        """Change a number in units of its last digit."""
+        whole, _, part = field.partition(b".")
+        try:
+            value = int(whole + part)
+        except ValueError:
+            return self._number(format(decimal_of(to_text(field)), "f").encode(), number)
+        scale = len(part)
+        reach = abs(value) if self._relative else 10**scale
+        change = (number >> 1) * self._numerator * reach // self._denominator or 1
+        value += change if number & 1 else -change
+        digits = b"%0*d" % (scale + 1, abs(value))
+        changed = digits[:-scale] + b"." + digits[-scale:] if scale else digits
+        return b"-" + changed if value < 0 else changed
 
 
 @dataclass(frozen=True)

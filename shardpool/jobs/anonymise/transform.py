@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from shardpool.bulk.chunk import Rejected, Rows
+from shardpool.bulk.chunk import Record, Rejected, Rows
+from shardpool.bulk.values import BadValue
 from shardpool.jobs.anonymise.rules import Rule
-from shardpool.jobs.anonymise.values import BadValue
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,19 @@ class Anonymise:
         table = self._tables[rows.table]
         if not table.rules:
             return [rows], []
-        fields = [record.split(b"\t") for record in rows.records]
         try:
-            return [replace(rows, records=self._changed(table, rows.columns, fields))], []
+            return [replace(rows, records=self._changed(table, rows.columns, rows.records))], []
         except (BadValue, ValueError):
-            return self._one_by_one(table, rows, fields)
+            return self._one_by_one(table, rows)
 
-    def _changed(self, table: TableRules, columns: Sequence[str], fields: list[list[bytes]]) -> list[bytes]:
-        if not fields:
+    def _changed(self, table: TableRules, columns: Sequence[str], records: Sequence[Record]) -> list[Record]:
+        if not records:
             return []
-        turned = list(zip(*fields, strict=True))
-        places = [columns.index(name) for name in table.key]
-        keys = [b"\t".join(row[place] for place in places) for row in fields]
+        # A tab in a value is escaped: so all rows are cut at once, and every nth field is one column.
+        fields, width = b"\t".join(records).split(b"\t"), len(columns)
+        turned = [fields[place::width] for place in range(width)]
+        own = [turned[columns.index(name)] for name in table.key]
+        keys = list(map(b"\t".join, zip(*own, strict=True))) if len(own) > 1 else own[0]
         changed: list[Sequence[bytes]] = list(turned)
         for name, rule in table.rules.items():
             place = columns.index(name)
@@ -48,14 +49,12 @@ class Anonymise:
             except (BadValue, ValueError) as error:
                 reason = str(error) if isinstance(error, BadValue) else "a value that the rule cannot read"
                 raise BadValue(f"column {name}: {reason}") from error
-        return [b"\t".join(row) for row in zip(*changed, strict=True)]
+        return list(map(b"\t".join, zip(*changed, strict=True)))
 
-    def _one_by_one(
-        self, table: TableRules, rows: Rows, fields: list[list[bytes]]
-    ) -> tuple[list[Rows], list[Rejected]]:
+    def _one_by_one(self, table: TableRules, rows: Rows) -> tuple[list[Rows], list[Rejected]]:
         """Find the rows at fault, and change the others together."""
         rejected, good = [], []
-        for index, row in enumerate(fields):
+        for index, row in enumerate(rows.records):
             try:
                 # Twice, as some rules need another row.
                 self._changed(table, rows.columns, [row, row])
@@ -63,7 +62,7 @@ class Anonymise:
             except BadValue as error:
                 rejected.append(Rejected(rows.describe(index), str(error)))
         try:
-            records = self._changed(table, rows.columns, [fields[index] for index in good])
+            records = self._changed(table, rows.columns, [rows.records[index] for index in good])
         except BadValue as error:
             rejected += [Rejected(rows.describe(index), str(error)) for index in good]
             good, records = [], []

@@ -52,13 +52,16 @@ def find_function(directory: Path, text: str, kind: str) -> FunctionAt:
 
 
 class Apply:
-    """The transform: a function from the rows of a chunk (a list of mappings) to rows, or from a table to a table.
+    """The transform: a function from the rows of a chunk (a list of mappings) to rows, or from a table to a table, of
+    Arrow or of Polars.
 
     If it raises, it is asked again row by row; rows for which it raises again are left out, and told.
     """
 
     def __init__(self, function: FunctionAt, target: Table) -> None:
-        self._function, self._arrow, self._target = function.load(), function.kind == "arrow", target
+        self._function, self._kind, self._target = function.load(), function.kind, target
+        if self._kind == "polars":
+            load_polars()
 
     def __call__(self, rows: Rows) -> tuple[list[Rows], list[Rejected]]:
         try:
@@ -85,9 +88,20 @@ class Apply:
         return [replace(rows, columns=tuple(columns), records=written, origins=[origin] * len(written), types=())]
 
     def _run(self, rows: Rows, records: Sequence[Record]) -> list[Any]:
-        if self._arrow:
+        if self._kind == "arrow":
             return list(self._function(to_arrow(rows.types, records)).to_pylist())
+        if self._kind == "polars":
+            return list(self._function(load_polars().from_arrow(to_arrow(rows.types, records))).to_dicts())
         return list(self._function(list(python_rows(rows.types, records))))
+
+
+def load_polars() -> Any:
+    """Return the module. Raise `JobRefused` if it is not installed."""
+    try:
+        import polars
+    except ImportError as error:
+        raise JobRefused("transform.polars needs the extra: pip install 'shardpool[polars]'") from error
+    return polars
 
 
 def _reason(error: Exception) -> str:

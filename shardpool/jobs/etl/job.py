@@ -14,6 +14,7 @@ from shardpool.bulk.chunk import Opened, Rejected, Rows, Sink, Source, Transform
 from shardpool.bulk.database_sink import DatabaseSink
 from shardpool.bulk.database_source import DATABASE
 from shardpool.bulk.file_sink import csv_sink
+from shardpool.bulk.file_source import FileExtract, FileSource, file_extract
 from shardpool.bulk.keyspace_sink import KeyspaceSink, Writer, insert
 from shardpool.bulk.query_source import DatabaseQuerySource, Extract, QuerySource
 from shardpool.bulk.upsert import Upsert
@@ -21,12 +22,14 @@ from shardpool.config import Config
 from shardpool.ddl.introspect import read_columns
 from shardpool.engines import Engines
 from shardpool.errors import JobRefused, UnknownTable
+from shardpool.jobs.empty import empty
 from shardpool.jobs.etl.extract import NAME, database_extract, keyspace_extract, windowed
 from shardpool.jobs.etl.functions import Apply, FunctionAt, find_function
 from shardpool.jobs.export import target_config
 from shardpool.jobs.kind import Prepared
 from shardpool.jobs.spec import JobSpec, digest_of
 from shardpool.router import Router
+from shardpool.topology.names import quote
 from shardpool.topology.tables import Table
 
 
@@ -38,7 +41,7 @@ class EtlWork:
     keyspace: Config
     source: Config | None
     target: Config | None
-    extract: Extract
+    extract: Extract | FileExtract
     function: FunctionAt | None
     table: Table
     load: Mapping[str, Any]
@@ -51,9 +54,13 @@ class EtlWork:
             yield self.ends(router, _engines(stack, self.source), _engines(stack, self.target))
 
     def ends(self, router: Router, source: Engines | None, target: Engines | None) -> Opened:
-        reader: Source = QuerySource(router, self.extract)
-        if source is not None:
+        reader: Source
+        if isinstance(self.extract, FileExtract):
+            reader = FileSource(self.extract)
+        elif source is not None:
             reader = DatabaseQuerySource(source, self.extract)
+        else:
+            reader = QuerySource(router, self.extract)
         transform: Transform = Apply(self.function, self.table) if self.function else self._named
         return Opened(reader, self._sink(router, target), transform, router.refresh)
 
@@ -84,23 +91,55 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
     function = next((find_function(spec.directory, text, kind) for kind, text in steps.items()), None)
     with ExitStack() as stack:
         source_engines, target_engines = _engines(stack, source), _engines(stack, target)
-        read = database_extract(source_engines, document) if source_engines else keyspace_extract(router, document)
-        if "since" in extract:
-            read = windowed(read, extract["since"], *document["window"])
+        read = _read(router, spec, source_engines)
         table = _target_table(router, target, target_engines, load, read)
         work = EtlWork(uuid.uuid4().hex, router.config, source, target, read, function, table, dict(load), directory)
 
         def check_new() -> None:
             if "directory" in load and directory.exists() and any(directory.iterdir()):
                 raise JobRefused(f"{directory} is not empty: take a new directory")
+            if load.get("mode") == "replace":
+                _empty(router, target, target_engines, table)
 
         yield Prepared(
             work=work,
             opened=work.ends(router, source_engines, target_engines),
-            digest=digest_of(spec, repr(table), repr(read.table), function),
+            digest=digest_of(spec, repr(table), repr(read.table), function, _files(read)),
             plan={"window": document["window"]} if "window" in document else {},
             check_new=check_new,
         )
+
+
+def _read(router: Router, spec: JobSpec, source: Engines | None) -> Extract | FileExtract:
+    """Return what is read."""
+    document, extract = spec.document, spec.document["extract"]
+    if "files" in extract:
+        if "since" in extract or "key" in extract:
+            raise JobRefused("extract.since and extract.key are for tables and queries: files are read whole")
+        found = (path for pattern in extract["files"] for path in spec.directory.glob(pattern) if path.is_file())
+        return file_extract(sorted(set(found)), document["load"].get("table", NAME))
+    if source is not None:
+        return database_extract(source, document)
+    read = keyspace_extract(router, document)
+    return windowed(read, extract["since"], *document["window"]) if "since" in extract else read
+
+
+def _files(read: Extract | FileExtract) -> list[object]:
+    """What must be the same of files when a job is resumed: names, sizes, and when they were written."""
+    if not isinstance(read, FileExtract):
+        return []
+    return [(str(path), (status := path.stat()).st_size, status.st_mtime_ns) for path in read.paths]
+
+
+def _empty(router: Router, target: Config | None, engines: Engines | None, table: Table) -> None:
+    """Remove the rows that are to be replaced."""
+    if engines is None or target is None:
+        empty(router, [table.name])
+        return
+    with engines.borrow(DATABASE) as connection:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL lock_timeout = '30s'; TRUNCATE {quote(target.keyspace)}.{quote(table.name)}")
+        connection.commit()
 
 
 def _engines(stack: ExitStack, config: Config | None) -> Engines | None:
@@ -112,7 +151,7 @@ def _engines(stack: ExitStack, config: Config | None) -> Engines | None:
 
 
 def _target_table(
-    router: Router, target: Config | None, engines: Engines | None, load: Mapping[str, Any], read: Extract
+    router: Router, target: Config | None, engines: Engines | None, load: Mapping[str, Any], read: Extract | FileExtract
 ) -> Table:
     """Return the table that is loaded; for files, what is read. Raise `UnknownTable`."""
     if "table" not in load:

@@ -13,13 +13,12 @@ from typing import Any
 from shardpool.bulk.fields import Fields
 from shardpool.bulk.keys import CompositePlaces, Places
 from shardpool.bulk.layout import COPY_TEXT
-from shardpool.jobs.anonymise.values import to_field
+from shardpool.bulk.values import to_field
+from shardpool.jobs.keyed_rows import Key, delete_rows, read_rows
 from shardpool.jobs.migrate.capture import SCHEMA
 from shardpool.router import Router
 from shardpool.topology.names import quote
 from shardpool.topology.tables import Table
-
-Key = tuple[str, ...]
 
 
 @dataclass
@@ -62,36 +61,6 @@ def apply_changes(cursor: Any, changes: Changes, router: Router, tables: Mapping
                     data = io.BytesIO(b"\n".join([*records, b""]) if records else b"")
                     target.copy_expert(f"COPY {quote(schema)}.{quote(table.name)} ({columns}) FROM STDIN", data)
             connection.commit()
-
-
-def read_rows(cursor: Any, table: Table, keys: Sequence[Key], schema: str | None = None) -> list[bytes]:
-    """Return the rows of *keys*, as records of COPY's text format."""
-    columns = ", ".join(f"t.{quote(name)}" for name in table.insertable)
-    relation = quote(table.name) if schema is None else f"{quote(schema)}.{quote(table.name)}"
-    data = io.BytesIO()
-    wanted, same = _keys(cursor, table, keys)
-    cursor.copy_expert(f"COPY (SELECT {columns} FROM {relation} t JOIN {wanted} ON {same}) TO STDOUT", data)
-    return data.getvalue().split(b"\n")[:-1]
-
-
-def delete_rows(cursor: Any, schema: str, table: Table, keys: Sequence[Key]) -> None:
-    wanted, same = _keys(cursor, table, keys)
-    cursor.execute(f"DELETE FROM {quote(schema)}.{quote(table.name)} t USING {wanted} WHERE {same}")
-
-
-def _keys(cursor: Any, table: Table, keys: Sequence[Key]) -> tuple[str, str]:
-    """Return ``unnest(...) AS k (..)`` and ``t.a = k.k0::bigint``: the values in the columns' own types."""
-    names = table.primary_key
-    arrays = ", ".join(cursor.mogrify("%s::text[]", (list(values),)).decode() for values in zip(*keys, strict=True))
-    aliases = ", ".join(f"k{number}" for number in range(len(names)))
-    same = " AND ".join(f"t.{quote(name)} = k.k{at}::{_type(table, name)}" for at, name in enumerate(names))
-    return f"unnest({arrays}) AS k ({aliases})", same
-
-
-def _type(table: Table, name: str) -> str:
-    column = table.column(name)
-    assert column is not None
-    return column.type
 
 
 def _parts(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ from shardpool.bulk.database_source import DATABASE
 from shardpool.errors import JobRefused
 from shardpool.faults import fault_point
 from shardpool.jobs.digest import Digest, compare, digest_in, digests_of
-from shardpool.jobs.migrate.apply import Changes, apply_changes, forget_changes, read_changes, read_rows
+from shardpool.jobs.keyed_rows import read_rows
+from shardpool.jobs.migrate.apply import Changes, apply_changes, forget_changes, read_changes
 from shardpool.jobs.migrate.capture import fence, is_fenced, lock_and, stop_capture
 from shardpool.router import Router
 from shardpool.topology.names import quote
@@ -57,13 +59,7 @@ def catch_up(ends: Ends) -> int:
 def verify(ends: Ends) -> dict[str, Digest]:
     """Compare all rows of both sides at one snapshot of the database, and return its digests. Raise `JobRefused`."""
     expected: dict[str, Digest] = {}
-
-    def digest(cursor: Any) -> None:
-        for name, table in ends.tables.items():
-            expected[name] = digest_in(cursor, quote(name), table.insertable)
-
-    _apply_round(ends, ALL, digest)
-    compare(expected, digests_of(ends.router.engines, ends.router.topology, ends.tables))
+    _apply_round(ends, ALL, lambda cursor: expected.update(_compared(cursor, ends)))
     return expected
 
 
@@ -72,8 +68,15 @@ def verify_frozen(ends: Ends) -> dict[str, Digest]:
     with ends.engines.borrow(DATABASE) as connection:
         _begin_snapshot(connection)
         with connection.cursor() as cursor:
-            expected = {name: digest_in(cursor, quote(name), table.insertable) for name, table in ends.tables.items()}
-    compare(expected, digests_of(ends.router.engines, ends.router.topology, ends.tables))
+            return _compared(cursor, ends)
+
+
+def _compared(cursor: Any, ends: Ends) -> dict[str, Digest]:
+    """Return the digests of the database at the cursor's snapshot. Raise `JobRefused` if the keyspace has others."""
+    with ThreadPoolExecutor(1, thread_name_prefix="shardpool-digest") as thread:
+        keyspace = thread.submit(digests_of, ends.router.engines, ends.router.topology, ends.tables)
+        expected = {name: digest_in(cursor, quote(name), table) for name, table in ends.tables.items()}
+    compare(expected, keyspace.result())
     return expected
 
 

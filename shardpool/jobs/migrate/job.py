@@ -23,7 +23,8 @@ from shardpool.jobs.kind import Prepared
 from shardpool.jobs.migrate.capture import start_capture, stop_capture
 from shardpool.jobs.migrate.finish import Ends, catch_up, switch_back, switch_over, switched, verify, verify_frozen
 from shardpool.jobs.migrate.propose import obstacles_of, propose
-from shardpool.jobs.migrate.schema import foreign_keys_ddl, indexes_ddl, tables_ddl
+from shardpool.jobs.migrate.query_log import judge_log
+from shardpool.jobs.migrate.schema import foreign_keys_ddl, indexes_ddl, primary_keys_ddl, tables_ddl
 from shardpool.jobs.migrate.skew import measure_skew
 from shardpool.jobs.migrate.survey import Survey, survey
 from shardpool.jobs.spec import JobSpec, digest_of
@@ -87,6 +88,8 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
 
         def finish() -> Mapping[str, Any]:
             pause = 0.0
+            without = [name for name in kinds if not router.topology.tables[name].primary_key]
+            router.create_schema(primary_keys_ddl(found, without), {})
             if frozen:
                 digests = verify_frozen(ends)
             elif not switched(ends):
@@ -100,8 +103,7 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
                 fault_point("switched")
             else:
                 digests = {}
-            for ddl in (indexes_ddl(found, kinds), foreign_keys_ddl(found, kinds)):
-                router.create_schema(ddl, {})
+            router.create_schema(f"{indexes_ddl(found, kinds)};\n{foreign_keys_ddl(found, kinds)}", {})
             return {"verified_rows": {name: rows for name, (rows, _) in digests.items()}, "pause": round(pause, 3)}
 
         def abandon() -> None:
@@ -118,7 +120,7 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
             work=work,
             opened=work.ends(engines, router),
             digest=digest_of(spec, facts),
-            plan=_plan(engines, found, kinds, router) if dry else {},
+            plan=_plan(engines, found, kinds, router, spec) if dry else {},
             check_new=check_new,
             verify=finish,
             abandon=abandon,
@@ -174,7 +176,9 @@ def _check(found: Survey, kinds: Mapping[str, TableKind], frozen: bool) -> None:
         raise JobRefused("the database cannot be moved in like this: " + "; ".join(dict.fromkeys(problems)))
 
 
-def _plan(engines: Engines, found: Survey, kinds: Mapping[str, TableKind], router: Router) -> Mapping[str, Any]:
+def _plan(
+    engines: Engines, found: Survey, kinds: Mapping[str, TableKind], router: Router, spec: JobSpec
+) -> Mapping[str, Any]:
     skews = []
     for name, kind in kinds.items():
         column = found.tables[name].column(kind.columns[0]) if isinstance(kind, Sharded) else None
@@ -185,4 +189,8 @@ def _plan(engines: Engines, found: Survey, kinds: Mapping[str, TableKind], route
     notes = [
         f"{table}.{column} counts by itself: ids must come from the application" for table, column in found.counted
     ]
-    return {"proposal": propose(found).to_json(), "skew": skews, "notes": sorted(notes)}
+    plan: dict[str, Any] = {"proposal": propose(found).to_json(), "skew": skews, "notes": sorted(notes)}
+    if "query_log" in spec.document["from"]:
+        path = spec.path(spec.document["from"]["query_log"])
+        plan["query_log"] = asdict(judge_log(path, found.tables, kinds, router.topology.shard_map))
+    return plan

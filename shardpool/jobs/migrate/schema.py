@@ -1,4 +1,4 @@
-"""The DDL of a keyspace that takes a database's tables: first what rows need, then what they must satisfy."""
+"""The DDL of a keyspace that takes a database's tables: what rows need, what finds them, what they must satisfy."""
 
 from __future__ import annotations
 
@@ -10,38 +10,40 @@ from shardpool.topology.tables import Column
 
 
 def tables_ddl(found: Survey, taken: Collection[str]) -> str:
-    """Return types and tables with primary keys and checks. Serial and identity columns become plain ones."""
+    """Return types and tables with checks. Serial and identity columns become plain ones."""
     statements = [
         f"CREATE TYPE {quote(name)} AS ENUM ({', '.join(map(literal, labels))})" for name, labels in found.enums.items()
     ]
     for name in sorted(taken):
         parts = [_column(found, name, column) for column in found.tables[name].columns]
         parts += [
-            f"CONSTRAINT {quote(it.name)} {it.text}"
-            for it in found.constraints
-            if it.table == name and it.kind in ("p", "c")
+            f"CONSTRAINT {quote(it.name)} {it.text}" for it in found.constraints if it.table == name and it.kind == "c"
         ]
         statements.append(f"CREATE TABLE {quote(name)} ({', '.join(parts)})")
     return ";\n".join(statements)
 
 
+def primary_keys_ddl(found: Survey, taken: Collection[str]) -> str:
+    """Return the primary keys, by which changes are followed. To build an index of rows that are there is quicker."""
+    return ";\n".join(_added(found, taken, "p"))
+
+
 def indexes_ddl(found: Survey, taken: Collection[str]) -> str:
-    """Return indexes and unique constraints: they are made when the rows are there."""
-    statements = [
-        f"ALTER TABLE {quote(it.table)} ADD CONSTRAINT {quote(it.name)} {it.text}"
-        for it in found.constraints
-        if it.table in taken and it.kind in ("u", "x")
-    ]
-    return ";\n".join(statements + [text for table, text in found.indexes if table in taken])
+    """Return indexes and unique constraints."""
+    return ";\n".join(_added(found, taken, "ux") + [text for table, text in found.indexes if table in taken])
 
 
 def foreign_keys_ddl(found: Survey, taken: Collection[str]) -> str:
     """Return the foreign keys."""
-    return ";\n".join(
+    return ";\n".join(_added(found, taken, "f"))
+
+
+def _added(found: Survey, taken: Collection[str], kinds: str) -> list[str]:
+    return [
         f"ALTER TABLE {quote(it.table)} ADD CONSTRAINT {quote(it.name)} {it.text}"
         for it in found.constraints
-        if it.table in taken and it.kind == "f"
-    )
+        if it.table in taken and it.kind in kinds
+    ]
 
 
 def _column(found: Survey, table: str, column: Column) -> str:

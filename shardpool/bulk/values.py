@@ -1,4 +1,4 @@
-"""Values on their way through a rule: from a field of COPY's text format to text, and back."""
+"""Single values: from a field of COPY's text format to text, and back."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ _ESCAPES = {"\\": r"\\", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t
 
 
 class BadValue(Exception):
-    """A value that a rule cannot be applied to; the text says why, without the value."""
+    """A value that cannot be changed as it should be; the text says why, without the value."""
 
 
 def to_text(field: bytes) -> str:
     """Return the value of a field that is not NULL."""
-    return (_decode(field) or b"").decode()
+    return (_decode(field) or b"").decode() if b"\\" in field else field.decode()
 
 
 def to_field(value: str) -> bytes:
     """Return *value* as a field."""
-    return _SPECIAL.sub(lambda match: _ESCAPES[match[0]], value).encode()
+    if _SPECIAL.search(value):
+        value = _SPECIAL.sub(lambda match: _ESCAPES[match[0]], value)
+    return value.encode()
