@@ -93,8 +93,8 @@ class Job:
                 names = _column_names(stage.columns)
                 rows = self.execute(f"CREATE TEMPORARY TABLE {stage.name}{names} ON COMMIT DROP AS {stage.sql}")
         if stage.spread:
-            columns = stage.columns if isinstance(stage, Relation) else self._columns(_temporary(stage.name))
-            self._spread(stage.name, _definition(columns), _finishing(stage, rows))
+            definition = _definition(self._columns(self.node, _temporary(stage.name)))
+            self._spread(stage.name, definition, _finishing(stage, rows))
         for statement in _finishing(stage, rows):
             self.execute(statement)
         return rows
@@ -128,31 +128,28 @@ class Job:
     # -- filling ----------------------------------------------------------------------------------------------------
 
     def _relation(self, stage: Relation) -> int:
-        table = _temporary(stage.name)
-        definition = _definition(stage.columns)
-        self.execute(f"CREATE TEMPORARY TABLE {_text(quote(stage.name))} ({definition}) ON COMMIT DROP")
-
-        def own() -> int:
-            if self.node not in stage.by_shard:
-                return 0
-            query = union_all(stage.select, stage.by_shard[self.node], stage.appended)
-            rows = self.execute(f"INSERT INTO {table} {query}")
-            self._count_local(stage.name)
-            return rows
-
-        return self._filled(table, own, stage.select, stage.by_shard, stage.appended)
+        name = _text(quote(stage.name))
+        if self._partition is None:
+            definition = _definition(stage.columns)
+            self.execute(f"CREATE TEMPORARY TABLE {name} ({definition}) ON COMMIT DROP")
+            return self._filled(_temporary(stage.name), lambda: 0, stage.select, stage.by_shard, stage.appended)
+        return self._like_own(name, stage)
 
     def _partial(self, stage: PartialRows) -> int:
+        return self._like_own(f"{stage.name}{_column_names(stage.columns)}", stage)
+
+    def _like_own(self, name: str, stage: Relation | PartialRows) -> int:
         """The table takes its columns from the query itself, as the merge node understands it."""
         own = stage.by_shard.get(self.node)
         assert self._partition is not None
         query = union_all(stage.select, own or (self._partition,), stage.appended)
         data = "" if own else " WITH NO DATA"
-        names = _column_names(stage.columns)
 
         def create() -> int:
-            create = f"CREATE TEMPORARY TABLE {stage.name}{names} ON COMMIT DROP AS {query}{data}"
-            return max(self.execute(create), 0)
+            rows = max(self.execute(f"CREATE TEMPORARY TABLE {name} ON COMMIT DROP AS {query}{data}"), 0)
+            if isinstance(stage, Relation):
+                self._count_local(stage.name)
+            return rows
 
         return self._filled(_temporary(stage.name), create, stage.select, stage.by_shard, stage.appended)
 
@@ -189,8 +186,7 @@ class Job:
         A connection cannot send and receive at once: each shard first writes the others' shares to files, kept in
         memory while they are small, and reads its own from those of the others then.
         """
-        create = f"CREATE TEMPORARY TABLE {_text(quote(stage.name))} ({_definition(stage.columns)}) ON COMMIT DROP"
-        table = _temporary(stage.name)
+        name, table = quote(stage.name), _temporary(stage.name)
         with contextlib.ExitStack() as stack:
             shares = {
                 (source, target): stack.enter_context(tempfile.SpooledTemporaryFile(SHARE_BYTES))
@@ -202,12 +198,10 @@ class Job:
             def send(shard: str, connection: Any) -> int:
                 rows = 0
                 with connection.cursor() as cursor:
-                    if shard in stage.targets:
-                        cursor.execute(create, {})
-                    for place, target in enumerate(stage.targets if shard in stage.by_shard else ()):
+                    for place, target in enumerate(stage.targets):
                         query = cursor.mogrify(self._share(stage, shard, place), self.parameters).decode()
                         if target == shard:
-                            cursor.execute(f"INSERT INTO {_plain(table)} {query}")
+                            cursor.execute(f"CREATE TEMPORARY TABLE {name} ON COMMIT DROP AS {query}")
                             rows += int(cursor.rowcount)
                         else:
                             file = Counted(shares[shard, target], self._count)
@@ -217,6 +211,8 @@ class Job:
             def receive(shard: str, connection: Any) -> int:
                 rows = 0
                 with connection.cursor() as cursor:
+                    if shard not in stage.by_shard:
+                        cursor.execute(f"CREATE TEMPORARY TABLE {name} ({_plain(definition)}) ON COMMIT DROP")
                     for source in stage.by_shard:
                         if source != shard:
                             shares[source, shard].seek(0)
@@ -225,10 +221,12 @@ class Job:
                             rows += int(cursor.rowcount)
                 return rows
 
-            sent = self.scatter(dict.fromkeys({*stage.by_shard, *stage.targets}, send))
+            sent = self.scatter(dict.fromkeys(stage.by_shard, send))
+            definition = _definition(self._columns(next(iter(stage.by_shard)), table))
             received = self.scatter(dict.fromkeys(stage.targets, receive))
-        self.scatter({shard: _finisher(stage, sent[shard] + received[shard]) for shard in stage.targets})
-        return int(sum(sent.values()) + sum(received.values()))
+        rows = {shard: sent.get(shard, 0) + received[shard] for shard in stage.targets}
+        self.scatter({shard: _finisher(stage, count) for shard, count in rows.items()})
+        return int(sum(rows.values()))
 
     def _share(self, stage: Relation, shard: str, place: int) -> str:
         """The query for a shard's rows that go to the target at a *place*. Those without a value go to the first."""
@@ -305,9 +303,9 @@ class Job:
 
     # -- sizes ------------------------------------------------------------------------------------------------------
 
-    def _columns(self, table: str) -> list[Column]:
-        """The columns of a table on the merge node, for making it on other shards."""
-        with self._leases.connection(self.node).cursor() as cursor:
+    def _columns(self, shard: str, table: str) -> list[Column]:
+        """The columns of a shard's temporary table, for making it on other shards."""
+        with self._leases.connection(shard).cursor() as cursor:
             cursor.execute(_COLUMNS, (_plain(table),))
             return [
                 Column(name, sql_type, collation=collation or "") for name, sql_type, collation in cursor.fetchall()

@@ -100,7 +100,9 @@ def parts_of(
     lists: Iterable[KeyList], by_shard: ByShard, parameters: Mapping[str, Any], topology: Topology
 ) -> dict[str, Any]:
     """Return the parameters that the partial queries of the partitions need beside those of the statement."""
-    partitions = [partition for found in by_shard.values() for partition in found]
+    partitions = {partition for found in by_shard.values() for partition in found}
+    # What the columns of partial rows are like, a shard that has none of them is asked by its first partition.
+    partitions |= {found[0] for found in topology.shard_map.by_shard().values()}
     found: dict[str, Any] = {}
     for key_list in lists:
         source = key_list.source
