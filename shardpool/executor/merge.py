@@ -23,6 +23,7 @@ from shardpool.executor.texts import FIRST_USER_OID, open_cursor
 from shardpool.executor.trace import Trace
 from shardpool.planner.moment import MOMENT
 from shardpool.planner.plan import (
+    READ_ONLY,
     ByShard,
     Computed,
     Concatenation,
@@ -120,6 +121,8 @@ class Merger:
                         before = job.bytes
                         step.rows = job.make(stage)
                         step.bytes = job.bytes - before
+                if isinstance(then, MergeQuery) and then.sql.startswith(READ_ONLY):
+                    job.protect(stages)
                 yield job, then
 
     def _node(self, stages: tuple[Stage, ...], then: PushdownPlan | MergeQuery, everywhere: ByShard) -> str:

@@ -40,6 +40,15 @@ WHERE a.attrelid = %s::regclass AND a.attnum > 0 ORDER BY a.attnum
 """
 
 
+_REFUSE_WRITES = """
+CREATE FUNCTION pg_temp.shardpool_read_only() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'read_only_sql_transaction', MESSAGE = format(
+        'cannot execute %%s of %%I in a query over several shards: what a function writes there would be lost', tg_op,
+        tg_table_name
+    );
+END $$
+"""
 #: What a shard sends another is kept in memory up to this size, in bytes.
 SHARE_BYTES = 1 << 20
 
@@ -98,6 +107,15 @@ class Job:
         for statement in _finishing(stage, rows):
             self.execute(statement)
         return rows
+
+    def protect(self, stages: Sequence[Stage]) -> None:
+        """Let nothing write the tables of *stages*: a read-only transaction may write temporary tables."""
+        self.execute(_REFUSE_WRITES)
+        for stage in stages:
+            self.execute(
+                "CREATE TRIGGER shardpool_read_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE "
+                f"ON {_temporary(stage.name)} EXECUTE FUNCTION pg_temp.shardpool_read_only()"
+            )
 
     def scatter(self, works: Mapping[str, Work[Any]]) -> dict[str, Any]:
         """Do work on several shards at once; return the results, or fail as a whole."""
