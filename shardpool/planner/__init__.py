@@ -7,6 +7,7 @@ finds each table occurrence and what pins it to partitions; the ladder in `ladde
 *single*       every sharded table is pinned to the same partition: the user's own words run there
 *reference*    only reference tables, or none: the user's own words run on any shard
 *pushdown*     a partial query per partition, one statement per shard, and a merge query in PostgreSQL
+*stages*       temporary tables first: subqueries that stand alone, tables that are spread, divided or gathered
 *gather*       the needed rows become temporary tables of the same names, and the user's own words run over them
 =============  ======================================================================================================
 
