@@ -144,7 +144,7 @@ def placements_of(plan: Plan, topology: Topology) -> list[Placement]:
 
 def gives_way(plan: Plan, code: str) -> str | None:
     """The rung that gives way to the next one after an error of the statement."""
-    if isinstance(plan, PushdownPlan) and (code in _NO_PUSHDOWN or code[:2] == _DATA_EXCEPTIONS):
+    if isinstance(plan, PushdownPlan) and (code in _NO_PUSHDOWN or (plan.limited and code[:2] == _DATA_EXCEPTIONS)):
         return "pushdown"
     return "stages" if isinstance(plan, StagesPlan) and code[:2] in _NO_STAGES else None
 

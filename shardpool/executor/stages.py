@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -88,6 +89,7 @@ class Job:
         self.texts = texts
         #: What has travelled so far.
         self.bytes = 0
+        self._counting = threading.Lock()
 
     def make(self, stage: Stage) -> int:
         """Make a stage's table; return its number of rows."""
@@ -335,7 +337,8 @@ class Job:
             self._count(cursor.fetchone()[0])
 
     def _count(self, size: int) -> None:
-        self.bytes += size
+        with self._counting:
+            self.bytes += size
         if self._too_large():
             raise GatherTooLarge(self.bytes, self._max_bytes)
 

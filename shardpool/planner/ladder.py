@@ -167,6 +167,7 @@ class CompiledQuery:
             moment=self._moment,
             reads_tables=pushdown.reads_tables,
             lists=parts_of(pushdown.lists, by_shard, parameters, topology),
+            limited=pushdown.limited,
         )
 
     def _stages_for(self, parameters: Mapping[str, Any], topology: Topology, statistics: Statistics) -> Stages | str:

@@ -85,6 +85,8 @@ class PushdownPlan:
     reads_tables: bool = False
     #: Parameters of the partitions beside the statement's own.
     lists: Mapping[str, Any] = field(default_factory=dict)
+    #: There is a LIMIT: one PostgreSQL might not look at all rows.
+    limited: bool = False
 
 
 @dataclass(frozen=True)

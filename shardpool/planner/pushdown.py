@@ -44,6 +44,8 @@ class Pushdown:
     reads_tables: bool = False
     #: Lists of keys of which each partition is sent its part.
     lists: tuple[KeyList, ...] = ()
+    #: There is a LIMIT: one PostgreSQL might not look at all rows.
+    limited: bool = False
 
 
 def plan_pushdown(
@@ -87,6 +89,7 @@ def plan_pushdown(
             rows_of(alone.table) if alone is not None and alone.table is not None else "",
             merge is not None and _reads_tables(merge, partial_table),
             lists,
+            select.HasField("limit_count"),
         )
     except (Refused, NotPartitionWise, NotPartial) as reason:
         return str(reason)

@@ -399,3 +399,7 @@ select sum(-t.small) as quantity from orders t;
 
 -- A column that USING merged, and another table's of that name.
 select t3.account from ((daily t1 join people t2 using (customer_id)) left join ledger t3 on t3.region = t2.login) where customer_id <= 1;
+
+select 1 / (id - 5) from orders where customer_id in (7, 3) limit 0;
+
+select 10 / id from orders where id > 0 limit 0;
