@@ -15,6 +15,7 @@ from typing import Any
 
 from shardpool.planner.ast import is_a, kind
 from shardpool.planner.clauses import aggregates_of_outer_queries
+from shardpool.planner.constants import UNKNOWN, Parameter, key_value
 from shardpool.planner.gather import Source, plan_sources
 from shardpool.planner.lists import parts_of
 from shardpool.planner.moment import at_one_moment
@@ -36,6 +37,7 @@ from shardpool.planner.sizes import Statistics
 from shardpool.planner.stages import Stages, plan_stages, relation_of
 from shardpool.planner.statement import Statement
 from shardpool.planner.words import Template, in_partition, over_gathered
+from shardpool.topology.key import KeyType
 from shardpool.topology.shard_map import Topology
 
 NO_STATISTICS = Statistics()
@@ -104,6 +106,20 @@ class CompiledQuery:
         assert self.still is not None and self.still_analysis is not None
         return plan_sources(self.still_analysis, self.still, self.topology, self.unknown_function)
 
+    @cached_property
+    def _key(self) -> tuple[str, tuple[KeyType, ...]] | None:
+        """The parameter that is the key of all sharded tables, and its type: the common case, which is to be quick."""
+        found = set()
+        for item, pin in zip(self.analysis.occurrences, self.pins, strict=True):
+            if item.table is not None and item.table.sharded:
+                sources = () if pin is None else tuple(source for lists in pin.columns for it in lists for source in it)
+                found.add((sources, item.table.key_types))
+        (sources, key_types), *others = found
+        if others or len(key_types) != 1 or len(sources) != 1 or self.unknown_function is not None:
+            return None
+        source = sources[0]
+        return (source.name, key_types) if isinstance(source, Parameter) and not source.many else None
+
     @property
     def _moment(self) -> bool:
         return self.still is not self.statement
@@ -122,6 +138,12 @@ class CompiledQuery:
         """
         if not self.sharded:
             return ReferencePlan(self.words)
+        if self._key is not None:
+            name, key_types = self._key
+            value = key_value(parameters.get(name, UNKNOWN), key_types[0])
+            if value is not UNKNOWN:
+                placement = topology.place(value, key_types)
+                return SinglePlan(placement, topology.qualifiers[placement.partition.id].join(self.template))
         pinned = [
             partitions_of(self.pins, index, item, parameters, topology)
             for index, item in enumerate(self.analysis.occurrences)
