@@ -16,11 +16,23 @@ from functools import cache
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, UnfaithfulText, column_fields, is_a, names, to_sql, unwrap, walk_flat
+from shardpool.planner.ast import Tree, UnfaithfulText, is_a, to_sql, unwrap, walk_flat
 from shardpool.planner.needed import Needed
+from shardpool.planner.needed_rows import (
+    bare,
+    conjuncts,
+    equalities,
+    finds_one,
+    has_subquery,
+    joined,
+    looked_up_by,
+    named_so,
+    removes,
+    sides,
+)
 from shardpool.planner.partitionwise import NotPartitionWise, PartitionWise
 from shardpool.planner.plan import APPENDED_ROWS, SCHEMA_MARKER, rows_of
-from shardpool.planner.rewrite import column, rewritten, target
+from shardpool.planner.rewrite import column, target
 from shardpool.planner.safety import not_repeatable
 from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Fact, Item, Member
 from shardpool.planner.sizes import Statistics, selectivity
@@ -85,7 +97,7 @@ class Sources:
         self._dropped = False
         self._own = cache(self._own_conditions)
         self._own_share = cache(self._guess_own_share)
-        self._equalities = cache(_equalities)
+        self._equalities = cache(equalities)
 
     def source(self, name: str, occurrences: Collection[Item]) -> Source:
         """Return the source of a table for those of the *occurrences* that are of it."""
@@ -97,7 +109,7 @@ class Sources:
         condition = None if self._everything else self._condition(items)
         unfiltered = self._select(table, columns, None)
         places = tuple(self._analysis.occurrences.index(item) for item in items)
-        indexes = tuple(dict.fromkeys(found for item in items if (found := _looked_up_by(item))))
+        indexes = tuple(dict.fromkeys(found for item in items if (found := looked_up_by(item))))
         if condition is None:
             return Source(table, columns, unfiltered, unfiltered, places, indexes)
         filtered = self._select(table, columns, condition)
@@ -127,8 +139,8 @@ class Sources:
     def _settled(self, item: Item, path: tuple[Item, ...]) -> Iterator[Tree]:
         """Yield the conditions of the reference tables of which each needed row of *item* finds one row, by its key."""
         for fact in item.scope.facts:
-            for own, (other, name) in _sides(fact, item) if fact.items is None else ():
-                if own[0] is not item or other in (item, *path) or not _finds_one(own, (other, name)):
+            for own, (other, name) in sides(fact, item) if fact.items is None else ():
+                if own[0] is not item or other in (item, *path) or not finds_one(own, (other, name)):
                     continue
                 conditions = [fact.condition for fact in other.scope.facts if fact.items is None]
                 yield from (found for found in conditions if self._filters(Fact(None, frozenset(), found), other))
@@ -175,9 +187,9 @@ class Sources:
         if not own or item.table is None:
             return 1.0
         size = self._statistics.size(item.table.name)
-        plain = [condition for condition in own if not _has_subquery(condition)]
+        plain = [condition for condition in own if not has_subquery(condition)]
         if plain and item.table.sharded and size.bytes > SMALL_TABLE:
-            rows = self._statistics.rows(self._select(item.table, (), _joined(pb.AND_EXPR, plain)))
+            rows = self._statistics.rows(self._select(item.table, (), joined(pb.AND_EXPR, plain)))
             if rows is not None:
                 share = rows / max(size.rows, 1.0)
                 return min(1.0, share * selectivity(condition for condition in own if condition not in plain))
@@ -192,14 +204,14 @@ class Sources:
             parts = [] if item.sampled else [*self._own(item), *self._reductions(item, ())]
             if not parts:
                 return None
-            choices.append(_joined(pb.AND_EXPR, parts))
-        return _joined(pb.OR_EXPR, choices)
+            choices.append(joined(pb.AND_EXPR, parts))
+        return joined(pb.OR_EXPR, choices)
 
     def _own_conditions(self, item: Item) -> list[Tree]:
         found = []
         for fact in item.scope.facts:
             if self._filters(fact, item):
-                found.append(_bare(fact.condition))
+                found.append(bare(fact.condition))
             elif is_a(fact.condition, "bool_expr") and fact.condition.bool_expr.boolop == pb.OR_EXPR:
                 found += self._implied(fact, item)
         return found
@@ -208,19 +220,19 @@ class Sources:
         """Of ``(own AND other) OR (own AND other)`` the OR of the item's own parts."""
         choices = []
         for branch in fact.condition.bool_expr.args:
-            own = [part for part in _conjuncts(branch) if self._filters(replace(fact, condition=part), item)]
+            own = [part for part in conjuncts(branch) if self._filters(replace(fact, condition=part), item)]
             if not own:
                 return []
-            choices.append(_joined(pb.AND_EXPR, [_bare(part) for part in own]))
-        return [_joined(pb.OR_EXPR, choices)]
+            choices.append(joined(pb.AND_EXPR, [bare(part) for part in own]))
+        return [joined(pb.OR_EXPR, choices)]
 
     def _filters(self, fact: Fact, item: Item) -> bool:
         """Whether rows of *item* that fail the condition can be left out beforehand."""
-        if fact.condition is None or not _removes(fact, item):
+        if fact.condition is None or not removes(fact, item):
             return False
         nodes = list(walk_flat(fact.condition))
         members = [item.scope.resolve(node, fact.visible) for node in nodes if isinstance(node, pb.ColumnRef)]
-        if not members or not all(m is not None and m[0] is item and _named_so(item, m[1]) for m in members):
+        if not members or not all(m is not None and m[0] is item and named_so(item, m[1]) for m in members):
             return False
         links = [node for node in nodes if isinstance(node, pb.SubLink)]
         if not all(self._is_answered_everywhere(link) for link in links):
@@ -250,7 +262,7 @@ class Sources:
     def _reducer(self, member: Member, path: tuple[Item, ...]) -> Tree | None:
         """The SELECT of the values that a column has in the needed rows of its table, if all shards can answer it."""
         item, name = member
-        if item.table is None or item.sampled or not _named_so(item, name):
+        if item.table is None or item.sampled or not named_so(item, name):
             return None
         if item in self.spread:
             source = pb.RangeVar(schemaname=STAGE_SCHEMA, relname=self.spread[item], inh=True, relpersistence="p")
@@ -268,7 +280,7 @@ class Sources:
         select.target_list.append(target(pb.Node(column_ref=pb.ColumnRef(fields=fields))))
         select.from_clause.append(pb.Node(range_var=source))
         if conditions:
-            select.where_clause.CopyFrom(_joined(pb.AND_EXPR, conditions))
+            select.where_clause.CopyFrom(joined(pb.AND_EXPR, conditions))
         return pb.Node(select_stmt=select)
 
     def _reduced(self, item: Item, path: tuple[Item, ...] = ()) -> float:
@@ -288,7 +300,7 @@ class Sources:
         source = pb.RangeVar(schemaname=SCHEMA_MARKER, relname=table.name, inh=True, relpersistence="p")
         if condition is not None:
             select.where_clause.CopyFrom(condition)
-            if _has_subquery(condition):
+            if has_subquery(condition):
                 source.schemaname, _, source.relname = APPENDED_ROWS.partition(".")
                 source.alias.aliasname = table.name
         select.from_clause.append(pb.Node(range_var=source))
@@ -303,82 +315,3 @@ class Sources:
 
 #: What the table that reduces another one is called in the condition.
 _REDUCER = "shardpool_reducer"
-
-
-def _has_subquery(condition: Tree) -> bool:
-    return any(isinstance(node, pb.SubLink) for node in walk_flat(condition))
-
-
-def _removes(fact: Fact, item: Item) -> bool:
-    return fact.holds_for(item) and item.outer <= fact.outer
-
-
-def _equalities(item: Item) -> list[tuple[str, Member]]:
-    """Pairs of a column of *item* and a column of another item that its needed rows equal."""
-    found = []
-    for fact in item.scope.facts:
-        if not _removes(fact, item):
-            continue
-        for own, other in _sides(fact, item):
-            if own[0] is item and _named_so(item, own[1]):
-                found.append((own[1], other))
-    return found
-
-
-def _sides(fact: Fact, item: Item) -> list[tuple[Member, Member]]:
-    pair = fact.equality
-    if pair is None:
-        node = fact.condition
-        if not is_a(node, "a_expr") or node.a_expr.kind != pb.AEXPR_OP or names(node.a_expr.name) != ("=",):
-            return []
-        sides = (node.a_expr.lexpr, node.a_expr.rexpr)
-        if not all(is_a(side, "column_ref") for side in sides):
-            return []
-        left, right = (item.scope.resolve(side.column_ref, fact.visible) for side in sides)
-        if left is None or right is None:
-            return []
-        pair = (left, right)
-    return [pair, (pair[1], pair[0])]
-
-
-def _finds_one(own: Member, other: Member) -> bool:
-    """Whether a row finds at most one of another item by this equality: that one's primary key."""
-    (item, name), (found, key) = own, other
-    columns = item.column(name), found.column(key)
-    if found.table is None or found.table.sharded or found.sampled or columns[0] is None or columns[1] is None:
-        return False
-    inner = not item.outer and not found.outer and item.scope is found.scope
-    alike = columns[0].type == columns[1].type and columns[0].collation == columns[1].collation
-    return inner and alike and found.table.primary_key == (columns[1].name,)
-
-
-def _looked_up_by(item: Item) -> tuple[str, ...]:
-    """The columns by which a subquery looks its rows up for each row of the query around it."""
-    found = [own for own, other in _equalities(item) if other[0].scope is not item.scope]
-    return tuple(sorted(set(found)))
-
-
-def _conjuncts(node: Tree) -> Iterator[Tree]:
-    if is_a(node, "bool_expr") and node.bool_expr.boolop == pb.AND_EXPR:
-        for part in node.bool_expr.args:
-            yield from _conjuncts(part)
-    else:
-        yield node
-
-
-def _named_so(item: Item, name: str) -> bool:
-    column = item.column(name)
-    return item.table is not None and column is not None and column.name == name
-
-
-def _bare(condition: Tree) -> Tree:
-    def replace(node: Tree) -> Tree | None:
-        if is_a(node, "select_stmt"):
-            return node
-        return column(column_fields(node.column_ref)[-1]) if is_a(node, "column_ref") else None
-
-    return rewritten(condition, replace)
-
-
-def _joined(operator: int, parts: list[Tree]) -> Tree:
-    return parts[0] if len(parts) == 1 else pb.Node(bool_expr=pb.BoolExpr(boolop=operator, args=parts))

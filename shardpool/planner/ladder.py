@@ -34,7 +34,8 @@ from shardpool.planner.refusals import refuse
 from shardpool.planner.safety import check_query, check_session, moving_parameters
 from shardpool.planner.scopes import Analysis, analyse
 from shardpool.planner.sizes import Statistics
-from shardpool.planner.stages import Stages, plan_stages, relation_of
+from shardpool.planner.staged_plan import Stages
+from shardpool.planner.stages import plan_stages, relation_of
 from shardpool.planner.statement import Statement
 from shardpool.planner.words import Template, in_partition, over_gathered
 from shardpool.topology.key import KeyType

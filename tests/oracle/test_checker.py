@@ -12,7 +12,7 @@ import pytest
 from postgast import pg_query_pb2 as pb
 
 from shardpool.executor import stages
-from shardpool.planner import aggregates, gather, groups, ladder, lists, pins, pushdown, rows, safety
+from shardpool.planner import aggregates, gather, groups, ladder, lists, needed_rows, pins, pushdown, rows, safety
 from shardpool.planner.ast import Tree, is_a
 from shardpool.planner.partitionwise import PartitionWise
 from shardpool.planner.plan import Concatenation, MergeQuery
@@ -142,7 +142,8 @@ def the_merge_forgets_where_nulls_go(patch: pytest.MonkeyPatch) -> None:
 
 @plant("select count(*) from orders o left join customers c on c.level = o.small where c.level is null")
 def a_filter_sinks_below_the_null_supplying_side(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(gather, "_removes", lambda fact, item: fact.holds_for(item))
+    for module in (gather, needed_rows):
+        patch.setattr(module, "removes", lambda fact, item: fact.holds_for(item))
 
 
 @plant(
@@ -151,7 +152,8 @@ def a_filter_sinks_below_the_null_supplying_side(patch: pytest.MonkeyPatch) -> N
 )
 def kept_rows_are_reduced(patch: pytest.MonkeyPatch) -> None:
     """The rows of the kept side of an outer join are dropped where the other side has none for them."""
-    patch.setattr(gather, "_removes", lambda fact, item: True)
+    for module in (gather, needed_rows):
+        patch.setattr(module, "removes", lambda fact, item: True)
 
 
 @plant("select c.name, o.id from customers c left join orders o on o.customer_id = c.customer_id and c.customer_id = 7")
@@ -317,7 +319,7 @@ def a_shard_s_rows_are_lost(patch: pytest.MonkeyPatch) -> None:
     "join country k on k.customer_id = c.customer_id where k.name = 'Brazil' order by 1"
 )
 def a_condition_that_reduced_a_table_is_not_checked_where_it_must_be(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(gather, "_finds_one", lambda own, other: True)
+    patch.setattr(gather, "finds_one", lambda own, other: True)
 
 
 @plant("select code, sum(total) from orders group by code")

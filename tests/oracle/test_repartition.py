@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shardpool.errors import ShardpoolError
-from shardpool.executor import stages as executor
+from shardpool.executor import dividing
 from shardpool.planner import repartition, stages
 from shardpool.planner.plan import Relation, StagesPlan
 from tests.oracle.corpus import Case, cases
@@ -86,18 +86,18 @@ def test_random_statements(oracle: Oracle, cheap: pytest.MonkeyPatch) -> None:
 
 
 def rows_without_a_value_are_lost(patch: pytest.MonkeyPatch) -> None:
-    original = executor.Job._share
-    patch.setattr(executor.Job, "_share", lambda *given: original(*given).replace("coalesce(", "nullif("))
+    original = dividing.share
+    patch.setattr(dividing, "share", lambda *given: original(*given).replace("coalesce(", "nullif("))
 
 
 def tables_are_divided_differently(patch: pytest.MonkeyPatch) -> None:
-    original = executor.Job._share
+    original = dividing.share
 
-    def share(self: Any, stage: Relation, shard: str, place: int) -> str:
+    def share(stage: Relation, shard: str, place: int) -> str:
         moved = place + (stage.table == "people")
-        return original(self, stage, shard, moved % len(stage.targets))
+        return original(stage, shard, moved % len(stage.targets))
 
-    patch.setattr(executor.Job, "_share", share)
+    patch.setattr(dividing, "share", share)
 
 
 def any_column_divides(patch: pytest.MonkeyPatch) -> None:
