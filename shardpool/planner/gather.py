@@ -46,15 +46,14 @@ SMALL_TABLE = 256 * 1024
 
 @dataclass(frozen=True)
 class Source:
-    """A table to gather: its texts with and without conditions, and its occurrences' places in the analysis."""
+    """A table to gather: the query for its needed rows, and its occurrences' places in the analysis."""
 
     table: Table
     columns: tuple[Column, ...]
-    filtered: str
-    unfiltered: str
+    select: str
     occurrences: tuple[int, ...]
     indexes: tuple[tuple[str, ...], ...] = ()
-    #: The table's rows, if `filtered` reads those of all partitions at once: tables that reduce it are read once.
+    #: The table's rows, if `select` reads those of all partitions at once: tables that reduce it are read once.
     appended: str = ""
 
 
@@ -107,14 +106,11 @@ class Sources:
         columns = tuple(c for c in table.columns if self._needed is None or renamed or self._needed.has(name, c.name))
         columns = columns or table.columns[:1]
         condition = None if self._everything else self._condition(items)
-        unfiltered = self._select(table, columns, None)
         places = tuple(self._analysis.occurrences.index(item) for item in items)
         indexes = tuple(dict.fromkeys(found for item in items if (found := looked_up_by(item))))
-        if condition is None:
-            return Source(table, columns, unfiltered, unfiltered, places, indexes)
-        filtered = self._select(table, columns, condition)
-        appended = rows_of(table) if APPENDED_ROWS in filtered else ""
-        return Source(table, columns, filtered, unfiltered, places, indexes, appended)
+        select = self._select(table, columns, condition)
+        appended = rows_of(table, table.columns) if APPENDED_ROWS in select else ""
+        return Source(table, columns, select, places, indexes, appended)
 
     def share(self, name: str, occurrences: Collection[Item]) -> float:
         """Guess the share of a table's rows that those of the *occurrences* need that are of it."""

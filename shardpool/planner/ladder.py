@@ -28,6 +28,7 @@ from shardpool.planner.plan import (
     Reason,
     ReferencePlan,
     SinglePlan,
+    rows_of,
 )
 from shardpool.planner.pushdown import Pushdown, plan_pushdown
 from shardpool.planner.refusals import refuse
@@ -243,7 +244,7 @@ class CompiledQuery:
             pruned = pruned or partitions is not None
             relation = relation_of(source, source.table.name, grouped)
             if not filters:
-                relation = replace(relation, select=source.unfiltered, appended="")
+                relation = replace(relation, select=rows_of(source.table, source.columns), appended="")
             relations.append(replace(relation, by_shard=topology.shard_map.by_shard(partitions)))
         return GatherPlan(tuple(relations), self.words, pruned, reasons, self._moment)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -162,10 +162,10 @@ class StagesPlan:
 Plan = SinglePlan | ReferencePlan | PushdownPlan | StagesPlan | GatherPlan
 
 
-def rows_of(table: Table) -> str:
-    """Return the query for a table's rows in one partition, to be appended."""
-    columns = ", ".join(quote(column.name) for column in table.columns)
-    return f"SELECT {columns} FROM {SCHEMA_MARKER}.{quote(table.name)}".replace("%", "%%")
+def rows_of(table: Table, columns: Iterable[Column]) -> str:
+    """Return the query for all of a table's rows in one partition."""
+    names = ", ".join(quote(column.name) for column in columns)
+    return f"SELECT {names} FROM {SCHEMA_MARKER}.{quote(table.name)}".replace("%", "%%")
 
 
 def list_name(text: str, partition: Partition) -> str:

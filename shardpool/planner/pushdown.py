@@ -86,7 +86,7 @@ def plan_pushdown(
             roots,
             tuple(_limit_parameters(select, statement)),
             partial_table,
-            rows_of(alone.table) if alone is not None and alone.table is not None else "",
+            rows_of(alone.table, alone.table.columns) if alone is not None and alone.table is not None else "",
             merge is not None and _reads_tables(merge, partial_table),
             lists,
             select.HasField("limit_count"),

@@ -302,7 +302,7 @@ def relation_of(source: Source, name: str, grouped: bool) -> Relation:
         source.columns,
         key if whole else (),
         source.indexes,
-        source.filtered,
+        source.select,
         {},
         source.appended,
     )
