@@ -129,7 +129,8 @@ def cancel_job(router: Router, name: str) -> None:
 def undo_job(router: Router, name: str) -> Mapping[str, Any]:
     """Go back to before a finished job, where its kind can: an import lets the old database be written again.
 
-    Raise `JobRefused` if there is no way back: another kind, or rows that were written to the keyspace since.
+    Raise `JobRefused` if there is no way back: another kind, or rows that were written to the keyspace since and not
+    noted (`run.way_back`).
     """
     journal = JobJournal(router.catalog)
     record = journal.find(name)
@@ -141,6 +142,20 @@ def undo_job(router: Router, name: str) -> Mapping[str, Any]:
         if prepared.undo is None:
             raise JobRefused(f"a job of the kind {spec.kind!r} has no way back: its source is as it was")
         return prepared.undo()
+
+
+def close_job(router: Router, name: str) -> None:
+    """Give up the way back of a finished job: nothing is noted for it any more. Raise `JobRefused` if there is none."""
+    journal = JobJournal(router.catalog)
+    record = journal.find(name)
+    if record is None or record.state != "done":
+        raise JobRefused(f"there is no finished job {name!r} with a way back")
+    router.refresh()
+    spec = JobSpec.from_json(record.spec)
+    with journal.held(name), _PREPARE[spec.kind](router, spec, False) as prepared:
+        if prepared.close is None:
+            raise JobRefused(f"the job {name!r} keeps no way back (run.way_back of an import)")
+        prepared.close()
 
 
 def _run(
