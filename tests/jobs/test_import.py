@@ -192,7 +192,7 @@ def test_the_way_back_takes_along_what_was_written(place: MoveIn) -> None:
     assert sorted(place.router.topology.tables) == sorted(TABLES)
 
 
-@pytest.mark.parametrize("point", ["fenced-back", "way-back-closed"])
+@pytest.mark.parametrize("point", ["fenced-back", pytest.param("way-back-closed", marks=pytest.mark.slow)])
 def test_kill_9_on_the_way_back(place: MoveIn, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
     place.spec.write_text(place.spec.read_text().replace("[run]", "[run]\nway_back = true"))
     run_job(place.router, place.spec)

@@ -18,7 +18,7 @@ import pytest
 
 from shardpool import Router, Sharded, read_config
 from shardpool.bulk.positions import CATALOG, Positions
-from shardpool.errors import JobFailed, JobRefused, UnknownTable
+from shardpool.errors import JobFailed, JobRefused, SchemaBusy, UnknownTable
 from shardpool.jobs import cancel_job, job_status, pause_job, plan_job, resume_job, run_job
 from shardpool.jobs.replicate import capture, follow
 from shardpool.moves import move_partition
@@ -262,3 +262,18 @@ def test_the_command_line_shows_the_lag(place: Place, tmp_path: Path) -> None:
     assert (shown["changes"], shown["waiting"], shown["lag"]) == (OWNERS, 0, 0.0)
     assert "lag" in run("job", "status", config=place.config).out
     check_replicated(place.router, place.url)
+
+
+def test_a_cancel_that_cannot_remove_the_triggers_is_none(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_job(place.router, place.spec)
+
+    def busy(*_: object) -> None:
+        raise SchemaBusy("SP264", "a long transaction is in the way")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shardpool.jobs.replicate.job.stop_capture", busy)
+        with pytest.raises(SchemaBusy):
+            cancel_job(place.router, "feed")
+    assert job_status(place.router)[0].state == "paused"
+    cancel_job(place.router, "feed")
+    assert sorted(place.router.topology.tables) == ["accounts", "country", "owners"]
