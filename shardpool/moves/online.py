@@ -12,7 +12,6 @@ from typing import Any
 import psycopg2
 
 from shardpool import faults
-from shardpool.bulk.throttle import Throttle, watching
 from shardpool.errors import CutoverTimeout, MoveError
 from shardpool.moves.capture import check_captured
 from shardpool.moves.constraints import put_on, read_kept, take_off, validate_foreign_keys
@@ -24,6 +23,7 @@ from shardpool.moves.move import Move
 from shardpool.moves.relay import Relay
 from shardpool.moves.reverse import note_from_the_first
 from shardpool.moves.rounds import Rounds
+from shardpool.moves.throttle import Throttle, throttled
 
 #: A round of so few keys is followed by the lock.
 FEW = 300
@@ -44,8 +44,7 @@ def copy_online(move: Move) -> None:
     tables = read_layout(source, record.schema)
     source.rollback()
     meter.total_bytes = sum(table.heap for table in tables)
-    shards, limits = (record.source, record.target), move.router.config.moves
-    with watching(move.router.engines, shards, limits, str(record)) as throttle:
+    with throttled(move.router, record) as throttle:
         for table in tables:
             name = f"copied {table.name}"
             if name not in copied:
