@@ -48,15 +48,15 @@ def repair_reference(engines: Engines, topology: Topology, name: str, source: st
                 shard, connection, f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; LOCK TABLE {relation} IN EXCLUSIVE MODE"
             )
         with connections[source].cursor() as cursor:
-            expected, rows = digest_in(cursor, relation, table), _rows(cursor, relation, table)
+            expected, rows = digest_in(cursor, relation, table.columns), _rows(cursor, relation, table)
         for shard, connection in connections.items():
             with connection.cursor() as cursor:
-                if digest_in(cursor, relation, table) != expected:
+                if digest_in(cursor, relation, table.columns) != expected:
                     try:
                         _replace(cursor, topology.keyspace, table, rows)
                     except psycopg2.Error as error:
                         raise refused(error, shard, gone=bool(connection.closed)) from error
-                    if digest_in(cursor, relation, table) != expected:
+                    if digest_in(cursor, relation, table.columns) != expected:
                         raise JobRefused(f"{name} on shard {shard} still differs: are there triggers on it?")
                     changed.append(shard)
         for shard in changed:
