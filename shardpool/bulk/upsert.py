@@ -5,7 +5,7 @@ Temporary tables would be the usual way, but a transaction that used one cannot 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from shardpool.bulk.chunk import Record
@@ -18,12 +18,15 @@ from shardpool.topology.tables import Table
 
 
 class Upsert:
-    """A writer for rows of *table*. Of rows with the same key in one chunk the last one stays."""
+    """A writer for rows of *table*. Of rows with the same key in one chunk the last one stays.
 
-    def __init__(self, table: Table) -> None:
+    Rows that are there keep what they have in the columns *kept*.
+    """
+
+    def __init__(self, table: Table, kept: Collection[str] = ()) -> None:
         if not table.primary_key:
             raise JobRefused(f"load.mode = 'upsert' needs a primary key, and {table.name} has none")
-        self._table = table
+        self._table, self._kept = table, {*kept, *table.primary_key}
 
     def __call__(
         self, connection: Any, relation: str, columns: Sequence[str], records: Sequence[Record], limit: int
@@ -51,12 +54,12 @@ class Upsert:
         arrays = ", ".join(["%s::text[]"] * len(columns))
         aliases = ", ".join(f"v{at}" for at in range(len(columns)))
         key = ", ".join(map(quote, self._table.primary_key))
-        others = [quote(name) for name in columns if name not in self._table.primary_key]
+        others = [quote(name) for name in columns if name not in self._kept]
         changes = ", ".join(f"{name} = excluded.{name}" for name in others)
         action = f"UPDATE SET {changes}" if changes else "NOTHING"
         return (
-            f"INSERT INTO {relation} ({names}) SELECT {values} FROM unnest({arrays}) AS v ({aliases}) "
-            f"ON CONFLICT ({key}) DO {action}"
+            f"INSERT INTO {relation} ({names}) OVERRIDING SYSTEM VALUE SELECT {values} "
+            f"FROM unnest({arrays}) AS v ({aliases}) ON CONFLICT ({key}) DO {action}"
         )
 
     def _type(self, name: str) -> str:

@@ -24,6 +24,12 @@ def doctor(
     repair: Annotated[
         bool, typer.Option("--repair", help="First finish schema changes and loads whose process died half way.")
     ] = False,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TABLE=SHARD", help="First make all copies of a reference table equal to that of a shard."
+        ),
+    ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
@@ -38,6 +44,8 @@ def doctor(
     catalog = Catalog(settings.catalog, settings.keyspace, settings.pool.connect_timeout)
     try:
         repaired = _repair(catalog, engines) if repair else []
+        for wish in reference or ():
+            repaired += _equal_copies(catalog, engines, wish)
         findings = list(examine(read_facts(settings, engines, catalog)))
     finally:
         engines.close()
@@ -60,6 +68,16 @@ def _repair(catalog: Any, engines: Any) -> list[str]:
     for it in resolve_loads(catalog, engines, sorted(shards)):
         done.append(f"load on {it.shard} {'committed' if it.committed else 'rolled back'}: {it.gid}")
     return done
+
+
+def _equal_copies(catalog: Any, engines: Any, wish: str) -> list[str]:
+    from shardpool.jobs.reference import repair_reference
+
+    table, _, source = wish.partition("=")
+    topology = catalog.load()
+    engines.set_shards(topology.shard_map.shards)
+    changed = repair_reference(engines, topology, table, source)
+    return [f"reference table {table} on shard {shard} made equal to that of {source}" for shard in changed]
 
 
 def _picture(facts: dict[str, Any], verbose: bool) -> RenderableType:

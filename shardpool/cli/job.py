@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shardpool.cli.job_pictures import plan_picture, result_picture, status_picture, undone_picture, wanted_picture
+from shardpool.cli.job_pictures import (
+    closed_picture,
+    plan_picture,
+    result_picture,
+    status_picture,
+    undone_picture,
+    wanted_picture,
+)
 from shardpool.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from shardpool.cli.output import show
 
@@ -99,13 +106,24 @@ def cancel(name: NameArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: J
 
 @app.command()
 def undo(name: NameArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """Go back to before a finished import, if nothing was written to the keyspace since: the old tables open again."""
+    """Go back to before a finished import: the old tables open again, with what was written since (run.way_back)."""
     from shardpool.jobs import undo_job
     from shardpool.router import Router
 
     with Router.from_file(config, listen=False) as router:
         facts = {"job": name, "wanted": "undo", **undo_job(router, name)}
     show(facts, as_json, undone_picture)
+
+
+@app.command()
+def close(name: NameArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Give up the way back of a finished import (run.way_back): what is written is not noted any more."""
+    from shardpool.jobs import close_job
+    from shardpool.router import Router
+
+    with Router.from_file(config, listen=False) as router:
+        close_job(router, name)
+    show({"job": name, "wanted": "close"}, as_json, closed_picture)
 
 
 # -- facts ----------------------------------------------------------------------------------------------------------

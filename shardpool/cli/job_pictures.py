@@ -130,6 +130,13 @@ def wanted_picture(facts: dict[str, Any]) -> RenderableType:
     return Text(f"job {facts['job']}: {facts['wanted']} is asked for; see shardpool job status", style="green")
 
 
+def closed_picture(facts: dict[str, Any]) -> RenderableType:
+    """Draw that there is no way back any more."""
+    from rich.text import Text
+
+    return Text(f"job {facts['job']}: there is no way back any more", style="green")
+
+
 def undone_picture(facts: dict[str, Any]) -> RenderableType:
     """Draw that a job was undone."""
     from rich.text import Text

@@ -6,13 +6,24 @@ sink. `run` gives them to the runner. Nothing here opens a thread or writes a ch
 
 from shardpool.bulk.journal import JobRecord
 from shardpool.bulk.runner import JobProgress
-from shardpool.jobs.run import JobResult, cancel_job, job_status, pause_job, plan_job, resume_job, run_job, undo_job
+from shardpool.jobs.run import (
+    JobResult,
+    cancel_job,
+    close_job,
+    job_status,
+    pause_job,
+    plan_job,
+    resume_job,
+    run_job,
+    undo_job,
+)
 
 __all__ = [
     "JobProgress",
     "JobRecord",
     "JobResult",
     "cancel_job",
+    "close_job",
     "job_status",
     "pause_job",
     "plan_job",

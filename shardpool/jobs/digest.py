@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from shardpool.errors import JobRefused
@@ -30,11 +29,11 @@ _PLAIN |= {"timestamp without time zone", "timestamp with time zone"}
 _SCALED = re.compile(r"numeric\(\d+,-?\d+\)")
 
 
-def row_hash(table: Table) -> str:
-    """Return the SQL of the hash of a row of *table*, 64 bits."""
+def row_hash(columns: Sequence[Column]) -> str:
+    """Return the SQL of the hash of a row of *columns*, generated ones aside; 64 bits."""
     plain: list[str] = []
     others: list[str] = []
-    for column in table.columns:
+    for column in columns:
         if not column.generated:
             (plain if _is_plain(column) else others).append(f"{quote(column.name)}::{column.type}")
     # The hash of a record is linear in those of its values: unmixed, values swapped between rows would not be seen.
@@ -50,9 +49,9 @@ def _is_plain(column: Column) -> bool:
     return column.base_type in _PLAIN or _SCALED.fullmatch(column.type) is not None
 
 
-def digest_in(cursor: Any, relation: str, table: Table) -> Digest:
-    """Return the digest of *relation* (quoted), which has the columns of *table*, as the cursor's snapshot has it."""
-    cursor.execute(f"SELECT count(*), coalesce(sum({row_hash(table)}), 0) FROM {relation}")
+def digest_in(cursor: Any, relation: str, columns: Sequence[Column]) -> Digest:
+    """Return the digest of *relation* (quoted), of these *columns*, as the cursor's snapshot has it."""
+    cursor.execute(f"SELECT count(*), coalesce(sum({row_hash(columns)}), 0) FROM {relation}")
     rows, total = cursor.fetchone()
     return int(rows), int(total)
 
@@ -69,7 +68,7 @@ def digests_of(engines: Engines, topology: Topology, tables: Mapping[str, Table]
                 schemas = [it.schema for it in topology.shard_map.by_shard().get(shard, ())]
                 if not topology.tables[name].sharded:
                     schemas = [topology.keyspace]
-                parts = [digest_in(cursor, f"{quote(schema)}.{quote(name)}", table) for schema in schemas]
+                parts = [digest_in(cursor, f"{quote(schema)}.{quote(name)}", table.columns) for schema in schemas]
                 found[name] = sum(rows for rows, _ in parts), sum(total for _, total in parts)
         return found
 
@@ -116,13 +115,12 @@ def differing_reservations(engines: Engines, topology: Topology) -> dict[str, tu
 
 def _digest_of_columns(engines: Engines, topology: Topology, table: str, column: str, key: Sequence[str]) -> Digest:
     parts = []
-    columns = (topology.tables[table].column(name) for name in (column, *key))
-    narrow = replace(topology.tables[table], columns=tuple(found for found in columns if found is not None))
+    columns = [found for name in (column, *key) if (found := topology.tables[table].column(name)) is not None]
     for shard, partitions in topology.shard_map.by_shard().items():
         with engines.borrow(shard) as connection, connection.cursor() as cursor:
             for partition in partitions:
                 relation = f"{quote(partition.schema)}.{quote(table)} WHERE {quote(column)} IS NOT NULL"
-                parts.append(digest_in(cursor, relation, narrow))
+                parts.append(digest_in(cursor, relation, columns))
     return sum_of(parts)
 
 

@@ -98,7 +98,7 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
             if engines is None:
                 return {}
             with engines.borrow(DATABASE) as connection, connection.cursor() as cursor:
-                found = {name: [digest_in(cursor, quote(name), tables[name])] for name in names}
+                found = {name: [digest_in(cursor, quote(name), tables[name].columns)] for name in names}
             digests = digests_of(router.engines, router.topology, {name: tables[name] for name in names})
             compare({name: whole(name, digests[name]) for name in names}, found)
             return {"verified_rows": {name: rows for name, [(rows, _)] in found.items()}}

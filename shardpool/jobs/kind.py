@@ -29,3 +29,5 @@ class Prepared:
     abandon: Callable[[], None] = lambda: None
     #: The way back after the job is done, if its kind has one; what it returns is told.
     undo: Callable[[], Mapping[str, Any]] | None = None
+    #: Gives the way back up, where one is kept: nothing is noted for it any more.
+    close: Callable[[], object] | None = None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from shardpool.bulk.executors import open_executor
 from shardpool.bulk.journal import OPEN, JobJournal, JobRecord
 from shardpool.bulk.runner import JobProgress, Run
 from shardpool.bulk.throttle import watching
-from shardpool.errors import JobRefused, ShardpoolError
+from shardpool.errors import JobRefused, SchemaError, ShardpoolError
 from shardpool.jobs import anonymise, etl, export, migrate, replicate
 from shardpool.jobs.kind import Prepared
 from shardpool.jobs.spec import FIXED, JobSpec, read_spec
 from shardpool.router import Router
+
+log = logging.getLogger(__name__)
 
 Spec = str | os.PathLike[str] | Mapping[str, Any]
 #: Rows of each table that a dry run shows.
@@ -112,24 +115,34 @@ def pause_job(router: Router, name: str) -> None:
 
 
 def cancel_job(router: Router, name: str) -> None:
-    """End an unfinished job for good. What it has written stays. Raise `JobRefused`, or `JobBusy` if it is slow."""
+    """End an unfinished job for good. What it has written stays.
+
+    Raise `JobRefused`, `JobBusy` if it is slow, or `SchemaError` if what it has put into the schema cannot be removed
+    now: then it is not cancelled yet.
+    """
     journal = JobJournal(router.catalog)
     record = journal.want(name, "cancel")
     if record.alive:
         return  # Its own process sees the wish within a second.
     with journal.held(name):
         spec = JobSpec.from_json(record.spec)
-        # What a chunk has left prepared. If the ends cannot be opened any more, their own resolver does it later.
-        with suppress(ShardpoolError), _PREPARE[spec.kind](router, spec, False) as prepared:
-            prepared.opened.sink.prepare(record.id)
-            prepared.abandon()
+        try:
+            with _PREPARE[spec.kind](router, spec, False) as prepared:
+                prepared.opened.sink.prepare(record.id)
+                prepared.abandon()
+        except SchemaError:
+            raise  # what notes writes would stay, and nobody would know
+        except ShardpoolError as error:
+            # What a chunk has left prepared, its own resolver finishes later.
+            log.warning("job %s is cancelled, but not all is cleared up: %s", name, error)
         journal.close(record.id, "cancelled")
 
 
 def undo_job(router: Router, name: str) -> Mapping[str, Any]:
     """Go back to before a finished job, where its kind can: an import lets the old database be written again.
 
-    Raise `JobRefused` if there is no way back: another kind, or rows that were written to the keyspace since.
+    Raise `JobRefused` if there is no way back: another kind, or rows that were written to the keyspace since and not
+    noted (`run.way_back`).
     """
     journal = JobJournal(router.catalog)
     record = journal.find(name)
@@ -141,6 +154,20 @@ def undo_job(router: Router, name: str) -> Mapping[str, Any]:
         if prepared.undo is None:
             raise JobRefused(f"a job of the kind {spec.kind!r} has no way back: its source is as it was")
         return prepared.undo()
+
+
+def close_job(router: Router, name: str) -> None:
+    """Give up the way back of a finished job: nothing is noted for it any more. Raise `JobRefused` if there is none."""
+    journal = JobJournal(router.catalog)
+    record = journal.find(name)
+    if record is None or record.state != "done":
+        raise JobRefused(f"there is no finished job {name!r} with a way back")
+    router.refresh()
+    spec = JobSpec.from_json(record.spec)
+    with journal.held(name), _PREPARE[spec.kind](router, spec, False) as prepared:
+        if prepared.close is None:
+            raise JobRefused(f"the job {name!r} keeps no way back (run.way_back of an import)")
+        prepared.close()
 
 
 def _run(

@@ -12,7 +12,6 @@ from typing import Any
 import psycopg2
 
 from shardpool import faults
-from shardpool.bulk.throttle import Throttle, watching
 from shardpool.errors import CutoverTimeout, MoveError
 from shardpool.moves.capture import check_captured
 from shardpool.moves.constraints import put_on, read_kept, take_off, validate_foreign_keys
@@ -25,6 +24,7 @@ from shardpool.moves.relay import Relay
 from shardpool.moves.reverse import note_from_the_first
 from shardpool.moves.rounds import Rounds, verify_all
 from shardpool.moves.spread import Spread
+from shardpool.moves.throttle import Throttle, throttled
 
 #: A round of so few keys is followed by the lock.
 FEW = 300
@@ -47,7 +47,7 @@ def copy_online(move: Move) -> None:
     for leg in sources:
         leg.servers.source.rollback()
     meter.total_bytes = sum(table.heap for found in tables for table in found)
-    with watching(move.router.engines, move.record.shards, move.router.config.moves, str(move.record)) as throttle:
+    with throttled(move.router, move.record) as throttle:
         for table in tables[0]:
             name = f"copied {table.name}"
             if all(name in ledger for ledger in ledgers):

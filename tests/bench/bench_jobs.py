@@ -1,7 +1,8 @@
 """Jobs against what people write today, side by side on the same servers: `python -m tests.bench.bench_jobs`.
 
 Moving a table in: `pg_dump | psql` into one database, one COPY to COPY pipe per core, and the job ``import``, which
-also verifies. Anonymising: a loop over a `psycopg2.pool` with an INSERT per row, and the job ``anonymise``.
+also verifies. Anonymising: a loop over a `psycopg2.pool` with an INSERT per row, and the job ``anonymise`` on threads,
+processes and a Dask cluster of two.
 `SHARDPOOL_BENCH_ROWS` (1,000,000). `python -m tests.bench.bench_jobs memory` copies 1 million rows and then 10 times as
 many, each in a process of its own, and prints what each has needed.
 """
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from distributed import LocalCluster as Dask
 from psycopg2.pool import ThreadedConnectionPool
 from sqlalchemy.engine import make_url
 
@@ -177,13 +179,14 @@ def anonymising(folder: Path) -> None:
     with keyspace("shop") as (cluster, router):
         router.create_schema(DDL, {"visit": Sharded("customer")})
         router.copy_into("visit", _rows(ROWS))
-        for executor in ("threads", "processes"):
-            config = cluster.write_config(folder / "anonymous.toml")
-            config.write_text(config.read_text().replace('keyspace = "shop"', f'keyspace = "anonymous_{executor}"'))
-            path = folder / f"{executor}.toml"
-            path.write_text(ANONYMISE.format(executor=executor))
-            took = seconds(lambda path=path: run_job(router, path))  # type: ignore[misc]
-            rates[f"job anonymise, {executor}"] = ROWS / took
+        with Dask(n_workers=CORES, threads_per_worker=1, dashboard_address=None, silence_logs=50) as dask:
+            for name, executor in (("threads", ""), ("processes", ""), ("dask", dask.scheduler_address)):
+                config = cluster.write_config(folder / "anonymous.toml")
+                config.write_text(config.read_text().replace('keyspace = "shop"', f'keyspace = "anonymous_{name}"'))
+                path = folder / f"{name}.toml"
+                path.write_text(ANONYMISE.format(executor=executor.replace("tcp", "dask") or name))
+                took = seconds(lambda path=path: run_job(router, path))  # type: ignore[misc]
+                rates[f"job anonymise, {name}"] = ROWS / took
     print(f"anonymising {ROWS:,} rows (rows/s, of the loop):")
     for name, rate in rates.items():
         print(f"  {name:28}{rate:12,.0f}{rate / looped:8.2f}")

@@ -82,6 +82,23 @@ def test_reference_tables_are_compared(shop: Path, cluster: LocalCluster) -> Non
     assert findings(shop) == {}
 
 
+def test_reference_tables_are_made_equal(shop: Path, cluster: LocalCluster) -> None:
+    with Router.from_file(shop, listen=False) as router:
+        router.query("INSERT INTO country VALUES ('zz', 'gone')")
+        before = router.query("SELECT * FROM country ORDER BY 1").all()
+        execute(cluster, "s1", "update shop.country set name = E'else\\twhere' where code = 'de'")
+        execute(cluster, "s1", "insert into shop.country values ('xx', 'nowhere')")
+        execute(cluster, "s1", "delete from shop.country where code = 'zz'")
+        assert run("doctor", "--reference", "country=nowhere", config=shop).code == 1
+        assert run("doctor", "--reference", "orders=s0", config=shop).code == 1
+        assert "reference tables" in findings(shop)
+        done = run("doctor", "--reference", "country=s0", "--json", config=shop)
+        assert "reference table country on shard s1 made equal to that of s0" in done.json["repaired"]
+        assert findings(shop) == {}
+        assert router.query("SELECT * FROM country ORDER BY 1").all() == before
+        router.query("DELETE FROM country WHERE code = 'zz'")
+
+
 def test_the_same_database_twice(shop: Path, cluster: LocalCluster, tmp_path: Path) -> None:
     wrong = cluster.url("s0").replace("127.0.0.1", "localhost")
     text = shop.read_text(encoding="utf-8").replace(f'[shards.s1]\nurl = "{cluster.url("s1")}"', "[shards.s1]")

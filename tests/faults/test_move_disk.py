@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Iterator
 
 import pytest
@@ -12,26 +11,13 @@ from shardpool.local import LocalCluster
 from shardpool.moves import move_partition
 from tests.moves.conftest import shop_config
 from tests.moves.move_tools import Place, schema
-
-#: More than a segment of the write-ahead log, and less than the table.
-LIMIT = 18 << 20
+from tests.support.full_disk import LIMIT, restart
 
 
 @pytest.fixture
 def cluster() -> Iterator[LocalCluster]:
     with LocalCluster(shards=2) as cluster:
         yield cluster
-
-
-def restart(cluster: LocalCluster, name: str, largest: int | None) -> None:
-    """Start a server anew, with a limit to the size of its files, which it inherits."""
-    cluster.stop(name)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (before[1] if largest is None else largest, before[1]))
-    try:
-        cluster.start(name)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.slow

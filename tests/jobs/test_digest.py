@@ -54,7 +54,7 @@ def cursor(server_urls: list[str]) -> Iterator[Any]:
     ],
 )
 def test_a_difference_is_seen(cursor: Any, table: str, change: str) -> None:
-    definition = read_columns(cursor, "public")[table]
+    definition = read_columns(cursor, "public")[table].columns
     before = digest_in(cursor, table, definition)
     cursor.execute("BEGIN")
     try:
@@ -66,7 +66,7 @@ def test_a_difference_is_seen(cursor: Any, table: str, change: str) -> None:
 
 
 def test_order_does_not_matter_and_the_other_side_may_have_wider_types(cursor: Any) -> None:
-    definition = read_columns(cursor, "public")["plain"]
+    definition = read_columns(cursor, "public")["plain"].columns
     cursor.execute("CREATE TEMPORARY TABLE other AS SELECT id::text, at, note, amount::numeric, done FROM plain")
     cursor.execute("CREATE TEMPORARY TABLE another AS SELECT * FROM other ORDER BY random()")
     assert digest_in(cursor, "pg_temp.another", definition) == digest_in(cursor, "plain", definition)
@@ -74,7 +74,7 @@ def test_order_does_not_matter_and_the_other_side_may_have_wider_types(cursor: A
 
 def test_without_the_last_mixing_swapped_values_would_not_be_seen(cursor: Any) -> None:
     """The planted fault: sums of the plain hashes of records."""
-    definition = read_columns(cursor, "public")["plain"]
+    definition = read_columns(cursor, "public")["plain"].columns
     weak = row_hash(definition).removeprefix("hashint8extended(").removesuffix(", 0)")
     swap = "UPDATE plain SET note = 'n' || (CASE id WHEN 3 THEN 4 ELSE 3 END) WHERE id IN (3, 4)"
     sums = []

@@ -153,6 +153,74 @@ def test_the_way_back(place: MoveIn) -> None:
         undo_job(place.router, "move-in")
 
 
+def write_since(router: Router) -> None:
+    """Change the keyspace in every way, also what others refer to."""
+    router.execute(5001, "INSERT INTO customers (id, country, name) VALUES (5001, 'de', 'new')")
+    router.execute(5001, "INSERT INTO orders VALUES (5001, 1, 7)")
+    router.query("UPDATE customers SET name = name || '!' WHERE id < 50")
+    router.query("UPDATE orders SET number = number + 50 WHERE customer_id = 7")
+    router.query("DELETE FROM items WHERE customer_id = 9")
+    router.query("DELETE FROM customers WHERE id = 11")
+
+
+def check_moved_back(place: MoveIn) -> None:
+    place.router.refresh()
+    for table in TABLES:
+        found = sorted(row[0] for row in place.router.query(f"SELECT t::text FROM {table} t"))
+        assert (table, found) == (table, rows_in(place.url, table))
+    assert leftovers(place.url) == []
+    with pytest.raises(Exception, match="has moved back"):
+        place.router.query("UPDATE orders SET total = 0")
+    with writing(place.url, SEED) as writer:
+        assert writer.done >= 20
+    assert writer.failed is None
+
+
+def test_the_way_back_takes_along_what_was_written(place: MoveIn) -> None:
+    place.spec.write_text(place.spec.read_text().replace("[run]", "[run]\nway_back = true"))
+    old = plain_connection(place.url)
+    with old.cursor() as cursor:
+        cursor.execute("ALTER TABLE items ADD COLUMN entry bigint GENERATED ALWAYS AS IDENTITY")
+        run_job(place.router, place.spec)
+        write_since(place.router)
+        place.router.execute(5001, "INSERT INTO items VALUES (5001, 1, 1, 'new', 7000000)")
+        assert run("job", "undo", "move-in", config=place.config).code == 0
+        check_moved_back(place)
+        cursor.execute("INSERT INTO items VALUES (5001, 1, 2, 'newer') RETURNING entry")
+        assert cursor.fetchone()[0] > 7000000
+    old.close()
+    assert sorted(place.router.topology.tables) == sorted(TABLES)
+
+
+@pytest.mark.parametrize("point", ["fenced-back", pytest.param("way-back-closed", marks=pytest.mark.slow)])
+def test_kill_9_on_the_way_back(place: MoveIn, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.spec.write_text(place.spec.read_text().replace("[run]", "[run]\nway_back = true"))
+    run_job(place.router, place.spec)
+    write_since(place.router)
+    monkeypatch.setenv("SHARDPOOL_FAULT", f"{point}:kill9")
+    assert program("job", "undo", "move-in", "--config", place.config).code == -9
+    monkeypatch.delenv("SHARDPOOL_FAULT")
+    assert leftovers(place.url) == ["shardpool_moved"] * 4
+    place.router.refresh()
+    undo_job(place.router, "move-in")
+    check_moved_back(place)
+
+
+def test_a_write_that_was_not_noted_keeps_the_keyspace(place: MoveIn) -> None:
+    """Reference tables have no notes: rows that differ are found out, and both sides are as they were."""
+    place.spec.write_text(place.spec.read_text().replace("[run]", "[run]\nway_back = true"))
+    run_job(place.router, place.spec)
+    place.router.query("INSERT INTO country VALUES ('it', 'Italy')")
+    with pytest.raises(JobRefused, match="the rows differ"):
+        undo_job(place.router, "move-in")
+    assert leftovers(place.url) == ["shardpool_moved"] * 4
+    write_since(place.router)
+    place.router.query("DELETE FROM country WHERE code = 'it'")
+    assert run("job", "close", "move-in", config=place.config).code == 0
+    with pytest.raises(JobRefused, match="the rows differ"):
+        undo_job(place.router, "move-in")
+
+
 def test_truncate_is_refused_meanwhile(place: MoveIn) -> None:
     place.spec.write_text(place.spec.read_text().replace("[run]", '[run]\ncutover = "later"'))
     run_job(place.router, place.spec)

@@ -83,7 +83,7 @@ def test_nothing_is_half_way(shop: Router, tmp_path: Path) -> None:
     assert GONE
 
 
-@pytest.mark.parametrize("point", ["emptied", "chunk-5-decided"])
+@pytest.mark.parametrize("point", [pytest.param("emptied", marks=pytest.mark.slow), "chunk-5-decided"])
 def test_kill_9_in_the_second_pass(shop: Router, tmp_path: Path, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
     joins = sizes_of_joins(shop)
     arguments = (tmp_path / "job.toml", "--config", tmp_path / "cluster.toml")

@@ -7,9 +7,10 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import uuid
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ import pytest
 
 from shardpool import Router, Sharded, read_config
 from shardpool.bulk.positions import CATALOG, Positions
-from shardpool.errors import JobFailed, JobRefused, UnknownTable
+from shardpool.errors import JobFailed, JobRefused, SchemaBusy, ShardpoolError, UnknownTable
 from shardpool.jobs import cancel_job, job_status, pause_job, plan_job, resume_job, run_job
 from shardpool.jobs.replicate import capture, follow
+from shardpool.local import LocalCluster
 from shardpool.moves import move_partition
 from tests.cli.cli_tools import run
 from tests.jobs.anonymise_tools import write_config
@@ -262,3 +264,49 @@ def test_the_command_line_shows_the_lag(place: Place, tmp_path: Path) -> None:
     assert (shown["changes"], shown["waiting"], shown["lag"]) == (OWNERS, 0, 0.0)
     assert "lag" in run("job", "status", config=place.config).out
     check_replicated(place.router, place.url)
+
+
+def test_a_cancel_that_cannot_remove_the_triggers_is_none(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_job(place.router, place.spec)
+
+    def busy(*_: object) -> None:
+        raise SchemaBusy("SP264", "a long transaction is in the way")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shardpool.jobs.replicate.job.stop_capture", busy)
+        with pytest.raises(SchemaBusy):
+            cancel_job(place.router, "feed")
+    assert job_status(place.router)[0].state == "paused"
+    cancel_job(place.router, "feed")
+    assert sorted(place.router.topology.tables) == ["accounts", "country", "owners"]
+
+
+def test_a_shard_that_is_away_for_long_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with LocalCluster(shards=2, partitions=4, keyspace="bank") as cluster, cluster.router() as router:
+        fill(router)
+        spec = {**SPEC, "to": {"directory": str(tmp_path / "out")}, "run": {"attempts": 1, "workers": 2}}
+        runner = threading.Thread(target=run_job, args=(router, spec))
+        runner.start()
+        try:
+            eventually(lambda: any(it.progress.get("chunks_done") == 8 for it in job_status(router)))
+            cluster.kill("s1")
+            eventually(lambda: "goes on when that is over" in caplog.text)
+            cluster.start("s1")
+            eventually(lambda: router.query("SELECT 1 FROM accounts LIMIT 1").first() is not None)
+            router.query("UPDATE accounts SET amount = amount + 1")
+            eventually(lambda: job_status(router)[0].progress["changes"] >= 2 * OWNERS)
+        finally:
+            pause_job(router, "feed")
+            runner.join()
+        assert job_status(router)[0].state == "paused"
+        assert folded(told_in_files(tmp_path / "out")) == rows_as_json(router)
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        with suppress(ShardpoolError):
+            if condition():
+                return
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.02)

@@ -67,6 +67,16 @@ def test_null_stays_null() -> None:
     assert PerValue(str.upper).apply([NULL, b"a", b"\\\\N"], [b""] * 3) == [NULL, b"A", b"\\\\N"]
 
 
+def test_masks_do_not_change_between_versions() -> None:
+    found = [Mask(KEYED)(it) for it in ("+49 30 1234567", "Ab-1", "x" * 40)]
+    assert found == ["+35 61 1823684", "Xu-7", "gbbjtcrhozxtzybrxxmcoiymkebivszfteqgpnyd"]
+    for text in ("Abc 123-9", "Äbc ²23-9"):
+        masked = Mask(KEYED)(text)
+        assert masked.isascii()
+        assert [it.isupper() for it in masked] == [it.isupper() for it in text]
+        assert [it.isdigit() for it in masked] == [it.isdigit() for it in text]
+
+
 def test_masks() -> None:
     for text in ("AB-12 cd", "4111 1111 1111 1111", "x"):
         masked = Mask(KEYED)(text)

@@ -76,7 +76,7 @@ def references(facts: ClusterFacts) -> Iterator[Finding]:
         return
     for table, rows in sorted(facts.references.items()):
         counts = ", ".join(f"{count:,} on {shard}" for shard, count in rows.items())
-        hint = "find out which copy is right, and make the others like it"
+        hint = f"find out which copy is right, and make the others like it: doctor --reference {table}=SHARD"
         yield wrong("reference tables", KEYSPACE, f"{table} is not the same everywhere: rows {counts}", hint)
     if not facts.references:
         yield ok("reference tables", KEYSPACE, "the same rows on all shards")

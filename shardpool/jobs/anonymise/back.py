@@ -19,6 +19,7 @@ from shardpool.bulk.journal import OPEN, JobJournal, JobRecord
 from shardpool.bulk.keyspace_sink import KeyspaceSink
 from shardpool.bulk.keyspace_source import KeyspaceSource
 from shardpool.bulk.runner import PauseJob, Run
+from shardpool.bulk.throttle import watching
 from shardpool.config import Config
 from shardpool.errors import JobRefused
 from shardpool.faults import fault_point
@@ -107,9 +108,13 @@ def _bring(
     if not opened.sink.done(record.id):
         empty(router, list(work.stages))
         fault_point("emptied")
-    options = spec.options(router)
-    with open_executor(spec.executor, options.workers) as executor:
-        run = Run(journal, record, work, opened, executor, replace(options, max_rejected=0), lambda progress: None)
+    options = replace(spec.options(router), max_rejected=0)
+    shards = sorted(router.topology.shard_map.shards)
+    with (
+        open_executor(spec.executor, options.workers) as executor,
+        watching(router.engines, shards, options.limits, f"job {record.name}") as throttle,
+    ):
+        run = Run(journal, record, work, opened, executor, options, lambda progress: None, throttle=throttle)
         if run.run().state != "done":
             raise PauseJob
 

@@ -48,10 +48,13 @@ class Mask:
         stream = self.keyed.digest(b"%d,0," % attempt + data)
         while len(stream) < len(part):
             stream += self.keyed.digest(b"%d,%d," % (attempt, len(stream) // 32) + data)
-        found, shape = [], part.translate(_SHAPES)
-        for begin, end, alike in _runs(shape):
-            found.append(stream[begin:end].translate(alike).decode() if alike else part[begin:end])
-        return "".join(found)
+        if not part.isascii():
+            runs = _runs(part.translate(_SHAPES).encode())
+            return "".join(stream[at:end].translate(like).decode() if like else part[at:end] for at, end, like in runs)
+        raw = part.encode()
+        runs = _runs(raw.translate(_ASCII))
+        found = [stream[at:end].translate(like) if like else raw[at:end] for at, end, like in runs]
+        return b"".join(found).decode()
 
 
 def _as(choice: str) -> bytes:
@@ -70,18 +73,19 @@ class _Shapes(dict[int, str]):
 
 
 _SHAPES = _Shapes()
+_ASCII = "".join(_SHAPES[code] for code in range(128)).encode().ljust(256)
 _CHOICES = {
-    "0": _as("0123456789"),
-    "A": _as("ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
-    "a": _as("abcdefghijklmnopqrstuvwxyz"),
-    " ": b"",
+    b"0": _as("0123456789"),
+    b"A": _as("ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
+    b"a": _as("abcdefghijklmnopqrstuvwxyz"),
+    b" ": b"",
 }
 
 
 @lru_cache(maxsize=4096)
-def _runs(shape: str) -> Sequence[tuple[int, int, bytes]]:
+def _runs(shape: bytes) -> Sequence[tuple[int, int, bytes]]:
     """Return the stretches of characters of one kind: from, to, and what makes random bytes such characters."""
-    return tuple((it.start(), it.end(), _CHOICES[it[1]]) for it in re.finditer(r"(.)\1*", shape))
+    return tuple((it.start(), it.end(), _CHOICES[it[1]]) for it in re.finditer(rb"(.)\1*", shape))
 
 
 @dataclass(frozen=True)

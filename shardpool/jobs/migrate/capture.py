@@ -29,8 +29,17 @@ CREATE OR REPLACE FUNCTION {SCHEMA}.refuse() RETURNS trigger LANGUAGE plpgsql AS
 BEGIN
     RAISE EXCEPTION '%', TG_ARGV[0] USING ERRCODE = 'object_not_in_prerequisite_state';
 END $$;
+CREATE OR REPLACE FUNCTION {SCHEMA}.fence() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF coalesce(current_setting('shardpool.way_back', true), '') <> 'on' THEN
+        RAISE EXCEPTION '%', TG_ARGV[0] USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    RETURN NULL;
+END $$;
 GRANT USAGE ON SCHEMA {SCHEMA} TO PUBLIC;
 """
+#: Before it, the tables that have moved take what comes back.
+MAY_WRITE = "SET LOCAL shardpool.way_back = 'on'"
 #: Keys are noted as text, which depends on no writer's settings.
 _SETTINGS = "SET search_path = pg_catalog SET datestyle = 'ISO, MDY' SET timezone = 'UTC' SET bytea_output = 'hex'"
 
@@ -102,7 +111,7 @@ def fence(cursor: Any, tables: Collection[str]) -> None:
         relation = quote(name)
         cursor.execute(
             f"CREATE TRIGGER shardpool_moved BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {relation} "
-            f"FOR EACH STATEMENT EXECUTE FUNCTION {SCHEMA}.refuse({literal(_MOVED)}); "
+            f"FOR EACH STATEMENT EXECUTE FUNCTION {SCHEMA}.fence({literal(_MOVED)}); "
             f"ALTER TABLE {relation} ENABLE ALWAYS TRIGGER shardpool_moved; "
             f"DROP TRIGGER IF EXISTS shardpool_note ON {relation}; "
             f"DROP TRIGGER IF EXISTS shardpool_no_truncate ON {relation}"

@@ -75,7 +75,7 @@ def _compared(cursor: Any, ends: Ends) -> dict[str, Digest]:
     """Return the digests of the database at the cursor's snapshot. Raise `JobRefused` if the keyspace has others."""
     with ThreadPoolExecutor(1, thread_name_prefix="shardpool-digest") as thread:
         keyspace = thread.submit(digests_of, ends.router.engines, ends.router.topology, ends.tables)
-        expected = {name: digest_in(cursor, quote(name), table) for name, table in ends.tables.items()}
+        expected = {name: digest_in(cursor, quote(name), table.columns) for name, table in ends.tables.items()}
     compare(expected, keyspace.result())
     return expected
 

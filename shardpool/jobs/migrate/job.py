@@ -18,6 +18,7 @@ from shardpool.config import Config, parse_endpoint
 from shardpool.engines import Engines
 from shardpool.errors import ConfigError, JobRefused
 from shardpool.faults import fault_point
+from shardpool.jobs.constraints import stages
 from shardpool.jobs.copy_schema import check_empty
 from shardpool.jobs.kind import Prepared
 from shardpool.jobs.migrate.capture import start_capture, stop_capture
@@ -27,6 +28,15 @@ from shardpool.jobs.migrate.query_log import judge_log
 from shardpool.jobs.migrate.schema import foreign_keys_ddl, indexes_ddl, primary_keys_ddl, tables_ddl
 from shardpool.jobs.migrate.skew import measure_skew
 from shardpool.jobs.migrate.survey import Survey, survey
+from shardpool.jobs.migrate.way_back import (
+    close_way_back,
+    go_back,
+    has_way_back,
+    keep_way_back,
+    lift_fence,
+    sharded,
+)
+from shardpool.jobs.replicate.capture import check_capture
 from shardpool.jobs.spec import JobSpec, digest_of
 from shardpool.router import Router
 from shardpool.topology.tables import Reference, Sharded, Table, TableKind
@@ -78,10 +88,19 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
             _check(found, kinds, frozen)
         work = ImportWork(uuid.uuid4().hex, config, router.config, tables)
         ends = Ends(engines, tables, router)
+        keep = bool(run.get("way_back", False))
+        order = stages(tables, found.promises.foreign_keys) if keep else {}
+        if keep and frozen:
+            raise JobRefused("run.way_back is for databases that are switched over, not for frozen ones")
 
         def check_new() -> None:
             router.create_schema(tables_ddl(found, kinds), kinds)
             check_empty(router, sorted(kinds))
+            if keep:
+                check_capture(
+                    spec.name, {name: tables[name] for name, kind in kinds.items() if isinstance(kind, Sharded)}
+                )
+                lift_fence(router, spec.name, list(sharded(ends, order)))
             if not frozen:
                 with engines.borrow(DATABASE) as connection:
                     start_capture(connection, tables)
@@ -98,6 +117,8 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
                 router.create_schema(indexes_ddl(found, kinds), {})
                 if run.get("cutover", "now") == "later":
                     raise PauseJob
+                if keep:
+                    keep_way_back(ends, spec.name, order)
                 catch_up(ends)
                 pause = switch_over(ends)
                 fault_point("switched")
@@ -113,7 +134,11 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
                 stop_capture(connection, tables)
 
         def undo() -> Mapping[str, Any]:
-            return {"verified_rows": {name: rows for name, (rows, _) in switch_back(ends).items()}}
+            if keep and has_way_back(ends, spec.name) and switched(ends):
+                same: Mapping[str, Any] = go_back(ends, spec.name, order, found, spec.options(router))
+            else:
+                same = switch_back(ends)
+            return {"verified_rows": {name: rows for name, (rows, _) in same.items()}}
 
         facts = sorted((name, repr(tables[name]), repr(kinds[name])) for name in kinds)
         yield Prepared(
@@ -125,6 +150,7 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
             verify=finish,
             abandon=abandon,
             undo=undo,
+            close=(lambda: close_way_back(ends, spec.name)) if keep else None,
         )
     finally:
         engines.close()

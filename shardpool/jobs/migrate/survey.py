@@ -76,6 +76,8 @@ class Survey:
     indexes: Sequence[tuple[str, str]]
     defaults: Mapping[tuple[str, str], str]
     counted: frozenset[tuple[str, str]]
+    #: Of these, identity columns, which no UPDATE may set.
+    identities: frozenset[tuple[str, str]]
     enums: Mapping[str, Sequence[str]]
     #: Objects that are not taken along, as a person would call them.
     others: Sequence[str]
@@ -101,6 +103,7 @@ def survey(cursor: Any, schema: str) -> Survey:
         indexes=[(table, text) for table, text in ask(_INDEXES)],
         defaults={(table, column): text for table, column, text, _ in extras if (table, column) not in counted},
         counted=frozenset(counted),
+        identities=frozenset((table, column) for table, column, _, identity in extras if identity),
         enums=dict(ask(_ENUMS)),
         others=[text for (text,) in ask(_OTHERS)],
     )

@@ -38,19 +38,27 @@ class Page:
 
     def changes(self) -> Iterator[Change]:
         """Yield a change for each key."""
-        names = self.table.primary_key
-        places = [self.table.insertable.index(name) for name in names]
-        rows = {}
-        for record in self.records:
-            fields = record.split(b"\t")
-            rows[tuple(to_text(fields[place]) for place in places)] = record
+        rows = self._rows()
         columns = [it for it in self.table.columns if not it.generated]
-        of_key = [column for name in names if (column := self.table.column(name)) is not None]
+        of_key = [column for name in self.table.primary_key if (column := self.table.column(name)) is not None]
         for key, number in zip(self.keys, self.ids, strict=True):
             if key in rows:
                 yield Change(number, "upsert", columns, rows[key])
             else:
                 yield Change(number, "delete", of_key, b"\t".join(map(to_field, key)))
+
+    def gone(self) -> list[Key]:
+        """Return the keys whose rows are not there any more."""
+        rows = self._rows()
+        return [key for key in self.keys if key not in rows]
+
+    def _rows(self) -> dict[Key, Record]:
+        places = [self.table.insertable.index(name) for name in self.table.primary_key]
+        rows = {}
+        for record in self.records:
+            fields = record.split(b"\t")
+            rows[tuple(to_text(fields[place]) for place in places)] = record
+        return rows
 
 
 def read_pages(connection: Any, job: str, tables: Mapping[str, Table]) -> Iterator[Page]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -13,12 +14,14 @@ import psycopg2
 
 from shardpool.bulk.runner import Beat, Following, PauseJob
 from shardpool.bulk.translate import refused
-from shardpool.bulk.worker import Patience, retrying
+from shardpool.bulk.worker import Patience, is_passing, retrying
 from shardpool.faults import fault_point
 from shardpool.jobs.replicate.changes import forget, read_pages, waiting_query
 from shardpool.jobs.replicate.receivers import Receiver
 from shardpool.router import Router
 from shardpool.topology.tables import Table
+
+log = logging.getLogger(__name__)
 
 #: Seconds between two looks when there was nothing to tell.
 INTERVAL = 0.2
@@ -40,20 +43,32 @@ class Follower:
     changes: int = field(default=0, init=False)
 
     def run(self, beat: Beat) -> None:
-        """Follow until *beat* says no. Raise `PauseJob` at the end of *once*, and what repeated attempts raised."""
-        looking = retrying(self.patience, lambda _: self.router.refresh())
+        """Follow until *beat* says no, also while servers are away. Raise `PauseJob` at the end of *once*, and what
+        will not pass by itself.
+        """
+        following, heard = Following(), time.monotonic()
         with ThreadPoolExecutor(self.workers, thread_name_prefix="shardpool-feed") as threads:
             while True:
-                waiting = looking(self._look)
-                rows = sum(count for count, _ in waiting.values())
-                lag = max((seconds for _, seconds in waiting.values()), default=0.0)
-                if not beat(Following(self.changes, rows, round(lag, 3))):
+                try:
+                    following, heard = self._round(threads), time.monotonic()
+                except Exception as error:
+                    if self.once or not is_passing(error):
+                        raise
+                    log.warning("job %s: %s; it goes on when that is over", self.job, error)
+                    following = replace(following, waiting=0, lag=round(time.monotonic() - heard, 3))
+                if not beat(following):
                     return
-                self.changes += sum(threads.map(self._tell_again, waiting))
-                if self.once and not waiting:
-                    raise PauseJob
-                if not waiting:
+                if not following.waiting:
+                    if self.once:
+                        raise PauseJob
                     time.sleep(INTERVAL)
+
+    def _round(self, threads: ThreadPoolExecutor) -> Following:
+        """Tell all that waits."""
+        waiting = retrying(self.patience, lambda _: self.router.refresh())(self._look)
+        self.changes += sum(threads.map(self._tell_again, waiting))
+        lag = max((seconds for _, seconds in waiting.values()), default=0.0)
+        return Following(self.changes, sum(count for count, _ in waiting.values()), round(lag, 3))
 
     def _look(self) -> dict[int, tuple[int, float]]:
         """Return partition -> (notes that wait, seconds that the oldest does)."""
