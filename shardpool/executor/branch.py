@@ -38,6 +38,13 @@ class Branch:
         self._entry = self._pool.lease()
         self.connection: Any = self._entry.dbapi_connection
 
+    def send_mark(self) -> None:
+        """Give the session its name now, if it has not got it yet. Raise psycopg2's errors."""
+        if self._mark:
+            with self.connection.cursor() as cursor:
+                cursor.execute(self._mark)
+            self._mark = ""
+
     def mark(self, name: str) -> None:
         """Give the session a name, with its next statement."""
         self._name = name
