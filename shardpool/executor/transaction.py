@@ -232,6 +232,11 @@ class Transaction:
             return StalePlacement("a partition moved since the transaction began: run the transaction again")
         return translate(error, connection, shard, "", writes=False)
 
+    def fail(self, error: Exception) -> Exception:
+        """A statement failed, though no session shows it. Return its error, to be raised."""
+        self._failure = self._failure or error
+        return error
+
     def give_up(self, error: Exception) -> Exception:
         """The transaction can only be rolled back, for this reason. Return it, to be raised."""
         self._failure, self._doomed = error, True

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from shardpool import Router, Sharded
-from shardpool.errors import UnsupportedStatement, WriteConflict
+from shardpool.errors import TransactionAborted, UnsupportedStatement, WriteConflict
 from shardpool.executor import writes
 from shardpool.planner.rewrite import expression
 from shardpool.planner.writes import changes, ctes, merges
@@ -171,6 +171,20 @@ def test_a_row_that_goes_meanwhile_is_not_brought_back(both: Both, monkeypatch: 
     meanwhile(monkeypatch, both.router, "DELETE FROM sums WHERE customer = 1", 1)
     both.router.query("UPDATE sums SET customer = customer + 100")
     assert rows(both.router, "SELECT customer FROM sums") == [(102,)]
+
+
+def test_one_that_fails_ends_its_transaction(both: Both) -> None:
+    both.router.query("INSERT INTO sums VALUES (1, 1, 10), (2, 2, 20)")
+    twice = "INSERT INTO sums (customer) SELECT orders FROM sums"
+    with pytest.raises(TransactionAborted), both.router.transaction() as tx:
+        tx.query("UPDATE sums SET total = 0")
+        with pytest.raises(DBAPIError), tx.savepoint():
+            tx.query(twice)
+        tx.query("UPDATE sums SET total = 1")
+        with pytest.raises(DBAPIError):
+            tx.query(twice)
+        tx.query("UPDATE sums SET total = 2")
+    assert rows(both.router, "SELECT total FROM sums") == [(10,), (20,)]
 
 
 def test_rows_that_never_rest_are_given_up(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:

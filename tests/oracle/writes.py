@@ -377,7 +377,7 @@ class Generator:
                 ("DELETE FROM country WHERE NOT EXISTS (SELECT FROM orders o WHERE o.code = country.code)", {}),
                 (
                     "INSERT INTO country SELECT DISTINCT 'p' || id, note FROM orders WHERE note IS NOT NULL "
-                    "ON CONFLICT (code) DO NOTHING RETURNING code",
+                    "ORDER BY 1, 2 ON CONFLICT (code) DO NOTHING RETURNING code",
                     {},
                 ),
                 ("UPDATE sums SET total = total + 1 WHERE now() > DATE '2020-01-01'", {}),
@@ -456,7 +456,11 @@ class Generator:
                     + returning,
                     {},
                 ),
-                (f"INSERT INTO members SELECT customer + 20, {small}, email || '+' FROM members{conflict}", {}),
+                (
+                    f"INSERT INTO members SELECT customer + 20, {small}, email || '+' FROM members "
+                    f"ORDER BY customer, id{conflict}",
+                    {},
+                ),
                 (f"INSERT INTO members SELECT customer + 40, {small}, email FROM members WHERE id = {small}", {}),
                 (f"DELETE FROM members WHERE customer = {key}{returning}", {}),
                 (f"DELETE FROM members WHERE email = {mail} OR length(email) > 4{returning}", {}),
