@@ -224,6 +224,9 @@ KINDS = {
     "o": ("int4range", "'[2,5)'"),
     "p": ("bit(3)", "B'101'"),
     "q": ("int[]", "'[2:3]={7,8}'"),
+    "r": ("character(3)[]", "'{ab,abc}'"),
+    "s": ("varchar(4)[]", "'{ab,abcd}'"),
+    "t": ("timestamp(0)", "'2026-01-02 03:04:05'"),
 }
 
 
@@ -245,6 +248,12 @@ def test_values_of_every_kind_pass_as_they_are(both: Both) -> None:
         found = rows(both.router, f"SELECT {texts} FROM kinds WHERE key IN ({row}, {row + 1100})")
         assert len(found) == 2 and found[0] == found[1]
     assert rows(both.router, "SELECT key, m::text FROM kinds WHERE key > 1000") == [(1101, "1.501"), (1102, "1.501")]
+    both.router.query(
+        "UPDATE kinds SET r = :r, s = :s, t = :t, p = :p WHERE key IN :keys AND m < (SELECT 9)",
+        {"r": "{x}", "s": "{y}", "t": "2026-01-02 03:04:05.9", "p": "101", "keys": (1101, 5)},
+    )
+    found = rows(both.router, "SELECT r::text, s::text, t::text FROM kinds WHERE key = 1101")
+    assert found == [('{"x  "}', "{y}", "2026-01-02 03:04:06")]
     with pytest.raises(DBAPIError, match="mood"):
         both.router.query("UPDATE kinds SET k = (SELECT max(n) FROM kinds)")
     with pytest.raises(UnsupportedStatement, match="SP132"):
