@@ -15,6 +15,9 @@ from shardpool.executor.results import RoutedResult
 from shardpool.executor.texts import open_cursor
 from shardpool.topology.names import literal
 
+#: The version whose grammar our parser has: an older server may not understand what it lets through.
+GRAMMAR = 180000
+
 
 class Branch:
     """Takes a connection of *shard*, in autocommit mode; *begin* opens the transaction. Raise `ShardUnavailable`,
@@ -35,6 +38,13 @@ class Branch:
         self._entry = self._pool.lease()
         self.connection: Any = self._entry.dbapi_connection
 
+    def send_mark(self) -> None:
+        """Give the session its name now, if it has not got it yet. Raise psycopg2's errors."""
+        if self._mark:
+            with self.connection.cursor() as cursor:
+                cursor.execute(self._mark)
+            self._mark = ""
+
     def mark(self, name: str) -> None:
         """Give the session a name, with its next statement."""
         self._name = name
@@ -44,8 +54,13 @@ class Branch:
         self, sql: str, parameters: Mapping[str, Any], savepoints: Sequence[str], texts: bool = False
     ) -> RoutedResult:
         """Run a statement inside of *savepoints*; *texts*: with values as they are spelt. Raise psycopg2's errors."""
+        prefix = self._prefix(savepoints)
         with open_cursor(self.connection, texts) as cursor:
-            cursor.execute(self._prefix(savepoints) + sql, parameters)
+            if "SAVEPOINT" in prefix and self.connection.server_version < GRAMMAR:
+                # A message that the server cannot parse does nothing at all: the savepoint would not be there.
+                cursor.execute(prefix)
+                prefix = ""
+            cursor.execute(prefix + sql, parameters)
             description = cursor.description
             rows = cursor.fetchall() if description is not None else []
             return RoutedResult(description, rows, cursor.rowcount)

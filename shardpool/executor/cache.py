@@ -12,6 +12,8 @@ T = TypeVar("T")
 
 #: Statements that are remembered; beyond that the cache starts anew.
 CACHED_STATEMENTS = 2000
+#: And so many characters of them: an INSERT of a thousand rows has tens of thousands.
+CACHED_CHARACTERS = 4_000_000
 
 
 class PlanCache(Generic[T]):
@@ -20,7 +22,7 @@ class PlanCache(Generic[T]):
     def __init__(self, compile_statement: Callable[[Statement, Topology], T]) -> None:
         self._compile = compile_statement
         self._entries: dict[str, T] = {}
-        self._generation = 0
+        self._generation = self._characters = 0
         self.hits = self.misses = 0
 
     def __len__(self) -> int:
@@ -28,7 +30,10 @@ class PlanCache(Generic[T]):
 
     def clear(self) -> None:
         self._generation += 1
-        self._entries = {}
+        self._empty()
+
+    def _empty(self) -> None:
+        self._entries, self._characters = {}, 0
 
     def text(self, sql: str, topology: Topology) -> T:
         """Return what was compiled for text with ``:name`` parameters."""
@@ -51,8 +56,9 @@ class PlanCache(Generic[T]):
         self.misses += 1
         generation = self._generation
         compiled = self._compile(statement, topology)
-        if len(self._entries) >= CACHED_STATEMENTS:
-            self._entries = {}
+        if len(self._entries) >= CACHED_STATEMENTS or self._characters > CACHED_CHARACTERS:
+            self._empty()
         if generation == self._generation:
             self._entries[key] = compiled
+            self._characters += len(key)
         return compiled

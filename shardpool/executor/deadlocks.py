@@ -1,6 +1,7 @@
 """Deadlocks over several shards: no server sees one, so whoever waits long looks at all of them.
 
-The sessions of a transaction on several shards carry its name in `application_name`. A router that has such a
+The sessions of a transaction on several shards carry its name in `application_name`: the later ones from their
+beginning, the first one when it is used again, or when the transaction waits for long. A router that has such a
 transaction waiting for more than `PATIENCE` asks every shard who waits for whom. A cycle that is found twice, with the
 same waits, is a deadlock; its victim is the youngest transaction of the cycle, whichever router it belongs to, and each
 router cancels its own. Waits of other sessions in between count as well; a prepared transaction waits for nobody.
@@ -12,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -49,16 +50,16 @@ class Deadlocks:
 
     def __init__(self, engines: Engines) -> None:
         self._engines = engines
-        self._waiting: dict[str, tuple[float, Branch, tuple[str, ...]]] = {}
+        self._waiting: dict[str, tuple[float, Branch, tuple[Branch, ...]]] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
         self._something = threading.Event()
 
     @contextmanager
-    def watch(self, name: str, branch: Branch, shards: Iterable[str]) -> Iterator[None]:
-        """While the block runs, the transaction *name* may wait on *branch*; it holds locks on *shards*."""
-        self._waiting[name] = (time.monotonic(), branch, tuple(shards))
+    def watch(self, name: str, branch: Branch, branches: Iterable[Branch]) -> Iterator[None]:
+        """While the block runs, the transaction *name* may wait on *branch*; it holds locks on all *branches*."""
+        self._waiting[name] = (time.monotonic(), branch, tuple(branches))
         if self._thread is None:
             self._start()
         self._something.set()
@@ -96,7 +97,8 @@ class Deadlocks:
 
     def _look(self) -> None:
         overdue = time.monotonic() - PATIENCE
-        shards = {shard for began, _, held in list(self._waiting.values()) if began < overdue for shard in held}
+        late = [name for name, (began, _, _) in list(self._waiting.items()) if began < overdue]
+        shards = {shard for name in late for shard in self._named(name)}
         if not shards:
             return
         first = self._ask(shards)
@@ -107,6 +109,16 @@ class Deadlocks:
         for victim in victims({wait: place for wait, place in first.items() if again.get(wait) == place}) & mine:
             shard, process = next(place[:2] for wait, place in again.items() if wait[0] == victim)
             self._cancel(victim.removeprefix(PREFIX), shard, process)
+
+    def _named(self, name: str) -> list[str]:
+        """See that all sessions of a transaction that still waits carry its name; return their shards."""
+        with self._lock:  # it uses none of them but the one that waits
+            _, waiting, branches = self._waiting.get(name, (0.0, None, ()))
+            for branch in branches:
+                if branch is not waiting:
+                    with suppress(psycopg2.Error):  # a broken session waits for nobody, and holds nothing
+                        branch.send_mark()
+            return [branch.shard for branch in branches]
 
     def _ask(self, shards: Iterable[str]) -> Waits:
         found: dict[tuple[Node, Node], tuple[str, int, str]] = {}

@@ -176,7 +176,7 @@ class Transaction:
             if len(self._branches) == 1:
                 result = branch.run(sql, params, self._savepoints, texts)
             else:
-                with self._around.deadlocks.watch(self._name, branch, self._branches):
+                with self._around.deadlocks.watch(self._name, branch, self._branches.values()):
                     result = branch.run(sql, params, self._savepoints, texts)
         except psycopg2.Error as error:
             if branch.cancelled:
@@ -202,10 +202,6 @@ class Transaction:
         self._name = f"{time.time_ns():020}-{random.getrandbits(32):08x}"
         (first,) = self._branches.values()
         first.mark(PREFIX + self._name)
-        try:
-            first.enter(self._savepoints)
-        except psycopg2.Error as error:
-            raise self.failed(error, first.connection, first.shard, ()) from error
 
     def begin_on(self, shard: str) -> str:
         """The statement that opens the transaction on a shard."""
@@ -235,6 +231,11 @@ class Transaction:
             self._doomed = True
             return StalePlacement("a partition moved since the transaction began: run the transaction again")
         return translate(error, connection, shard, "", writes=False)
+
+    def fail(self, error: Exception) -> Exception:
+        """A statement failed, though no session shows it. Return its error, to be raised."""
+        self._failure = self._failure or error
+        return error
 
     def give_up(self, error: Exception) -> Exception:
         """The transaction can only be rolled back, for this reason. Return it, to be raised."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
+from sqlalchemy.exc import DBAPIError
 
 from shardpool.engines.translate import translate
 from shardpool.errors import GatherTooLarge, SchemaDrift, StalePlacement, WriteConflict
@@ -23,6 +25,7 @@ from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.moment import MOMENT
 from shardpool.planner.refusals import refuse
 from shardpool.planner.writes import CompiledWrite, Copies, Found, Guarded, Staged, Step, Steps
+from shardpool.topology.shard_map import Topology
 
 if TYPE_CHECKING:
     from shardpool.executor.transaction import Transaction
@@ -30,6 +33,14 @@ if TYPE_CHECKING:
 Parameters = Mapping[str, Any]
 #: How often rows are found anew because others change them.
 ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How a write is carried out under a topology."""
+
+    topology: Topology
+    steps: Steps | Staged
 
 
 class Writes:
@@ -47,7 +58,7 @@ class Writes:
             topology = self._current.value
             steps = compiled.bind(parameters, topology)
             if isinstance(compiled, Guarded) or not isinstance(steps, Steps) or len(steps.steps) != 1 or steps.copies:
-                return self._together(compiled, parameters)
+                return self._together(compiled, parameters, Bound(topology, steps))
             (step,) = steps.steps
             try:
                 return self._statements.on_shard(step.shard, step.sql, parameters, writes=True)
@@ -57,12 +68,12 @@ class Writes:
                 if retries > MAX_RETRIES or not self._current.moved(topology, placements):
                     raise translate(error, None, step.shard, step.sql, writes=True) from error
 
-    def _together(self, compiled: CompiledWrite, parameters: Parameters) -> RoutedResult:
+    def _together(self, compiled: CompiledWrite, parameters: Parameters, bound: Bound) -> RoutedResult:
         retries = 0
         while True:
             try:
                 with self._begin() as transaction:
-                    return write(transaction, compiled, parameters)
+                    return write(transaction, compiled, parameters, bound)
             except StalePlacement:
                 retries += 1
                 if retries > MAX_RETRIES:
@@ -76,14 +87,17 @@ def answer(transaction: Transaction, compiled: CompiledQuery | CompiledWrite, pa
     return transaction.following(lambda topology: write(transaction, compiled, parameters))
 
 
-def write(transaction: Transaction, compiled: CompiledWrite, parameters: Parameters) -> RoutedResult:
-    """Carry out a write as a part of *transaction*."""
-    result, steps = _written(transaction, compiled, parameters)
+def write(
+    transaction: Transaction, compiled: CompiledWrite, parameters: Parameters, bound: Bound | None = None
+) -> RoutedResult:
+    """Carry out a write as a part of *transaction*; as *bound*, if that is for its topology."""
+    if bound is None or bound.topology is not transaction.topology:
+        bound = Bound(transaction.topology, compiled.bind(parameters, transaction.topology))
+    result, steps = _written(transaction, bound.steps, parameters)
     return _with_reservations(transaction, compiled, result, steps) if isinstance(compiled, Guarded) else result
 
 
-def _written(transaction: Transaction, compiled: CompiledWrite, parameters: Parameters) -> tuple[RoutedResult, Steps]:
-    steps = compiled.bind(parameters, transaction.topology)
+def _written(transaction: Transaction, steps: Steps | Staged, parameters: Parameters) -> tuple[RoutedResult, Steps]:
     if steps.copies is not None:
         _lock_copies(transaction, steps.copies)
     if isinstance(steps, Steps):
@@ -112,12 +126,16 @@ def _with_reservations(transaction: Transaction, guarded: Guarded, result: Route
 def _staged(transaction: Transaction, staged: Staged, parameters: Parameters) -> tuple[RoutedResult, Steps]:
     """Find the rows and write them; again if somebody changed them in between."""
     for _ in range(ATTEMPTS):
-        with suppress(_Changed), transaction.savepoint():
-            result = select(transaction, staged.source, parameters, transaction.topology, True)
-            found = Found(type_names(transaction, result.description), result.rows)
-            _check_size(found, transaction.around.max_gather_bytes)
-            steps = staged.steps(found, parameters, transaction.topology)
-            return _carried_out(transaction, steps, parameters), steps
+        try:
+            with suppress(_Changed), transaction.savepoint():
+                result = select(transaction, staged.source, parameters, transaction.topology, True)
+                found = Found(type_names(transaction, result.description), result.rows)
+                _check_size(found, transaction.around.max_gather_bytes)
+                steps = staged.steps(found, parameters, transaction.topology)
+                return _carried_out(transaction, steps, parameters), steps
+        except DBAPIError as error:
+            # As any statement that fails, though its savepoint was rolled back.
+            raise transaction.fail(error) from error.__cause__
     raise WriteConflict(ATTEMPTS)
 
 

@@ -64,6 +64,16 @@ class Statement:
     def node(self) -> Tree:
         return self.tree.stmts[0].stmt
 
+    def lightened(self, node: Tree) -> Statement:
+        """Return the statement with a tree that lacks what is not to be looked at again."""
+        other = Statement(self.numbered, self.names, self.places, self.lists)
+        other.__dict__["node"] = node
+        return other
+
+    def unparsed(self) -> Statement:
+        """Return the statement without its tree, which takes much more room; it is made again when it is needed."""
+        return Statement(self.numbered, self.names, self.places, self.lists)
+
     def changed(self, node: Tree, parameter: str) -> Statement:
         """Return a statement with another tree and one more parameter. Its words are no longer those of its tree."""
         other = Statement(self.numbered, (*self.names, parameter), self.places, self.lists)

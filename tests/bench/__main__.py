@@ -10,11 +10,13 @@ from tests.bench import (
     bench_stream,
     bench_tpch,
     bench_transactions,
+    bench_writes,
 )
 
 for bench in (
     bench_execute,
     bench_transactions,
+    bench_writes,
     bench_tpch,
     bench_stream,
     bench_split,

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from shardpool import Router, Sharded
-from shardpool.errors import UnsupportedStatement, WriteConflict
+from shardpool.errors import TransactionAborted, UnsupportedStatement, WriteConflict
 from shardpool.executor import writes
 from shardpool.planner.rewrite import expression
 from shardpool.planner.writes import changes, ctes, merges
@@ -28,8 +28,8 @@ def opened(server_urls: list[str]) -> Iterator[Both]:
 @pytest.fixture
 def both(opened: Both) -> Iterator[Both]:
     with opened.plain.cursor() as cursor:
-        cursor.execute("TRUNCATE country, orders, items, sums")
-    for table in ("orders CASCADE", "sums", "country CASCADE"):
+        cursor.execute("TRUNCATE country, orders, items, sums, members")
+    for table in ("orders CASCADE", "sums", "country CASCADE", "members, emails"):
         opened.router.query(f"TRUNCATE {table}")
     opened.router._forget_plans()
     yield opened
@@ -173,6 +173,20 @@ def test_a_row_that_goes_meanwhile_is_not_brought_back(both: Both, monkeypatch: 
     assert rows(both.router, "SELECT customer FROM sums") == [(102,)]
 
 
+def test_one_that_fails_ends_its_transaction(both: Both) -> None:
+    both.router.query("INSERT INTO sums VALUES (1, 1, 10), (2, 2, 20)")
+    twice = "INSERT INTO sums (customer) SELECT orders FROM sums"
+    with pytest.raises(TransactionAborted), both.router.transaction() as tx:
+        tx.query("UPDATE sums SET total = 0")
+        with pytest.raises(DBAPIError), tx.savepoint():
+            tx.query(twice)
+        tx.query("UPDATE sums SET total = 1")
+        with pytest.raises(DBAPIError):
+            tx.query(twice)
+        tx.query("UPDATE sums SET total = 2")
+    assert rows(both.router, "SELECT total FROM sums") == [(10,), (20,)]
+
+
 def test_rows_that_never_rest_are_given_up(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     both.router.query("INSERT INTO sums VALUES (1, 1, 10), (2, 2, 20), (3, 9, 30)")
     meanwhile(monkeypatch, both.router, "UPDATE sums SET total = total + 100 WHERE customer = 1", 1000)
@@ -210,6 +224,9 @@ KINDS = {
     "o": ("int4range", "'[2,5)'"),
     "p": ("bit(3)", "B'101'"),
     "q": ("int[]", "'[2:3]={7,8}'"),
+    "r": ("character(3)[]", "'{ab,abc}'"),
+    "s": ("varchar(4)[]", "'{ab,abcd}'"),
+    "t": ("timestamp(0)", "'2026-01-02 03:04:05'"),
 }
 
 
@@ -231,6 +248,12 @@ def test_values_of_every_kind_pass_as_they_are(both: Both) -> None:
         found = rows(both.router, f"SELECT {texts} FROM kinds WHERE key IN ({row}, {row + 1100})")
         assert len(found) == 2 and found[0] == found[1]
     assert rows(both.router, "SELECT key, m::text FROM kinds WHERE key > 1000") == [(1101, "1.501"), (1102, "1.501")]
+    both.router.query(
+        "UPDATE kinds SET r = :r, s = :s, t = :t, p = :p WHERE key IN :keys AND m < (SELECT 9)",
+        {"r": "{x}", "s": "{y}", "t": "2026-01-02 03:04:05.9", "p": "101", "keys": (1101, 5)},
+    )
+    found = rows(both.router, "SELECT r::text, s::text, t::text FROM kinds WHERE key = 1101")
+    assert found == [('{"x  "}', "{y}", "2026-01-02 03:04:06")]
     with pytest.raises(DBAPIError, match="mood"):
         both.router.query("UPDATE kinds SET k = (SELECT max(n) FROM kinds)")
     with pytest.raises(UnsupportedStatement, match="SP132"):

@@ -26,12 +26,21 @@ CREATE TABLE items (
     PRIMARY KEY (customer, id, line), FOREIGN KEY (customer, id) REFERENCES orders ON DELETE CASCADE
 );
 CREATE TABLE sums (customer bigint PRIMARY KEY, orders bigint, total numeric);
+CREATE TABLE members (customer bigint, id int, email text, nick text DEFAULT 'none', PRIMARY KEY (customer, id));
+"""
+#: What keeps e-mails unique: reservations here; there a constraint, and a view that looks like the reservations.
+RESERVATIONS = "CREATE TABLE emails (email text PRIMARY KEY, customer bigint NOT NULL);"
+UNIQUE = """
+ALTER TABLE members ADD UNIQUE (email) DEFERRABLE INITIALLY IMMEDIATE;
+CREATE VIEW emails AS SELECT email, customer FROM members WHERE email IS NOT NULL;
 """
 TABLES = {
     "country": Reference(),
     "orders": Sharded("customer"),
     "items": Sharded("customer"),
     "sums": Sharded("customer"),
+    "members": Sharded("customer", {"email": "emails"}),
+    "emails": Sharded("email"),
 }
 CODES = ("de", "fr", "it", "es")
 KEYS = 12
@@ -86,9 +95,9 @@ def open_both(server_urls: list[str]) -> Iterator[Both]:
         plain = plain_connection(other)
         try:
             with Router(config, listen=False) as router:
-                router.create_schema(DDL, TABLES)
+                router.create_schema(DDL + RESERVATIONS, TABLES)
                 with plain.cursor() as cursor:
-                    cursor.execute(DDL)
+                    cursor.execute(DDL + UNIQUE)
                 yield Both(router, plain)
         finally:
             plain.close()
@@ -143,7 +152,7 @@ class Generator:
     def statement(self) -> tuple[str, Parameters]:
         kinds = [self._insert] * 5 + [self._update] * 4 + [self._delete] * 2 + [self._select_into] * 2
         kinds += [self._reference] * 3 + [self._odd] * 2 + [self._moved] * 2 + [self._elsewhere] * 3
-        kinds += [self._merge] * 3 + [self._in_with] * 2
+        kinds += [self._merge] * 3 + [self._in_with] * 2 + [self._unique] * 4
         return self._random.choice(kinds)()
 
     def _pick(self, *choices: str) -> str:
@@ -368,7 +377,7 @@ class Generator:
                 ("DELETE FROM country WHERE NOT EXISTS (SELECT FROM orders o WHERE o.code = country.code)", {}),
                 (
                     "INSERT INTO country SELECT DISTINCT 'p' || id, note FROM orders WHERE note IS NOT NULL "
-                    "ON CONFLICT (code) DO NOTHING RETURNING code",
+                    "ORDER BY 1, 2 ON CONFLICT (code) DO NOTHING RETURNING code",
                     {},
                 ),
                 ("UPDATE sums SET total = total + 1 WHERE now() > DATE '2020-01-01'", {}),
@@ -425,6 +434,54 @@ class Generator:
                 "UPDATE sums SET orders = 0 FROM w WHERE w.customer = sums.customer AND w.id = 1",
             ),
             {},
+        )
+
+    def _unique(self) -> tuple[str, Parameters]:
+        """Writes of a table with a column that is unique over all partitions."""
+        key, small = self._key(), self._random.randrange(3)
+        mail = f"'m{self._random.randrange(8)}'"
+        conflict = self._pick("", "", " ON CONFLICT (customer, id) DO NOTHING")
+        returning = self._pick("", " RETURNING email", ' RETURNING members.*, upper(email) AS "a%b"')
+        return self._random.choice(
+            [
+                (f"INSERT INTO members VALUES ({key}, {small}, {mail}){conflict}{returning}", {}),
+                (f"INSERT INTO members (id, customer) VALUES ({small}, :k), (7, {key}){conflict}", {"k": key}),
+                (
+                    f"INSERT INTO members (email, customer, id) VALUES ({mail}, {key}, 3), (:e, {key}, 4), (NULL, 9, 9)"
+                    + conflict,
+                    {"e": f"m{small}"},
+                ),
+                (
+                    f"INSERT INTO members SELECT customer, id, {mail} || id || customer FROM orders{conflict}"
+                    + returning,
+                    {},
+                ),
+                (
+                    f"INSERT INTO members SELECT customer + 20, {small}, email || '+' FROM members "
+                    f"ORDER BY customer, id{conflict}",
+                    {},
+                ),
+                (f"INSERT INTO members SELECT customer + 40, {small}, email FROM members WHERE id = {small}", {}),
+                (f"DELETE FROM members WHERE customer = {key}{returning}", {}),
+                (f"DELETE FROM members WHERE email = {mail} OR length(email) > 4{returning}", {}),
+                (f"DELETE FROM members USING sums WHERE sums.orders = members.id AND members.customer > {key}", {}),
+                (f"UPDATE members SET email = {mail} WHERE customer = {key} AND id = {small}{returning}", {}),
+                (
+                    f"UPDATE members SET email = {mail} || customer || id, nick = 'new' WHERE id >= {small}{returning}",
+                    {},
+                ),
+                (
+                    "UPDATE members SET email = CASE email WHEN 'm1' THEN 'm2' ELSE 'm1' END "
+                    "WHERE email IN ('m1', 'm2')",
+                    {},
+                ),
+                (f"UPDATE members SET email = NULL WHERE customer < {key}", {}),
+                (f"UPDATE members SET nick = nick || '!' WHERE customer <> {key}{returning}", {}),
+                (f"UPDATE members SET customer = customer + 50 WHERE customer = {key}{returning}", {}),
+                (f"UPDATE members SET customer = customer - 50 WHERE customer >= 50 AND id = {small}", {}),
+                ("UPDATE members SET email = (SELECT min(note) FROM orders) WHERE email IS NULL AND customer = 9", {}),
+                ("DELETE FROM members", {}),
+            ]
         )
 
     def _odd(self) -> tuple[str, Parameters]:

@@ -7,8 +7,11 @@ from sqlalchemy import text
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 
 from shardpool.errors import InvalidSQL
+from shardpool.executor import cache
 from shardpool.planner.ast import UnfaithfulText, parse, same, to_sql
-from shardpool.planner.statement import from_pyformat, from_text, to_pyformat
+from shardpool.planner.statement import Statement, from_pyformat, from_text, to_pyformat
+from shardpool.planner.writes.rows import without_constant_rows
+from tests.planner.hand_made import TOPOLOGY
 
 #: No parameters: psycopg2 must be given exactly these words, percent signs doubled.
 PLAIN = [
@@ -135,3 +138,23 @@ def test_text_that_is_not_the_tree_is_not_sent() -> None:
     tree.target_list[0].res_target.val.column_ref.fields[0].string.sval = ""
     with pytest.raises(UnfaithfulText):
         to_sql(tree)
+
+
+def test_the_plan_cache_is_bounded_by_the_length_of_statements() -> None:
+    found = cache.PlanCache[Statement](lambda statement, topology: statement)
+    for number in range(100):
+        found.text(f"SELECT {number} /* {'x' * (cache.CACHED_CHARACTERS // 20)} */", TOPOLOGY)
+    assert 10 <= len(found) <= 21
+    assert found.text("SELECT 1", TOPOLOGY) is found.text("SELECT 1", TOPOLOGY)
+
+
+def test_rows_of_constants_are_looked_at_once() -> None:
+    def rows(sql: str) -> int:
+        light = without_constant_rows(from_text(sql))
+        return len(light.node.insert_stmt.select_stmt.select_stmt.values_lists)
+
+    assert rows("INSERT INTO t VALUES (1, 'a'), (2, :b), (NULL, 3.5)") == 1
+    assert rows("INSERT INTO t VALUES (1, 'a'), (2, f(3))") == 2
+    assert rows("INSERT INTO t VALUES (1, 'a'), (2, (SELECT 1))") == 2
+    assert rows("INSERT INTO t VALUES (1, 'a'), (2, DEFAULT)") == 2
+    assert rows("INSERT INTO t VALUES (1, 'a'), (2, 'tomorrow')") == 2

@@ -364,3 +364,16 @@ def test_small_pools(config: Config) -> None:
                 for key in range(12):
                     tx.execute(key, "UPDATE orders SET note = 'x' WHERE customer_id = :key", {"key": key})
                 assert tx.query("SELECT count(*) FROM orders WHERE note = 'x'").scalar_one() == 12
+
+
+def test_what_an_older_server_does_not_understand_leaves_the_savepoint(
+    shop: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Text that no server can parse stands for the grammar of a newer one: its whole message does nothing."""
+    monkeypatch.setattr("shardpool.executor.branch.GRAMMAR", 990000)
+    with shop.transaction() as tx:
+        for key in keys_on_different_shards(shop):
+            with pytest.raises(sqlalchemy.exc.ProgrammingError, match="syntax error"), tx.savepoint():
+                tx.on_shard(shop.shard_of(key).name, "SELEC 1", {}, [], True)
+            tx.execute(key, "UPDATE customers SET name = 'kept' WHERE customer_id = :key", {"key": key})
+    assert shop.query(COUNT + " WHERE name = 'kept'").scalar_one() == 3

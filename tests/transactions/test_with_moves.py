@@ -12,6 +12,7 @@ from shardpool.errors import StalePlacement
 from shardpool.executor.transaction import Transaction
 from shardpool.moves import move_partition
 from shardpool.moves.shards import add_shard
+from tests.moves.move_tools import eventually
 from tests.support.backends import databases
 
 COUNT = "SELECT count(*) FROM customers"
@@ -24,7 +25,8 @@ def _rows(shop: Router) -> Iterator[None]:
     shop.copy_into("customers", ((key, f"c{key}", None, None) for key in range(200)))
     yield
     assert shop.query(COUNT).scalar_one() == 200
-    assert [name for name, stats in shop.stats().pools.items() if stats.in_use] == []
+    # The resolver of a router that listens borrows a connection now and then.
+    eventually(lambda: not any(stats.in_use for stats in shop.stats().pools.values()), "all connections come back")
 
 
 @pytest.fixture

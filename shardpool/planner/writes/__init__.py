@@ -26,7 +26,7 @@ from shardpool.planner.writes.guarded import Guarded, guarded_table, with_hidden
 from shardpool.planner.writes.inserts import compile_staged_insert
 from shardpool.planner.writes.merges import compile_merge, compile_staged_merge
 from shardpool.planner.writes.partitions import compile_partitions
-from shardpool.planner.writes.rows import compile_rows, has_rows
+from shardpool.planner.writes.rows import compile_rows, has_rows, without_constant_rows
 from shardpool.planner.writes.steps import (
     CompiledWrite,
     Copies,
@@ -71,31 +71,35 @@ def compile_write(statement: Statement, topology: Topology) -> CompiledWrite:
     """Analyse a write of `Router.query`. Raise `RoutingError` or `UnsupportedStatement`."""
     if is_a(statement.node, "truncate_stmt"):
         return compile_truncate(statement, topology)
-    unknown = check_session(statement.node, topology)
+    light = without_constant_rows(statement)
+    unknown = check_session(light.node, topology)
     if unknown is not None:
         raise refuse("SP135", unknown)
-    table = guarded_table(statement, topology)
-    if modifying_ctes(statement):
+    table = guarded_table(light, topology)
+    if modifying_ctes(light):
         if table is not None:
             raise refuse("SP139", table.name)
         return compile_with(statement, topology)
     if table is None:
-        return FirstProven(statement, *_attempt(lambda: _direct(statement, topology)))
+        return FirstProven(statement.unparsed(), *_attempt(lambda: _direct(statement, light, topology)))
     verb = kind(statement.node).removesuffix("_stmt")
     whole = with_hidden(statement, table)
     # What an UPDATE replaces must be found first: RETURNING has the new values only.
-    direct = (None, refuse("SP132", "it changes a unique column")) if verb == "update" else None
-    inner = FirstProven(whole, *(direct or _attempt(lambda: _direct(whole, topology))))
+    if verb == "update":
+        inner = FirstProven(whole, None, refuse("SP132", "it changes a unique column"))
+    else:
+        light = without_constant_rows(whole)
+        inner = FirstProven(whole.unparsed(), *_attempt(lambda: _direct(whole, light, topology)))
     return Guarded(inner, table, verb, bool(unwrap(statement.node).returning_clause.exprs))
 
 
-def _direct(statement: Statement, topology: Topology) -> CompiledWrite:
+def _direct(statement: Statement, light: Statement, topology: Topology) -> CompiledWrite:
     if kind(statement.node) == "merge_stmt":
         return compile_merge(statement, topology)
     if not target_of(statement, topology).sharded:
         return compile_reference(statement, topology)
     if kind(statement.node) == "insert_stmt" and has_rows(statement):
-        return compile_rows(statement, topology)
+        return compile_rows(statement, light, topology)
     return compile_partitions(statement, topology)
 
 

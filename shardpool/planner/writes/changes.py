@@ -202,8 +202,9 @@ def _assigned(write: Tree, table: Table) -> dict[str, Tree | None]:
     found: dict[str, Tree | None] = {}
     for node in write.target_list:
         name, value = node.res_target.name, node.res_target.val
-        if node.res_target.indirection or table.column(name) is None:
-            raise refuse("SP132", f"a part of {name} is assigned")
+        column = table.column(name)
+        if node.res_target.indirection or column is None or column.generated or name in found:
+            raise refuse("SP132", f"{name} is assigned in part, twice, or though it is generated or unknown")
         if is_a(value, "multi_assign_ref"):
             if not is_a(value.multi_assign_ref.source, "row_expr"):
                 raise refuse("SP132", "several columns are assigned from one subquery")

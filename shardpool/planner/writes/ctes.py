@@ -74,9 +74,7 @@ def compile_with(statement: Statement, topology: Topology) -> WriteTogether:
         copy = copied(cte)
         query = cte.common_table_expr.ctequery
         if kind(query) in _CHANGES:
-            part = Statement(statement.numbered, statement.names, statement.places, statement.lists)
-            part.__dict__["node"] = query
-            parts.append(_part(part, topology))
+            parts.append(_part(statement.lightened(query), topology))
             copy.common_table_expr.ctequery.CopyFrom(pb.Node(select_stmt=_returned_rows(query)))
         elif not is_a(query, "select_stmt"):
             raise refuse("SP102", "WITH has another write than UPDATE or DELETE")

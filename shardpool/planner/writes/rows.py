@@ -9,10 +9,10 @@ from typing import Any
 import postgast
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, is_a, names, unwrap, walk
+from shardpool.planner.ast import Tree, is_a, kind, names, unwrap, walk
 from shardpool.planner.keyed import WrittenKey, assigned_keys, compile_keyed, inserted_keys
 from shardpool.planner.refusals import refuse
-from shardpool.planner.rewrite import expression, rewritten
+from shardpool.planner.rewrite import copied, expression, rewritten
 from shardpool.planner.safety import moving_parameters, not_repeatable
 from shardpool.planner.statement import Statement
 from shardpool.planner.words import on_search_path
@@ -25,6 +25,7 @@ PER_ROW = frozenset({"random", "gen_random_uuid", "uuidv4", "uuidv7", "clock_tim
 #: Stand for the partition's schema, and at the ends of rows, while the text is cut; no statement has them.
 _CUT = "\0schema\0"
 _ROW = "\0row\0"
+_CONSTANTS = ("a_const", "param_ref")
 
 
 def has_rows(statement: Statement) -> bool:
@@ -67,21 +68,37 @@ class InsertRows:
         return Steps(tuple(steps))
 
 
-def compile_rows(statement: Statement, topology: Topology) -> InsertRows:
-    compile_keyed(statement, topology)  # for its refusals
+def without_constant_rows(statement: Statement) -> Statement:
+    """The statement with the tree of the first of its rows, if there is nothing in them but literals and parameters:
+    what holds for one of those holds for all, and there may be thousands."""
+    if kind(statement.node) != "insert_stmt" or not is_a(statement.node.insert_stmt.select_stmt, "select_stmt"):
+        return statement
+    rows = statement.node.insert_stmt.select_stmt.select_stmt.values_lists
+    if len(rows) <= 1 or moving_parameters({"": statement.numbered}):
+        return statement
+    if any(item.WhichOneof("node") not in _CONSTANTS for row in rows for item in row.list.items):
+        return statement
+    node = copied(statement.node)
+    del node.insert_stmt.select_stmt.select_stmt.values_lists[1:]
+    return statement.lightened(node)
+
+
+def compile_rows(statement: Statement, light: Statement, topology: Topology) -> InsertRows:
+    """*light*: the same, `without_constant_rows`."""
+    compile_keyed(light, topology)  # for its refusals
     insert = statement.node.insert_stmt
-    if any(isinstance(node, pb.SubLink) for node in walk(insert)):
+    if any(isinstance(node, pb.SubLink) for node in walk(light.node)):
         raise refuse("SP132", "a subquery in VALUES would read one partition only")
     table = target_of(statement, topology)
     ranges = _row_ranges(statement)
-    pieces = _CUT.join(on_search_path(statement, topology, ranges)).split(_ROW)
+    pieces = _CUT.join(on_search_path(light, topology, ranges)).split(_ROW)
     return InsertRows(
         pieces[0],
         pieces[-1],
         tuple(pieces[1:-1:2]),
         tuple(inserted_keys(insert, table, statement, topology)),
         tuple(assigned_keys(insert.on_conflict_clause.target_list, table, statement)),
-        _not_per_row(insert, topology),
+        _not_per_row(light.node.insert_stmt, topology),
     )
 
 

@@ -77,8 +77,8 @@ def new_value(column: Column, place: int, node: Tree, scope: Scope | None) -> Va
 
 def unbounded(column: Column) -> str:
     """The column's type without its length: a text is read, and not cut."""
-    head = column.type.partition("(")[0]
-    return _UNBOUNDED.get(head, column.base_type)
+    head, _, tail = column.type.partition("(")
+    return _UNBOUNDED.get(head, head) + tail.partition(")")[2]
 
 
 def stored_key(text: str | None, column: Column, key_type: KeyType) -> object:
