@@ -17,6 +17,7 @@ from shardpool.engines import Engines, PoolStats
 from shardpool.errors import NoSuchShard, PoolClosed, PoolTimeout, ShardUnavailable
 from shardpool.local import LocalCluster
 from tests.support.backends import plain_connection
+from tests.support.waiting import eventually
 
 
 def configured(url: str, **pool: float) -> Config:
@@ -35,14 +36,6 @@ def engines(server_urls: list[str]) -> Iterator[Callable[..., Engines]]:
     yield build
     for found in opened:
         found.close()
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    tick = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, "the expected state was not reached"
-        tick.wait(0.01)
 
 
 def stats(engines: Engines) -> PoolStats:
@@ -92,7 +85,7 @@ def test_waiting_threads_are_served_in_order(engines: Callable[..., Engines]) ->
     for number in range(5):
         threads.append(threading.Thread(target=use, args=(number,)))
         threads[-1].start()
-        wait_for(lambda expected=number + 1: stats(found).waiting == expected)
+        eventually(lambda expected=number + 1: stats(found).waiting == expected)
     pool.give_back(held)
     for thread in threads:
         thread.join(20)
@@ -107,7 +100,7 @@ def test_a_failed_connection_passes_its_slot_on(engines: Callable[..., Engines])
     got: list[object] = []
     thread = threading.Thread(target=lambda: got.append(pool.lease()))
     thread.start()
-    wait_for(lambda: stats(found).waiting == 1)
+    eventually(lambda: stats(found).waiting == 1)
     pool.discard(entry)
     thread.join(20)
     assert len(got) == 1
@@ -179,13 +172,13 @@ def test_idle_and_old_connections_are_closed(engines: Callable[..., Engines]) ->
     for entry in leased:
         pool.give_back(entry)
     assert stats(found).idle == 4
-    wait_for(lambda: stats(found).closed == 3)
+    eventually(lambda: stats(found).closed == 3)
     assert (stats(found).idle, stats(found).size) == (1, 1)
     aged = engines(max_age=0.05)
     first = aged.pool("s0").lease()
     pid = first.dbapi_connection.get_backend_pid()  # type: ignore[union-attr]
     aged.pool("s0").give_back(first)
-    wait_for(lambda: first.info["expires"] < time.monotonic())
+    eventually(lambda: first.info["expires"] < time.monotonic())
     second = aged.pool("s0").lease()
     assert second.dbapi_connection.get_backend_pid() != pid  # type: ignore[union-attr]
     aged.pool("s0").give_back(second)
@@ -238,7 +231,7 @@ def test_close_leaves_nothing(engines: Callable[..., Engines], server_urls: list
 
     thread = threading.Thread(target=wait_in_vain)
     thread.start()
-    wait_for(lambda: stats(found).waiting == 1)
+    eventually(lambda: stats(found).waiting == 1)
     found.close()
     thread.join(20)
     assert len(failures) == 1

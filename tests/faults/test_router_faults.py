@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -30,6 +30,7 @@ from shardpool.errors import (
 )
 from shardpool.local import LocalCluster
 from tests.support.backends import plain_connection
+from tests.support.waiting import eventually
 
 DDL = "CREATE TABLE items (item_id bigint PRIMARY KEY, body text)"
 
@@ -46,14 +47,6 @@ def router(cluster: LocalCluster) -> Iterator[Router]:
         found.create_schema(DDL, {"items": Sharded("item_id")})
         found.copy_into("items", ((key, f"body {key}") for key in range(600)))
         yield found
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    tick = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, "the expected state was not reached"
-        tick.wait(0.01)
 
 
 def keys_on(router: Router, shard: str) -> list[int]:
@@ -100,13 +93,13 @@ def test_routing_goes_on_while_the_catalog_is_down(cluster: LocalCluster) -> Non
         other = Router(config)
         other.catalog.add_shard("s9", "postgresql+psycopg2://x@127.0.0.1:1/x", ShardIdentity("1", "x"))
         other.close()
-        wait_for(lambda: "s9" in router.shard_map.shards)
+        eventually(lambda: "s9" in router.shard_map.shards)
 
 
 def test_a_notice_reaches_other_routers(cluster: LocalCluster, router: Router) -> None:
     with cluster.router() as other:
         other.create_schema("ALTER TABLE items ADD COLUMN extra int")
-        wait_for(lambda: router.topology.tables["items"].column("extra") is not None, seconds=4)
+        eventually(lambda: router.topology.tables["items"].column("extra") is not None, seconds=4)
     assert router.query("SELECT count(extra) FROM items").scalar_one() == 0
 
 
@@ -146,7 +139,7 @@ def test_a_broken_write_is_of_unknown_outcome(cluster: LocalCluster, router: Rou
             cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
             return bool(cursor.fetchone() == (1,))
 
-        wait_for(sleeping)
+        eventually(sleeping)
     direct.close()
     cluster.kill("s1")
     thread.join(20)
@@ -191,7 +184,7 @@ def test_a_shard_that_dies_in_mid_query(cluster: LocalCluster, router: Router, s
             cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
             return bool(cursor.fetchone()[0] >= 1)  # type: ignore[index]
 
-        wait_for(waiting)
+        eventually(waiting)
     cluster.kill("s2")
     thread.join(20)
     assert len(caught) == 1
@@ -228,7 +221,7 @@ def test_statements_for_a_hanging_shard_do_not_hold_up_the_others(cluster: Local
                 router.execute(keys["s0"][0], "SELECT 1 FROM items")
                 router.execute(keys["s2"][0], "SELECT 1 FROM items")
             elapsed = time.monotonic() - start
-            wait_for(lambda: len(failures) >= 6)
+            eventually(lambda: len(failures) >= 6)
         finally:
             for pid in hung:
                 os.kill(pid, signal.SIGCONT)

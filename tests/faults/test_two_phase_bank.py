@@ -10,8 +10,7 @@ import os
 import random
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ import pytest
 from shardpool.local import LocalCluster
 from shardpool.two_phase import resolving
 from tests.support.proxy import Cut
+from tests.support.waiting import eventually
 from tests.transactions.bank import ACCOUNTS, AMOUNT, Bank, open_bank
 from tests.transactions.tellers import POINTS, Order, Teller
 
@@ -47,14 +47,6 @@ def bank(cluster: LocalCluster) -> Iterator[Bank]:
 def log(tmp_path: Path) -> Path:
     print(f"SHARDPOOL_SEED={SEED}")
     return tmp_path / "log"
-
-
-def eventually(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    tick = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        tick.wait(0.02)
 
 
 def resolve(bank: Bank, within: float = RESOLVED_WITHIN, alive: bool = False) -> None:

@@ -6,9 +6,7 @@ import itertools
 import json
 import random
 import threading
-import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +37,7 @@ from tests.jobs.job_tools import (
     replace,
     start,
 )
+from tests.support.waiting import eventually
 
 POINTS = ("written", "prepared", "decided", "committed")
 
@@ -421,13 +420,6 @@ def job_id(router: Router) -> uuid.UUID:
 # -- held back ------------------------------------------------------------------------------------------------------
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.01)
-
-
 @pytest.mark.parametrize("limit", ["latency", "lag"])
 def test_a_job_is_held_back_while_the_servers_are_slow(
     router: Router, monkeypatch: pytest.MonkeyPatch, limit: str
@@ -444,14 +436,14 @@ def test_a_job_is_held_back_while_the_servers_are_slow(
 
     monkeypatch.setattr(throttle, "probe", probe)
     with throttle.watching(router.engines, ["s0", "s1"], RateLimits(0, 0.5, 5.0), "test") as held:
-        wait_until(lambda: len(asked) > 4 and not held.ready())
+        eventually(lambda: len(asked) > 4 and not held.ready())
         done: list[Any] = []
         record = JobJournal(router.catalog)
         thread = threading.Thread(target=lambda: done.append(start(router, throttle=held)))
         thread.start()
-        wait_until(lambda: any(it.progress.get("chunks") for it in record.all()))
+        eventually(lambda: any(it.progress.get("chunks") for it in record.all()))
         before = len(asked)
-        wait_until(lambda: len(asked) > before + 50)
+        eventually(lambda: len(asked) > before + 50)
         assert not done
         assert all_rows(router, "to_item") == []
         state.append(quick)

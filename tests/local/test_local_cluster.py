@@ -11,10 +11,11 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from local_tools import eventually, sql
+from local_tools import sql
 
 from shardpool.config import read_config
 from shardpool.local import LocalCluster, LocalClusterError, LocalServer, ports, reaper
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module")
