@@ -44,6 +44,9 @@ def finishing(stage: Stage, rows: int) -> list[str]:
     if isinstance(stage, Relation):
         if stage.primary_key:
             found.append(f"ALTER TABLE {table} ADD PRIMARY KEY ({_column_list(stage.primary_key)})")
+        if stage.not_null:
+            changes = ", ".join(f"ALTER {text(quote(name))} SET NOT NULL" for name in stage.not_null)
+            found.append(f"ALTER TABLE {table} {changes}")
         if rows >= INDEX_ROWS:
             found += [f"CREATE INDEX ON {table} ({_column_list(columns)})" for columns in stage.indexes]
     if rows >= ANALYSE_ROWS or (rows and stage.spread):

@@ -43,6 +43,11 @@ def is_aggregate_call(node: Tree) -> bool:
     return isinstance(node, pb.FuncCall) and is_aggregate(names(node.funcname)[-1]) and not node.HasField("over")
 
 
+def has_full_join(analysis: Analysis) -> bool:
+    joins = (node for scope in analysis.scopes for part in scope.select.from_clause for node in walk_flat(part))
+    return any(isinstance(node, pb.JoinExpr) and node.jointype == pb.JOIN_FULL for node in joins)
+
+
 def aggregates_of_outer_queries(analysis: Analysis) -> bool:
     """Whether an aggregate call in a subquery belongs to a query around it, which it makes a grouped one.
 

@@ -233,7 +233,6 @@ class CompiledQuery:
         reasons: tuple[Reason, ...],
     ) -> GatherPlan:
         filters = not moving_parameters(parameters)
-        grouped = any(scope.select.group_clause for scope in self.analysis.scopes)
         relations = []
         pruned = False
         for source in self.sources:
@@ -242,7 +241,7 @@ class CompiledQuery:
                 None if self.unknown_function else union_of((pinned[index] for index in source.occurrences), topology)
             )
             pruned = pruned or partitions is not None
-            relation = relation_of(source, source.table.name, grouped)
+            relation = relation_of(source, source.table.name, self.analysis)
             if not filters:
                 relation = replace(relation, select=rows_of(source.table, source.columns), appended="")
             relations.append(replace(relation, by_shard=topology.shard_map.by_shard(partitions)))

@@ -109,6 +109,8 @@ class Relation:
     spread: bool = False
     divided_by: str = ""
     targets: tuple[str, ...] = ()
+    #: Columns that the statement needs to be declared NOT NULL.
+    not_null: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from shardpool.planner.ast import Tree, UnfaithfulText
+from shardpool.planner.clauses import has_full_join
 from shardpool.planner.gather import Source, Sources
 from shardpool.planner.needed import takes_whole_rows
 from shardpool.planner.partitionwise import PartitionWise
@@ -250,11 +251,10 @@ class _Planner:
         sources.forget_spread()
         dropped = sources.drop(choice.gathered)
         added: list[tuple[Stage, Pinned | None]] = []
-        grouped = any(scope.select.group_clause for scope in analysis.scopes)
 
         def gather(table: str, items: list[Item], divided_by: str = "") -> str:
             source, name = sources.source(table, items), self._name("rows")
-            relation = replace(relation_of(source, name, grouped), divided_by=divided_by)
+            relation = replace(relation_of(source, name, analysis), divided_by=divided_by)
             found = tuple(analysis.occurrences[place] for place in source.occurrences)
             added.append((relation, Pinned(pins, analysis, found)))
             return name
@@ -289,13 +289,16 @@ def _merge_sql(pushdown: Pushdown) -> str:
     return f"SELECT * FROM {pushdown.table} LIMIT {limit} OFFSET {pushdown.merge.offset or 0}"
 
 
-def relation_of(source: Source, name: str, grouped: bool) -> Relation:
+def relation_of(source: Source, name: str, analysis: Analysis) -> Relation:
     """Return the relation of a source, without partitions.
 
-    Selecting columns that depend on a grouped primary key needs that key.
+    Selecting columns that depend on a grouped primary key needs that key. FULL JOIN takes conditions like
+    ``key IS NULL`` only where it is known that the key never is.
     """
     key = source.table.primary_key
+    grouped = any(scope.select.group_clause for scope in analysis.scopes)
     whole = grouped and {column.name for column in source.columns}.issuperset(key)
+    not_null = tuple(column.name for column in source.columns if column.not_null) if has_full_join(analysis) else ()
     return Relation(
         name,
         source.table.name,
@@ -305,4 +308,5 @@ def relation_of(source: Source, name: str, grouped: bool) -> Relation:
         source.select,
         {},
         source.appended,
+        not_null=not_null,
     )

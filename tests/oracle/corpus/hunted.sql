@@ -403,3 +403,8 @@ select t3.account from ((daily t1 join people t2 using (customer_id)) left join 
 select 1 / (id - 5) from orders where customer_id in (7, 3) limit 0;
 
 select 10 / id from orders where id > 0 limit 0;
+
+-- A condition that is false by a NOT NULL lets FULL JOIN pass.
+select t1.id, t2.page from (void t1 full join visits t2 on t2.visit_id is null) order by t2.page;
+
+select t.n from country c full join logins t on t.login is null order by 1;
