@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from postgast import pg_query_pb2 as pb
@@ -99,6 +99,15 @@ def _use_of(scope: Scope, analysis: Analysis) -> Item | None:
     return uses[0] if len(uses) == 1 else None
 
 
+@dataclass(frozen=True)
+class Meaning:
+    """What a fact says: that two columns are equal, that each of some columns is one of a list, or that nothing is."""
+
+    equal: tuple[Member, Member] | None = None
+    alternatives: Mapping[Member, Sources] = field(default_factory=dict)
+    never: bool = False
+
+
 class Equalities:
     """The classes of columns that are equal, and the constants they equal, by the facts that hold for *item*'s rows."""
 
@@ -142,21 +151,25 @@ class Equalities:
         return None
 
     def _learn(self, fact: Fact) -> None:
+        if fact.meaning is None:
+            fact.meaning = self._meaning(fact)
+        self._never = self._never or fact.meaning.never
+        if fact.meaning.equal is not None:
+            self._join(*fact.meaning.equal)
+        for member, sources in fact.meaning.alternatives.items():
+            self._sources.setdefault(member, []).append(sources)
+            self._root(member)
+
+    def _meaning(self, fact: Fact) -> Meaning:
         if fact.equality is not None:
-            self._join(*fact.equality)
-            return
+            return Meaning(fact.equality)
         if _is_false(fact.condition):
-            self._never = True
-            return
+            return Meaning(never=True)
         pair = _operands(fact.condition)
         if pair is not None and all(is_a(side, "column_ref") for side in pair):
             left, right = (self._item.scope.resolve(side.column_ref, fact.visible) for side in pair)
-            if left is not None and right is not None:
-                self._join(left, right)
-            return
-        for member, sources in self._alternatives(fact.condition, fact).items():
-            self._sources.setdefault(member, []).append(sources)
-            self._root(member)
+            return Meaning(None if left is None or right is None else (left, right))
+        return Meaning(alternatives=self._alternatives(fact.condition, fact))
 
     def _join(self, left: Member, right: Member) -> None:
         """Both sides must hash alike when equal: same class of key types, same collation."""

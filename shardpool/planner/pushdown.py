@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.aggregates import NotPartial
-from shardpool.planner.ast import Tree, UnfaithfulText, column_fields, is_a, to_sql, walk
+from shardpool.planner.ast import Tree, UnfaithfulText, is_a, to_sql, walk
 from shardpool.planner.clauses import is_grouped, outputs, windows
 from shardpool.planner.groups import partial_groups
 from shardpool.planner.lists import KeyList, find_lists, with_parameters
@@ -21,7 +21,7 @@ from shardpool.planner.partitionwise import NotPartitionWise, PartitionWise
 from shardpool.planner.plan import APPENDED_ROWS, PARTIAL_TABLE, SCHEMA_MARKER, Concatenation, MergeQuery, rows_of
 from shardpool.planner.rewrite import copied, placed, target, without
 from shardpool.planner.rows import first_rows, shipped_rows, whole_rows
-from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Item, references
+from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Item
 from shardpool.planner.shape import Level, Refused
 from shardpool.planner.statement import Statement, to_pyformat
 from shardpool.topology.shard_map import Topology
@@ -208,9 +208,8 @@ def _union(select: Tree, analysis: Analysis, proof: PartitionWise, partial_table
     rows = proof.union(select)
     if rows is None:
         raise NotPartitionWise("no sharded table in FROM")
-    for reference, scope in references(select, None, analysis):
-        if column_fields(reference)[-1] != "*" and (scope is None or scope.resolve(reference) is None):
-            raise Refused(f"{'.'.join(column_fields(reference))} is not certain to be a column")
+    if analysis.uncertain is not None:
+        raise Refused(f"{analysis.uncertain} is not certain to be a column")
     if not select.sort_clause:
         return rows[0], first_rows(select), None
     first = select

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 from postgast import pg_query_pb2 as pb
 
@@ -60,6 +62,11 @@ class Item:
         origin = self.origins[place] if place < len(self.origins) else None
         return None if origin is None else origin[0].column(origin[1])
 
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The names of its columns, as far as they are known."""
+        return frozenset(self.columns or ())
+
     def alias_of(self, column: str) -> str | None:
         """What the table's column *column* is called here."""
         assert self.table is not None and self.columns is not None
@@ -85,6 +92,8 @@ class Fact:
     equality: tuple[Member, Member] | None = None
     #: What unqualified names in the condition may mean: the items below its join, None for all of the scope.
     visible: frozenset[Item] | None = None
+    #: What `pins` has made of it.
+    meaning: Any = None
 
     def holds_for(self, item: Item) -> bool:
         return self.items is None or item in self.items
@@ -116,8 +125,8 @@ class Scope:
                 item = self.merged[name]
                 also = [other for other in items if other.columns is None or name in other.columns]
                 return (item, name) if item and len(also) <= 2 else None
-            found = [item for item in items if item.columns is not None and name in item.columns]
-            unknown = any(item.columns is None for item in items)
+            found = [item for item in items if name in item.names]
+            unknown = len(found) != 1 and any(item.columns is None for item in items)
         else:
             found = [item for item in items if item.alias == parts[-2] and self._qualifies(item, parts)]
             unknown = False
@@ -143,12 +152,22 @@ class Scope:
 class Analysis:
     """All scopes of a statement, and all occurrences of the keyspace's tables in them."""
 
+    select: Tree
     scopes: list[Scope] = field(default_factory=list)
     occurrences: list[Item] = field(default_factory=list)
     #: The strength of the first row lock found, e.g. UPDATE.
     locking: str = ""
     #: An item of another kind than a table: subquery, function, CTE, VALUES.
     composed: bool = False
+
+    @cached_property
+    def uncertain(self) -> str | None:
+        """The first reference in the statement that is not certain to be a column, None if all are."""
+        for reference, scope in references(self.select, None, self):
+            fields = column_fields(reference)
+            if fields[-1] != "*" and (scope is None or scope.resolve(reference) is None):
+                return ".".join(fields)
+        return None
 
     def scope_of(self, select: Tree) -> Scope:
         """Return the scope of a SelectStmt that is no set operation."""
@@ -194,7 +213,7 @@ def analyse(select: Tree, topology: Topology, stages: Mapping[str, Columns] | No
 
     *stages* are the columns of temporary tables that stand in place of subqueries, in the schema `STAGE_SCHEMA`.
     """
-    analyser = _Analyser(topology, stages or {})
+    analyser = _Analyser(select, topology, stages or {})
     analyser.select(select, None, {})
     return analyser.analysis
 
@@ -212,10 +231,10 @@ _Ctes = dict[str, _Query]
 
 
 class _Analyser:
-    def __init__(self, topology: Topology, stages: Mapping[str, Columns]) -> None:
+    def __init__(self, select: Tree, topology: Topology, stages: Mapping[str, Columns]) -> None:
         self.topology = topology
         self._stages = stages
-        self.analysis = Analysis()
+        self.analysis = Analysis(select)
         self._joins = 0
 
     def select(self, select: Tree, parent: Scope | None, ctes: _Ctes) -> _Query:

@@ -96,10 +96,8 @@ class Level:
 
     def check_columns(self) -> None:
         """Every reference must be a column: whole rows have another type in every partition."""
-        for reference, scope in references(self.select, None, self.analysis):
-            fields = column_fields(reference)
-            if fields[-1] != "*" and (scope is None or scope.resolve(reference) is None):
-                raise Refused(f"{'.'.join(fields)} is not certain to be a column")
+        if self.analysis.uncertain is not None:
+            raise Refused(f"{self.analysis.uncertain} is not certain to be a column")
 
     def own(self, link: Tree) -> list[Tree]:
         """The references inside of a subquery that mean columns of this level."""

@@ -207,7 +207,7 @@ class _Planner:
             choices.append(_Choice(travels, spread, in_place))
         if spread or not in_place:
             choices.append(_Choice(sources.bytes_of(sharded), sharded))
-        if spread and shards > 1:
+        if spread and shards > 1 and min(choice.travels for choice in choices) > DIVIDING:
             choices += self._dividing(select, analysis, sources, sharded, shards)
         for choice in sorted(choices, key=lambda choice: choice.travels):
             found = self._query_over(select, analysis, sources, choice)
