@@ -121,7 +121,8 @@ def plan_picture(facts: dict[str, Any]) -> RenderableType:
 def _advice(split: ProposedSplit, facts: dict[str, Any]) -> str:
     return (
         f"partition {split.partition:02} has {split.times:.1f} times what a shard should have: "
-        f"shardpool partition split {split.partition}, in {split.parts}; the imbalance could be {facts['imbalance_split']:.0%} then"
+        f"shardpool partition split {split.partition}, in {split.parts}; "
+        f"the imbalance could be {facts['imbalance_split']:.0%} then"
     )
 
 

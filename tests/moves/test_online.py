@@ -455,3 +455,23 @@ def test_a_rate_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_servers_are_asked(place: Place) -> None:
     latency, lag = throttle.probe(place.router, "s0")
     assert 0 < latency < 5 and lag == 0.0
+
+
+def test_readers_of_a_reference_table_are_not_held_up(place: Place, gates: Gates) -> None:
+    """Foreign keys of the copy lead to it: while one transaction that has read it stays, others read it at once."""
+    target = place.other(0)
+    gates.close("move:copy:after")
+    moving = Background(lambda: move_partition(place.router, 0, target, mode="trigger"))
+    gates.wait_for("move:copy:after")
+    with place.session(target, isolation="REPEATABLE READ") as staying, place.session(target) as passing:
+        staying.execute("SELECT count(*) FROM shop.country")
+        passing.execute("SET lock_timeout = '5s'")
+        gates.open_all()
+        waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'shop.country'::regclass"
+        eventually(lambda: bool(place.sql(target, waits)), "the move wants the table")
+        for _ in range(20):
+            passing.execute("SELECT count(*) FROM shop.country")
+        assert not moving.done and "move:finish:after" not in gates.seen
+        staying.execute("COMMIT")
+        moving.wait()
+    place.assert_clean()
