@@ -69,7 +69,8 @@ class Rounds:
     def digests(self) -> Digests:
         """Return the digests of all rows of the source, and end its transaction."""
         record, source = self._move.record, self._move.servers.source
-        found = read_digests(source, record.keyspace, record.schema, [it.table for it in self._tables])
+        share, tables = self._move.router.config.moves.share, [it.table for it in self._tables]
+        found = read_digests(source, record.keyspace, record.schema, tables, share)
         source.commit()  # the other side may take longer
         return found
 
@@ -220,7 +221,8 @@ def total(digests: Iterable[Digests]) -> Digests:
 
 def _digests_of(leg: Move) -> Digests:
     record, target = leg.record, leg.servers.target
-    return read_digests(target, record.keyspace, record.incoming, read_layout(target, record.incoming))
+    tables = read_layout(target, record.incoming)
+    return read_digests(target, record.keyspace, record.incoming, tables, leg.router.config.moves.share)
 
 
 def _check_places(leg: Move) -> None:

@@ -13,6 +13,7 @@ import psycopg2
 
 from shardpool.config import MoveConfig
 from shardpool.errors import ShardpoolError
+from shardpool.moves.pace import Pace
 from shardpool.moves.record import MoveRecord
 from shardpool.router import Router
 
@@ -37,12 +38,14 @@ class Throttle:
         self._bytes = 0
         self._free = threading.Event()
         self._free.set()
+        self._pace = Pace(limits.share)
 
     def passed(self, size: int) -> None:
         """Wait, if *size* more bytes are too many now."""
         if not self._free.is_set():
             self._free.wait(LONGEST_WAIT)
             self._began, self._bytes = time.monotonic(), 0
+        self._pace.rest()
         if self._limits.max_rate:
             self._bytes += size
             due = self._began + self._bytes / self._limits.max_rate
