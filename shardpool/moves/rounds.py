@@ -203,8 +203,6 @@ def verify_all(move: Move, rounds: Iterable[Rounds]) -> None:
     compare(move.record, total(digests[: len(found)]), total(digests[len(found) :]))
     if len(legs) > 1:
         together([Work(leg.servers.target, partial(_check_places, leg)) for leg in legs], move.meter.tick)
-    for leg in legs:
-        leg.servers.target.commit()
     for it in found:
         it.verified = True
 
@@ -222,7 +220,9 @@ def total(digests: Iterable[Digests]) -> Digests:
 def _digests_of(leg: Move) -> Digests:
     record, target = leg.record, leg.servers.target
     tables = read_layout(target, record.incoming)
-    return read_digests(target, record.keyspace, record.incoming, tables, leg.router.config.moves.share)
+    found = read_digests(target, record.keyspace, record.incoming, tables, leg.router.config.moves.share)
+    target.commit()  # others may take longer, and its server ends a session that is idle in a transaction
+    return found
 
 
 def _check_places(leg: Move) -> None:
@@ -237,6 +237,7 @@ def _check_places(leg: Move) -> None:
         with target.cursor() as cursor:
             cursor.copy_expert(f"COPY ({query}) TO STDOUT", checked)
         checked.flush()
+    target.commit()
 
 
 def _apply(leg: Move, written: Sequence[Captured]) -> None:

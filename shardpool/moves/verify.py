@@ -14,7 +14,7 @@ from shardpool.errors import DigestMismatch
 from shardpool.moves.layout import TableLayout, look_into, read_layout
 from shardpool.moves.move import Move
 from shardpool.moves.pace import Pace
-from shardpool.moves.parallel import Work, together
+from shardpool.moves.parallel import Work, keep_alive, together
 from shardpool.moves.record import MoveRecord
 from shardpool.topology.names import literal, quote
 
@@ -30,11 +30,24 @@ def verify(move: Move) -> None:
     record, source, target = move.record, move.servers.source, move.servers.target
     # Writers wait: there are no rests.
     tables = read_layout(source, record.schema)
+    waiting: list[Any] = []
+
+    def read(connection: Any, schema: str) -> Digests:
+        found = read_digests(connection, record.keyspace, schema, tables)
+        waiting.append(connection)
+        return found
+
+    def say_something() -> None:
+        """For the side that is done first: its server would end it, and the locks with it."""
+        for connection in list(waiting):
+            keep_alive(connection)
+
     here, there = together(
         [
-            Work(source, lambda: read_digests(source, record.keyspace, record.schema, tables)),
-            Work(target, lambda: read_digests(target, record.keyspace, record.incoming, tables)),
-        ]
+            Work(source, lambda: read(source, record.schema)),
+            Work(target, lambda: read(target, record.incoming)),
+        ],
+        say_something,
     )
     target.commit()
     compare(record, here, there)

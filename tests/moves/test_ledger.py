@@ -350,7 +350,7 @@ def changing(server_urls: list[str]) -> Iterator[Place]:
 
 
 def test_a_ledger_beside_splits_and_merges(changing: Place) -> None:
-    run_ledger(changing, moves=7, seed=11, changes=True, frozen=True)
+    run_ledger(changing, moves=5, seed=11, changes=True, frozen=True)
 
 
 @pytest.mark.slow

@@ -481,7 +481,7 @@ def test_a_share_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("step", ["verify", "none"])
 def test_a_comparison_in_pieces_sees_every_row(place: Place, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     """Of tables larger than a piece, with rests, also what the table grew by after its size was read."""
-    monkeypatch.setattr(verify, "PAGE", 16)
+    monkeypatch.setattr(verify, "PAGE", 512)
     monkeypatch.setattr(verify, "PIECE", 1)
     monkeypatch.setattr(pace, "SLICE", 0.0)
     monkeypatch.setattr(place.router, "config", replace(place.config, moves=MoveConfig(share=0.9)))
