@@ -375,7 +375,7 @@ def test_a_ledger_beside_splits_and_merges(changing: Place) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12, 15))
 def test_a_long_ledger_beside_splits_and_merges(changing: Place, seed: int) -> None:
-    run_ledger(changing, moves=150, seed=seed, changes=True, frozen=True)
+    run_ledger(changing, moves=60, seed=seed, changes=True, frozen=True)
 
 
 @pytest.mark.slow
