@@ -76,13 +76,14 @@ class MoveConfig:
     """Limits of moves, in seconds. A cutover that makes writers wait longer than `cutover_timeout` is undone and tried
     again, for `patience` altogether; then the move is given up. Copying goes at `max_rate` bytes per second at most,
     and is held back while a commit takes longer than `max_latency` or a replica is more than `max_lag` behind; 0 is no
-    limit."""
+    limit. Copying and comparing work for `share` of the time, at most 1, and rest in between."""
 
     cutover_timeout: float = 3.0
     patience: float = 300.0
     max_rate: int = 0
     max_latency: float = 0.0
     max_lag: float = 0.0
+    share: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg2
 
+from shardpool.bulk.pace import Pace
 from shardpool.errors import ShardpoolError
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ _LAG = "SELECT coalesce(extract(epoch FROM max(replay_lag)), 0)::float8 FROM pg_
 
 
 class Limits(Protocol):
-    """Bytes per second, seconds that a commit may take, seconds that a replica may be behind; 0 is no limit."""
+    """Bytes per second, seconds that a commit may take, seconds that a replica may be behind; 0 is no limit. And the
+    share of the time that may be worked, 0 < share <= 1."""
 
     @property
     def max_rate(self) -> int: ...
@@ -38,6 +40,8 @@ class Limits(Protocol):
     def max_latency(self) -> float: ...
     @property
     def max_lag(self) -> float: ...
+    @property
+    def share(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class RateLimits:
     max_rate: int = 0
     max_latency: float = 0.0
     max_lag: float = 0.0
+    share: float = 1.0
 
 
 NO_LIMITS = RateLimits()
@@ -61,12 +66,14 @@ class Throttle:
         self._bytes = 0
         self._free = threading.Event()
         self._free.set()
+        self._pace = Pace(limits.share)
 
     def passed(self, size: int) -> None:
         """Wait, if *size* more bytes are too many now."""
         if not self._free.is_set():
             self._free.wait(LONGEST_WAIT)
             self._began, self._bytes = time.monotonic(), 0
+        self._pace.rest()
         self.count(size)
         if self._limits.max_rate:
             time.sleep(min(max(self._due - time.monotonic(), 0.0), LONGEST_WAIT))

@@ -13,7 +13,7 @@ from shardpool.cli.values import duration, size
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from shardpool.moves import RebalancePlan
+    from shardpool.moves import ProposedSplit, RebalancePlan
 
 Measure = Literal["bytes", "rows", "count", "load"]
 MEASURES = get_args(Measure)
@@ -92,6 +92,8 @@ def plan_facts(planned: RebalancePlan) -> dict[str, Any]:
         "after": planned.after,
         "imbalance_before": round(planned.imbalance_before, 4),
         "imbalance_after": round(planned.imbalance_after, 4),
+        "splits": planned.splits,
+        "imbalance_split": None if planned.imbalance_split is None else round(planned.imbalance_split, 4),
     }
 
 
@@ -102,8 +104,9 @@ def plan_picture(facts: dict[str, Any]) -> RenderableType:
 
     from shardpool.cli.tables import new_table
 
+    splits = [Text(_advice(it, facts), style="yellow") for it in facts["splits"]]
     if not facts["moves"]:
-        return Text(f"balanced by {facts['measure']}: nothing to move", style="green")
+        return Group(Text(f"balanced by {facts['measure']}: nothing to move", style="green"), *splits)
     moves = new_table("partition>", "from", "to", "bytes>", "rows>")
     for it in facts["moves"]:
         moves.add_row(f"{it.partition:02}", it.source, it.target, size(it.bytes), f"{it.rows:,}")
@@ -112,7 +115,15 @@ def plan_picture(facts: dict[str, Any]) -> RenderableType:
         f"{_moves(len(facts['moves']))}, {size(facts['bytes'])}, about {duration(facts['seconds'])} one after another"
     )
     told = f"{moved}; imbalance by {facts['measure']} {before:.0%} → {after:.0%}"
-    return Group(moves, Text(""), _balance(facts), Text(""), Text(told, style="bold"))
+    return Group(moves, Text(""), _balance(facts), Text(""), Text(told, style="bold"), *splits)
+
+
+def _advice(split: ProposedSplit, facts: dict[str, Any]) -> str:
+    return (
+        f"partition {split.partition:02} has {split.times:.1f} times what a shard should have: "
+        f"shardpool partition split {split.partition}, in {split.parts}; "
+        f"the imbalance could be {facts['imbalance_split']:.0%} then"
+    )
 
 
 def _balance(facts: dict[str, Any]) -> RenderableType:

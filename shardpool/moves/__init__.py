@@ -22,7 +22,7 @@ from shardpool.moves.change import change_partitions
 from shardpool.moves.change_plan import ChangePlan, Piece, plan_merge, plan_pin, plan_split, plan_unpin
 from shardpool.moves.journal import Leftover
 from shardpool.moves.partition import move_partition
-from shardpool.moves.plan import PlannedMove, RebalancePlan, ShardTotals, plan_rebalance
+from shardpool.moves.plan import PlannedMove, ProposedSplit, RebalancePlan, ShardTotals, plan_rebalance
 from shardpool.moves.progress import MoveProgress
 from shardpool.moves.rebalance import apply_rebalance, resume_rebalance
 from shardpool.moves.recovery import Recovered, abort_move, care_for_moves, recover_moves
@@ -40,6 +40,7 @@ __all__ = [
     "MoveStatus",
     "Piece",
     "PlannedMove",
+    "ProposedSplit",
     "RebalancePlan",
     "Recovered",
     "ShardTotals",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg2
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from shardpool import faults
 from shardpool.errors import CutoverTimeout, MoveError
@@ -98,8 +99,8 @@ def finish_online(move: Move) -> None:
         leg.servers.source.rollback()
         look_into(leg.servers.target, leg.record.keyspace, leg.record.incoming)
         note(leg, "finished", dict(read_kept(leg.servers.target, leg.record.incoming)))
-        take_off(leg.servers.target, leg.record.incoming)
         leg.servers.target.commit()
+    _take_off(move)
     for leg in move.by_target:
         analyze(leg)
 
@@ -181,11 +182,31 @@ def _follow(move: Move) -> None:
 
 
 def _take_off(move: Move) -> None:
+    """Take foreign keys and triggers off, while transactions come and go that use the reference tables.
+
+    A foreign key is dropped on both ends: so the locks are tried for briefly, lest readers queue behind a long one.
+    """
     for leg in move.by_target:
-        target = leg.servers.target
+        retrying = Retrying(
+            retry=retry_if_exception_type(psycopg2.errors.LockNotAvailable),
+            stop=stop_after_delay(move.router.config.moves.patience),
+            wait=wait_random_exponential(multiplier=0.1, max=2.0),
+            reraise=True,
+        )
+        retrying(_try_take_off, leg)
+
+
+def _try_take_off(leg: Move) -> None:
+    target = leg.servers.target
+    try:
         look_into(target, leg.record.keyspace, leg.record.incoming)
+        with target.cursor() as cursor:
+            cursor.execute("SET LOCAL lock_timeout = '100ms'")
         take_off(target, leg.record.incoming)
         target.commit()
+    except psycopg2.Error:
+        target.rollback()
+        raise
 
 
 def _ledger(move: Move) -> dict[str, Any]:

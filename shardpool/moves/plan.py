@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from shardpool.errors import NoSuchShard, PreflightFailed
-from shardpool.moves.balance import Item, choose_moves, imbalance
+from shardpool.moves.balance import Item, choose_moves, imbalance, shares
 from shardpool.moves.journal import Journal
 from shardpool.moves.load import read_loads
 from shardpool.moves.sizes import PartitionSize, read_sizes
@@ -33,6 +34,17 @@ class PlannedMove:
 
 
 @dataclass(frozen=True)
+class ProposedSplit:
+    """A partition that has more than any shard should have: `times` as much. No move balances that; `parts` of it may
+    be balanced, if its rows are spread over its keys (a single hot key is to be pinned instead)."""
+
+    partition: int
+    shard: str
+    times: float
+    parts: int
+
+
+@dataclass(frozen=True)
 class ShardTotals:
     """What a shard holds."""
 
@@ -47,6 +59,8 @@ class RebalancePlan:
 
     The imbalance is the largest difference of a shard from what it should have, as a share of the mean, in the plan's
     measure. `rate` is how many bytes on disk earlier moves made in a second, or what is assumed if there were none.
+    `splits` are proposals, which are not carried out with the plan; `imbalance_split` is what moves could reach after
+    them, if the parts are even.
     """
 
     measure: Measure
@@ -56,6 +70,8 @@ class RebalancePlan:
     imbalance_before: float
     imbalance_after: float
     rate: float = FIRST_RATE
+    splits: tuple[ProposedSplit, ...] = ()
+    imbalance_split: float | None = None
 
     @property
     def bytes(self) -> int:
@@ -79,6 +95,11 @@ class RebalancePlan:
             after = self.after[shard]
             lines.append(
                 f"  {shard}: {before.count} -> {after.count} partitions, {before.bytes:,} -> {after.bytes:,} bytes"
+            )
+        for split in self.splits:
+            lines.append(
+                f"  partition {split.partition} on {split.shard} has {split.times:.1f} times what a shard should have: "
+                f"split it in {split.parts} (imbalance {self.imbalance_split:.1%})"
             )
         return "\n".join(lines)
 
@@ -119,6 +140,7 @@ def plan_rebalance(
     before = {size.partition: size.shard for size in sizes}
     after = {**before, **chosen}
     judged = sorted(set(shards) - closed)
+    splits = _splits(router, items, targets, tolerance, capacities)
     return RebalancePlan(
         measure=by,
         moves=tuple(
@@ -131,7 +153,42 @@ def plan_rebalance(
         imbalance_before=imbalance(_loads(weigh, before, judged), targets, capacities),
         imbalance_after=imbalance(_loads(weigh, after, judged), targets, capacities),
         rate=Journal(router.catalog).rate() or FIRST_RATE,
+        splits=splits,
+        imbalance_split=_after_splits(items, splits, targets, tolerance, capacities) if splits else None,
     )
+
+
+def _splits(
+    router: Router, items: Sequence[Item], targets: Collection[str], tolerance: float, capacities: Mapping[str, float]
+) -> tuple[ProposedSplit, ...]:
+    fair = max(shares(sum(item.weight for item in items), targets, capacities).values())
+    found = []
+    for item in items:
+        partition = router.shard_map.placement(item.partition).partition
+        if item.weight > fair * (1 + tolerance) and partition.high - partition.low > 1:
+            times = item.weight / fair
+            found.append(ProposedSplit(item.partition, item.shard, times, 1 << math.ceil(math.log2(times))))
+    return tuple(found)
+
+
+def _after_splits(
+    items: Sequence[Item],
+    splits: Sequence[ProposedSplit],
+    targets: Collection[str],
+    tolerance: float,
+    capacities: Mapping[str, float],
+) -> float:
+    """Return the imbalance that moves could reach if these were split in even parts."""
+    parts = {split.partition: split.parts for split in splits}
+    pieces = [
+        Item(number, item.shard, item.weight / parts.get(item.partition, 1), item.cost // parts.get(item.partition, 1))
+        for number, item in enumerate(it for it in items for _ in range(parts.get(it.partition, 1)))
+    ]
+    chosen = choose_moves(pieces, targets, tolerance, capacities)
+    loads = dict.fromkeys(targets, 0.0)
+    for piece in pieces:
+        loads[chosen.get(piece.partition, piece.shard)] += piece.weight
+    return imbalance(loads, targets, capacities)
 
 
 def _weights(router: Router, sizes: Collection[PartitionSize], by: Measure, watch: float) -> dict[int, float]:

@@ -69,7 +69,8 @@ class Rounds:
     def digests(self) -> Digests:
         """Return the digests of all rows of the source, and end its transaction."""
         record, source = self._move.record, self._move.servers.source
-        found = read_digests(source, record.keyspace, record.schema, [it.table for it in self._tables])
+        share, tables = self._move.router.config.moves.share, [it.table for it in self._tables]
+        found = read_digests(source, record.keyspace, record.schema, tables, share)
         source.commit()  # the other side may take longer
         return found
 
@@ -202,8 +203,6 @@ def verify_all(move: Move, rounds: Iterable[Rounds]) -> None:
     compare(move.record, total(digests[: len(found)]), total(digests[len(found) :]))
     if len(legs) > 1:
         together([Work(leg.servers.target, partial(_check_places, leg)) for leg in legs], move.meter.tick)
-    for leg in legs:
-        leg.servers.target.commit()
     for it in found:
         it.verified = True
 
@@ -220,7 +219,10 @@ def total(digests: Iterable[Digests]) -> Digests:
 
 def _digests_of(leg: Move) -> Digests:
     record, target = leg.record, leg.servers.target
-    return read_digests(target, record.keyspace, record.incoming, read_layout(target, record.incoming))
+    tables = read_layout(target, record.incoming)
+    found = read_digests(target, record.keyspace, record.incoming, tables, leg.router.config.moves.share)
+    target.commit()  # others may take longer, and its server ends a session that is idle in a transaction
+    return found
 
 
 def _check_places(leg: Move) -> None:
@@ -235,6 +237,7 @@ def _check_places(leg: Move) -> None:
         with target.cursor() as cursor:
             cursor.copy_expert(f"COPY ({query}) TO STDOUT", checked)
         checked.flush()
+    target.commit()
 
 
 def _apply(leg: Move, written: Sequence[Captured]) -> None:

@@ -1,21 +1,26 @@
 """Comparing the copy with the source, row by row, before anything is switched.
 
 Of each table the rows are counted, and the hashes of their texts are summed: equal sums whatever the order, and a row
-that is missing, doubled or different changes them. Row counts alone prove nothing.
+that is missing, doubled or different changes them. Row counts alone prove nothing. Large tables are summed in pieces,
+by the places of their rows, with rests in between (`pace`): so the connection must see the same rows all the while.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from shardpool.bulk.pace import Pace
 from shardpool.errors import DigestMismatch
 from shardpool.moves.layout import TableLayout, look_into, read_layout
 from shardpool.moves.move import Move
-from shardpool.moves.parallel import Work, together
+from shardpool.moves.parallel import Work, keep_alive, together
 from shardpool.moves.record import MoveRecord
 from shardpool.topology.names import literal, quote
 
+#: Bytes of a page, and how many pages are summed before a rest.
+PAGE = 8192
+PIECE = 512
 #: Table -> (rows, sum of hashes).
 Digests = dict[str, tuple[int, int]]
 
@@ -23,12 +28,26 @@ Digests = dict[str, tuple[int, int]]
 def verify(move: Move) -> None:
     """Raise `DigestMismatch` unless both sides have the same rows, generated columns included."""
     record, source, target = move.record, move.servers.source, move.servers.target
+    # Writers wait: there are no rests.
     tables = read_layout(source, record.schema)
+    waiting: list[Any] = []
+
+    def read(connection: Any, schema: str) -> Digests:
+        found = read_digests(connection, record.keyspace, schema, tables)
+        waiting.append(connection)
+        return found
+
+    def say_something() -> None:
+        """For the side that is done first: its server would end it, and the locks with it."""
+        for connection in list(waiting):
+            keep_alive(connection)
+
     here, there = together(
         [
-            Work(source, lambda: read_digests(source, record.keyspace, record.schema, tables)),
-            Work(target, lambda: read_digests(target, record.keyspace, record.incoming, tables)),
-        ]
+            Work(source, lambda: read(source, record.schema)),
+            Work(target, lambda: read(target, record.incoming)),
+        ],
+        say_something,
     )
     target.commit()
     compare(record, here, there)
@@ -46,14 +65,33 @@ def compare(record: MoveRecord, here: Digests, there: Digests) -> None:
         raise DigestMismatch(f"{record}: the copy differs; nothing was moved. {'; '.join(differing)}")
 
 
-def read_digests(connection: Any, keyspace: str, schema: str, tables: Sequence[TableLayout]) -> Digests:
-    """Return the digests of *tables* in *schema*."""
-    if not tables:
-        return {}
+def read_digests(
+    connection: Any, keyspace: str, schema: str, tables: Sequence[TableLayout], share: float = 1.0
+) -> Digests:
+    """Return the digests of *tables* in *schema*, as the connection's transaction sees them; work for *share* of the
+    time."""
     look_into(connection, keyspace, schema)
+    pace = Pace(share)
+    found: Digests = {}
     with connection.cursor() as cursor:
-        cursor.execute(" UNION ALL ".join(digest(schema, table) for table in tables))
-        return {name: (int(rows), int(digest)) for name, rows, digest in cursor.fetchall()}
+        for table in tables:
+            rows = value = 0
+            for condition in pieces(table):
+                cursor.execute(digest(schema, table, condition))
+                _, more_rows, more = cursor.fetchone()
+                rows, value = rows + int(more_rows), value + int(more)
+                pace.rest()
+            found[table.name] = rows, value
+    return found
+
+
+def pieces(table: TableLayout) -> Iterator[str]:
+    """Yield conditions that each row of a table satisfies one of; the last takes what the table has grown by."""
+    last = table.heap // PAGE // PIECE
+    for number in range(last + 1):
+        bounds = [f"ctid >= '({number * PIECE},0)'"] if number else []
+        bounds += [f"ctid < '({(number + 1) * PIECE},0)'"] if number < last else []
+        yield f" WHERE {' AND '.join(bounds)}" if bounds else ""
 
 
 def digest(schema: str, table: TableLayout, condition: str = "") -> str:

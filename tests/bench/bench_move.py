@@ -1,10 +1,12 @@
 """Moves under writers: how long they wait for partitions of several sizes, and megabytes per second beside pg_dump.
 
-``python -m tests.bench.bench_move [megabytes ...]``; without sizes 1, 16 and 128.
+``python -m tests.bench.bench_move [share=0.2] [megabytes ...]``; without sizes 1, 16 and 128. With a share, moves copy
+and compare for that part of the time.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
 import subprocess
 import sys
@@ -12,11 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from shardpool import Router, Sharded
+from shardpool import Config, Router, Sharded
+from shardpool.config import MoveConfig
 from shardpool.local import LocalCluster, binaries
 from shardpool.moves import MoveReport, move_partition
 from tests.support.backends import plain_connection
@@ -25,6 +30,8 @@ SIZES = (1, 16, 128)
 #: Moves per size, those under writers and those without.
 MOVES = 20
 WRITERS = 2
+#: So often writers are alone, and then beside moves.
+ROUNDS = 2
 ROW = 400
 DDL = "CREATE TABLE lines (key bigint, number int, hits int NOT NULL DEFAULT 0, text text, PRIMARY KEY (key, number))"
 SCHEMA = "bench_p0000"
@@ -47,31 +54,54 @@ def fill(router: Router, megabytes: int) -> int:
 
 
 @contextmanager
-def writing(router: Router, latencies: list[float]) -> Iterator[None]:
-    """Writers in threads that change rows one by one; their waits are added to *latencies*."""
-    ended = threading.Event()
+def writing(router: Router, written: list[Written]) -> Iterator[None]:
+    """Writers in a process of their own that change rows one by one; what they did is added to *written*."""
+    context = multiprocessing.get_context("spawn")
+    begun, ended, found = context.Event(), context.Event(), context.Queue()
+    process = context.Process(target=write_until, args=(router.config, begun, ended, found))
+    process.start()
+    begun.wait(60)
+    try:
+        yield
+    finally:
+        ended.set()
+        written.append(found.get(timeout=60))
+        process.join()
 
-    def write(key: int) -> None:
+
+def write_until(config: Config, begun: Any, ended: Any, found: Any) -> None:
+    latencies: list[float] = []
+
+    def write(router: Router, key: int) -> None:
         number = 0
         while not ended.is_set():
             number = (number + 1) % 10
-            began = time.perf_counter()
+            since = time.perf_counter()
             router.execute(
                 key,
                 "UPDATE lines SET hits = hits + 1 WHERE key = :key AND number = :number",
                 {"key": key, "number": number},
             )
-            latencies.append(time.perf_counter() - began)
+            latencies.append(time.perf_counter() - since)
 
-    threads = [threading.Thread(target=write, args=(key,)) for key in range(WRITERS)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
+    with Router(config) as router:
+        router.execute(0, "SELECT 1 FROM lines LIMIT 1")
+        threads = [threading.Thread(target=write, args=(router, key)) for key in range(WRITERS)]
+        began = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        begun.set()
         for thread in threads:
             thread.join()
+        found.put(Written(len(latencies) / (time.perf_counter() - began), max(latencies)))
+
+
+@dataclass(frozen=True)
+class Written:
+    """What writers did: statements per second, and the seconds of the slowest."""
+
+    rate: float
+    slowest: float
 
 
 def move(router: Router) -> MoveReport:
@@ -79,34 +109,28 @@ def move(router: Router) -> MoveReport:
     return move_partition(router, 0, "s1" if source == "s0" else "s0", mode="trigger")
 
 
-def rate_of(latencies: list[float], seconds: float) -> float:
-    return len(latencies) / seconds
-
-
 def measure(router: Router, megabytes: int) -> list[str]:
     """Return a row of the table of pauses."""
-    alone: list[float] = []
-    began = time.perf_counter()
-    with writing(router, alone):
-        time.sleep(3)
-    before = rate_of(alone, time.perf_counter() - began)
-    during: list[float] = []
     count = MOVES if megabytes <= 32 else max(MOVES // 4, 3)
-    with writing(router, during):
-        began = time.perf_counter()
-        reports = [move(router) for _ in range(count)]
-        slowed = rate_of(during, time.perf_counter() - began)
+    written: list[Written] = []
+    reports: list[MoveReport] = []
+    for _ in range(ROUNDS):
+        with writing(router, written):
+            time.sleep(3)
+        with writing(router, written):
+            reports += [move(router) for _ in range(count // ROUNDS)]
+    before, during = (statistics.median(it.rate for it in written[at::2]) for at in (0, 1))
     pauses = sorted(it.pause * 1000 for it in reports)
     seconds = statistics.median(it.seconds for it in reports)
     return [
         f"{megabytes} MB",
-        str(count),
+        str(len(reports)),
         f"{statistics.median(pauses):.0f}",
         f"{pauses[int(len(pauses) * 0.95)]:.0f}",
         f"{pauses[-1]:.0f}",
-        f"{max(during) * 1000:.0f}",
+        f"{max(it.slowest for it in written[1::2]) * 1000:.0f}",
         f"{seconds:.2f}",
-        f"{1 - slowed / before:.0%}",
+        f"{1 - during / before:.0%}",
     ]
 
 
@@ -166,14 +190,16 @@ def throughput(cluster: LocalCluster, router: Router, megabytes: int) -> RichTab
 
 
 def main() -> None:
-    sizes = [int(it) for it in sys.argv[1:]] or list(SIZES)
-    pauses = RichTable(title=f"moves under {WRITERS} writers; milliseconds that they waited")
+    share = next((float(it.removeprefix("share=")) for it in sys.argv[1:] if it.startswith("share=")), 1.0)
+    sizes = [int(it) for it in sys.argv[1:] if it.isdigit()] or list(SIZES)
+    pauses = RichTable(title=f"moves under {WRITERS} writers, share {share:g}; milliseconds that they waited")
     for heading in ("size", "moves", "median", "p95", "longest", "slowest write", "whole move, s", "writers slower by"):
         pauses.add_column(heading, justify="right")
     console = Console(width=120)
     for megabytes in sizes:
         cluster = LocalCluster(shards=2, partitions=1, keyspace="bench", settings={"fsync": True})
         with cluster, cluster.router() as router:
+            router.config = replace(router.config, moves=MoveConfig(share=share))
             router.create_schema(DDL, {"lines": Sharded("key")})
             fill(router, megabytes)
             pauses.add_row(*measure(router, megabytes))

@@ -32,8 +32,11 @@ from shardpool.moves import (
     lock,
     move_partition,
     move_status,
+    parallel,
     recover_moves,
     relay,
+    servers,
+    verify,
 )
 from shardpool.moves.layout import TableLayout, parents_first
 from shardpool.moves.record import Mode
@@ -420,6 +423,28 @@ def test_a_row_changed_on_the_way_is_found(place: Place, gates: Gates, change: s
     gates.open_all()
     with pytest.raises(DigestMismatch, match="but not the same ones"):
         moving.wait()
+    place.assert_clean()
+
+
+@pytest.mark.parametrize("slow", ["source", "target"])
+def test_a_side_that_waits_for_the_other_is_not_ended(
+    place: Place, monkeypatch: pytest.MonkeyPatch, mode: Mode, slow: str
+) -> None:
+    """Digests of one side take longer than its server lets a transaction be idle."""
+    monkeypatch.setitem(servers.SETTINGS, "idle_in_transaction_session_timeout", "400ms")
+    monkeypatch.setattr(parallel, "INTERVAL", 0.05)
+    honest = verify.digest
+
+    def slowly(schema_name: str, table: TableLayout, condition: str = "") -> str:
+        side = "target" if "incoming" in schema_name else "source"
+        if side == slow and table.name == "plain":
+            condition = " WHERE EXISTS (SELECT FROM pg_sleep(1.2))"
+        return honest(schema_name, table, condition)
+
+    monkeypatch.setattr(verify, "digest", slowly)
+    before = place.contents()
+    assert move_partition(place.router, 0, place.other(0)).mode == mode
+    assert place.contents() == before
     place.assert_clean()
 
 

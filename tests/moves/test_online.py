@@ -12,10 +12,19 @@ import pytest
 from psycopg2 import errors
 from sqlalchemy.engine import make_url
 
-from shardpool.bulk import throttle
+from shardpool.bulk import pace, throttle
 from shardpool.config import MoveConfig
 from shardpool.errors import CutoverTimeout, DigestMismatch, MoveError, MoveTakenOver, PreflightFailed
-from shardpool.moves import abort_move, fence, lock, move_partition, move_status, recover_moves, rounds
+from shardpool.moves import (
+    abort_move,
+    fence,
+    lock,
+    move_partition,
+    move_status,
+    recover_moves,
+    rounds,
+    verify,
+)
 from shardpool.moves.layout import TableLayout
 from shardpool.moves.move import Move
 from tests.moves.conftest import shop_config
@@ -453,6 +462,73 @@ def test_a_rate_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert throttle.Throttle(MoveConfig()).passed(10**9) is None and now[0] == pytest.approx(1.0)
 
 
+def test_a_share_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, rested = [0.0], list[float]()
+
+    def sleep(seconds: float) -> None:
+        rested.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(pace, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    held = throttle.Throttle(MoveConfig(share=0.25))
+    for _ in range(100):
+        now[0] += 0.01
+        held.passed(10)
+    assert sum(rested) == pytest.approx(3.0, rel=0.1)
+
+
+@pytest.mark.parametrize("step", ["verify", "none"])
+def test_a_comparison_in_pieces_sees_every_row(place: Place, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Of tables larger than a piece, with rests, also what the table grew by after its size was read."""
+    monkeypatch.setattr(verify, "PAGE", 512)
+    monkeypatch.setattr(verify, "PIECE", 1)
+    monkeypatch.setattr(pace, "SLICE", 0.0)
+    monkeypatch.setattr(place.router, "config", replace(place.config, moves=MoveConfig(share=0.9)))
+    key = next(key for key in range(60) if place.router.partition_of(key).id == 0)
+    source = place.owner(0)
+    grow = f"INSERT INTO shop_p0000.plain SELECT {key}, repeat('x', 500) FROM generate_series(1, 300)"
+    written_at(monkeypatch, {"move:copy:after": lambda: place.sql(source, grow)})
+    before = place.contents()
+    if step == "none":
+        move_partition(place.router, 0, place.other(0), mode="trigger")
+        assert place.contents()[0] != before[0]  # it grew
+        place.sql(place.owner(0), "DELETE FROM shop_p0000.plain WHERE payload LIKE 'xxx%' AND length(payload) = 500")
+        assert place.contents() == before
+        return
+
+    def spoil() -> None:
+        target = place.other(0)
+        ((incoming,),) = place.sql(target, "SELECT nspname FROM pg_namespace WHERE nspname LIKE '%incoming%'")
+        place.sql(
+            target, f"UPDATE {incoming}.plain SET extra = 8 WHERE ctid = (SELECT max(ctid) FROM {incoming}.plain)"
+        )
+
+    written_at(monkeypatch, {"move:verify:before": spoil})
+    with pytest.raises(DigestMismatch, match=r"plain: .* but not the same ones"):
+        move_partition(place.router, 0, place.other(0), mode="trigger")
+    place.assert_clean()
+
+
 def test_the_servers_are_asked(place: Place) -> None:
     latency, lag = throttle.probe(place.router.engines, "s0")
     assert 0 < latency < 5 and lag == 0.0
+
+
+def test_readers_of_a_reference_table_are_not_held_up(place: Place, gates: Gates) -> None:
+    """Foreign keys of the copy lead to it: while one transaction that has read it stays, others read it at once."""
+    target = place.other(0)
+    gates.close("move:copy:after")
+    moving = Background(lambda: move_partition(place.router, 0, target, mode="trigger"))
+    gates.wait_for("move:copy:after")
+    with place.session(target, isolation="REPEATABLE READ") as staying, place.session(target) as passing:
+        staying.execute("SELECT count(*) FROM shop.country")
+        passing.execute("SET lock_timeout = '5s'")
+        gates.open_all()
+        waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'shop.country'::regclass"
+        eventually(lambda: bool(place.sql(target, waits)), "the move wants the table")
+        for _ in range(20):
+            passing.execute("SELECT count(*) FROM shop.country")
+        assert not moving.done and "move:finish:after" not in gates.seen
+        staying.execute("COMMIT")
+        moving.wait()
+    place.assert_clean()

@@ -351,3 +351,24 @@ def test_an_earlier_rate_is_what_is_expected(server_urls: list[str]) -> None:
             assert plan_rebalance(own.router).rate == pytest.approx(report.bytes / report.seconds, rel=0.5)
         finally:
             own.close()
+
+
+def test_a_partition_that_is_too_large_is_to_be_split(server_urls: list[str]) -> None:
+    with databases(server_urls[:2]) as urls:
+        own = Place(shop_config(urls))
+        try:
+            own.fill()
+            assert plan_rebalance(own.router, by="rows").splits == ()
+            own.sql(own.owner(1), "INSERT INTO shop_p0001.plain SELECT 1, 'many' FROM generate_series(1, 4000)")
+            for number in range(4):
+                for name in ("plain", "orders", "customers", "audit", "things"):
+                    own.sql(own.owner(number), f"ANALYZE {schema(number)}.{name}")
+            plan = plan_rebalance(own.router, by="rows")
+            (split,) = plan.splits
+            assert (split.partition, split.shard, split.parts) == (1, own.owner(1), 2)
+            assert 1.3 < split.times < 2
+            assert plan.imbalance_split is not None
+            assert plan.imbalance_split < 0.11 < plan.imbalance_after
+            assert "split it in 2 (imbalance" in str(plan)
+        finally:
+            own.close()
