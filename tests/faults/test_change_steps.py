@@ -11,8 +11,9 @@ from shardpool.moves import ChangePlan, change_partitions, plan_merge, plan_spli
 from tests.faults.test_move_steps import POINTS, committed, recover_all
 from tests.moves.change_tools import all_rows, merge, partition_ids, split
 from tests.moves.conftest import shop_config
-from tests.moves.move_tools import Mover, Place, eventually
+from tests.moves.move_tools import Mover, Place
 from tests.support.backends import databases
+from tests.support.waiting import eventually
 
 BY_HAND = pytest.mark.slow
 FREEZES = ["move:copy:inside", "move:last:inside", "move:fence:after", "move:flip:before", "move:flip:after"]

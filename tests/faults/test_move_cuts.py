@@ -17,9 +17,10 @@ from shardpool.errors import CatalogUnavailable, MoveError, OutcomeUnknown, Shar
 from shardpool.moves import move_partition, move_status, recover_moves, runner
 from shardpool.moves.record import Mode
 from tests.moves.conftest import shop_config
-from tests.moves.move_tools import Place, eventually
+from tests.moves.move_tools import Place
 from tests.support.backends import databases
 from tests.support.cutting_proxy import CuttingProxy, When, proxies
+from tests.support.waiting import eventually
 
 COMMIT = r"^COMMIT"
 PARTIES = ("source", "target", "catalog")

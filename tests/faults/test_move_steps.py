@@ -34,7 +34,8 @@ from shardpool.moves.journal import Journal
 from shardpool.moves.record import Mode
 from shardpool.moves.steps import is_committed, names_of
 from tests.moves.conftest import gates, place, shop_config
-from tests.moves.move_tools import Background, Gates, Mover, Place, eventually, schema
+from tests.moves.move_tools import Background, Gates, Mover, Place, schema
+from tests.support.waiting import eventually
 
 __all__ = ["gates", "place"]  # fixtures
 

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +22,7 @@ from shardpool.moves import ChangePlan, change_partitions, move_partition
 from shardpool.moves.modes import Wanted
 from shardpool.topology.names import quote
 from tests.support.backends import plain_connection
+from tests.support.waiting import eventually
 
 DDL = """
 CREATE TYPE mood AS ENUM ('good', 'bad');
@@ -197,14 +197,6 @@ def schema(partition: int) -> str:
 
 
 # -- waiting --------------------------------------------------------------------------------------------------------
-
-
-def eventually(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
-    """Poll until the condition holds; fail after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-        time.sleep(0.01)
 
 
 def wait_until_blocked(place: Place, shard: str, pid: int) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from shardpool import Router
 from shardpool.moves import care_for_moves, move_partition, move_status
-from tests.moves.move_tools import Mover, Place, eventually
+from tests.moves.move_tools import Mover, Place
+from tests.support.waiting import eventually
 
 
 @pytest.mark.parametrize(("point", "committed"), [("move:fence:after", False), ("move:flip:after", True)])

@@ -18,7 +18,8 @@ from shardpool.local import LocalCluster
 from shardpool.moves import fence, lock, move_partition, steps
 from shardpool.moves.record import Mode
 from tests.moves.conftest import shop_config, take_mode
-from tests.moves.move_tools import Background, Gates, Place, eventually, wait_until_blocked
+from tests.moves.move_tools import Background, Gates, Place, wait_until_blocked
+from tests.support.waiting import eventually
 
 COUNT = "SELECT count(*) FROM plain"
 WRITE = "UPDATE plain SET extra = extra + 1"

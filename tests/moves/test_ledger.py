@@ -50,8 +50,9 @@ from shardpool.topology.key import KeyType, hash_key
 from tests.faults.test_move_steps import POINTS
 from tests.moves.change_tools import partition_ids
 from tests.moves.conftest import shop_config
-from tests.moves.move_tools import Background, Mover, Place, eventually, schema
+from tests.moves.move_tools import Background, Mover, Place, schema
 from tests.support.backends import databases
+from tests.support.waiting import eventually
 
 STALE = (errors.UndefinedTable, errors.InvalidSchemaName)
 #: Writers whose keys a merge has brought together may conflict under SERIALIZABLE: nothing has happened.

@@ -44,8 +44,9 @@ from shardpool.moves.steps import names_of
 from shardpool.topology.names import quote
 from shardpool.topology.tables import Sharded
 from tests.moves.conftest import shop_config
-from tests.moves.move_tools import TABLES, Background, Gates, Mover, Place, eventually, schema, wait_until_blocked
+from tests.moves.move_tools import TABLES, Background, Gates, Mover, Place, schema, wait_until_blocked
 from tests.support.backends import databases, plain_connection
+from tests.support.waiting import eventually
 
 STEP_NAMES = [step.name for step in STEPS["trigger"]]
 #: Where a move is while writers wait.

@@ -28,8 +28,9 @@ from shardpool.moves import (
 from shardpool.moves.layout import TableLayout
 from shardpool.moves.move import Move
 from tests.moves.conftest import shop_config
-from tests.moves.move_tools import Background, Gates, Mover, Place, eventually, schema
+from tests.moves.move_tools import Background, Gates, Mover, Place, schema
 from tests.support.backends import databases, plain_connection
+from tests.support.waiting import eventually
 
 #: Where writers write: between any two things that the move does.
 POINTS = (

@@ -23,8 +23,9 @@ from shardpool.moves.load import read_loads
 from shardpool.moves.plan import FIRST_RATE
 from shardpool.moves.runs import Runs
 from tests.moves.conftest import shop_config
-from tests.moves.move_tools import Background, Gates, Mover, Place, eventually, schema
+from tests.moves.move_tools import Background, Gates, Mover, Place, schema
 from tests.support.backends import databases
+from tests.support.waiting import eventually
 
 # -- choosing ---------------------------------------------------------------------------------------------------------
 

@@ -10,8 +10,9 @@ from shardpool.config import Endpoint
 from shardpool.errors import ConfigError, NoSuchShard, PreflightFailed, ShardUnavailable
 from shardpool.moves import add_shard, apply_rebalance, drain_shard, plan_rebalance, remove_shard
 from tests.moves.conftest import shop_config
-from tests.moves.move_tools import Background, Place, eventually
+from tests.moves.move_tools import Background, Place
 from tests.support.backends import databases
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ import pytest
 from shardpool.errors import MoveInProgress, PreflightFailed, SchemaError
 from shardpool.moves import abort_move, care_for_moves, move_partition, move_status, recover_moves
 from shardpool.moves.steps import is_committed
-from tests.moves.move_tools import Mover, Place, eventually, schema
+from tests.moves.move_tools import Mover, Place, schema
 from tests.moves.test_online import FEATURES, Scribe, written_at
+from tests.support.waiting import eventually
 
 HOUR = 3600.0
 BY_HAND = pytest.mark.slow

@@ -12,8 +12,8 @@ from shardpool.errors import StalePlacement
 from shardpool.executor.transaction import Transaction
 from shardpool.moves import move_partition
 from shardpool.moves.shards import add_shard
-from tests.moves.move_tools import eventually
 from tests.support.backends import databases
+from tests.support.waiting import eventually
 
 COUNT = "SELECT count(*) FROM customers"
 
