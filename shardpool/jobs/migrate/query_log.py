@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shardpool.errors import JobRefused, KeyTypeMismatch, ShardpoolError
-from shardpool.planner.plan import GatherPlan, Plan, ReferencePlan, SinglePlan, StagesPlan
+from shardpool.planner.plan import Plan, PushdownPlan, ReferencePlan, SinglePlan
 from shardpool.planner.statement import from_text
 from shardpool.planner.writes import Staged, Steps, compile_statement
 from shardpool.topology.key import KEY_TYPES, KeyType
@@ -98,11 +98,11 @@ def _outcome_of(plan: Plan | Steps | Staged) -> str:
             return ONE
         case ReferencePlan():
             return ANY
-        case GatherPlan() | StagesPlan() | Staged():
-            return MOVED
         case Steps(steps=[step], copies=None) if step.placement is not None:
             return ONE
-    return SEVERAL
+        case PushdownPlan() | Steps():
+            return SEVERAL
+    return MOVED
 
 
 def _keyed(table: Table, kind: TableKind) -> Table:
