@@ -8,6 +8,7 @@ tried: a view that `Router.query` would refuse is not created.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,7 +20,7 @@ from shardpool.ddl.planning import Planning, scope_of, unchanged
 from shardpool.ddl.refusals import refuse
 from shardpool.ddl.script import ParsedStatement
 from shardpool.ddl.statement import DdlStatement, Effect, Scope
-from shardpool.ddl.tree import canonical
+from shardpool.ddl.tree import canonical, find
 from shardpool.errors import InvalidSQL, PlanError, RoutingError
 from shardpool.planner.ladder import compile_query
 from shardpool.planner.statement import from_text
@@ -27,6 +28,9 @@ from shardpool.planner.views import expanded, qualifier_cuts, relations_read
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Topology
 from shardpool.topology.tables import View
+
+#: What begins like this may be read as a date or time.
+_MOMENT = re.compile(r"\s*(now|today|tomorrow|yesterday)\b", re.IGNORECASE)
 
 #: The views of a schema by name: their columns, and their definitions with all names outside pg_catalog qualified.
 VIEWS = """
@@ -43,6 +47,7 @@ def plan_create_view(planning: Planning, statement: ParsedStatement) -> list[Ddl
     assert isinstance(create, pb.ViewStmt)
     name, line = create.view.relname, statement.line
     _check_form(create, line)
+    _check_moments(create, line)
     planning.check_new_name(name, line)
     for what in ("table", "type"):
         if planning.history.current(what, name):
@@ -64,6 +69,14 @@ def _check_form(create: pb.ViewStmt, line: int) -> None:
     )
     for reason, used in forms:
         if used:
+            raise refuse("SP257", line=line, name=create.view.relname, reason=reason)
+
+
+def _check_moments(create: pb.ViewStmt, line: int) -> None:
+    """PostgreSQL reads 'now' as a date or time when a view is created: later in a partition that has moved."""
+    for constant in find(create, pb.A_Const):
+        if _MOMENT.match(constant.sval.sval):
+            reason = f"has {constant.sval.sval!r}, the moment at which each partition gets the view: use now()"
             raise refuse("SP257", line=line, name=create.view.relname, reason=reason)
 
 

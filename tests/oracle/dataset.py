@@ -73,6 +73,10 @@ create table balances (region text, account bigint, closed boolean, primary key 
 create table daily (day date not null, customer_id bigint, hits integer, part double precision);
 create table blobs (k bytea primary key, v integer);
 
+create view all_customers as select * from customers;
+create view all_orders as select * from orders;
+create view all_items as select * from items;
+create view all_country as select * from country;
 create view large as select * from orders where total > 50;
 create view lines (customer, number, line, product, value) as
     select o.customer_id, o.id, i.line, i.product, i.qty * i.price

@@ -7,6 +7,7 @@ from typing import Any
 from shardpool.planner.ladder import CompiledQuery, compile_query
 from shardpool.planner.plan import Plan
 from shardpool.planner.statement import from_text
+from shardpool.planner.views import expanded
 from shardpool.topology.key import KeyType
 from shardpool.topology.shard_map import Placement, Shard, ShardMap, Topology, even_ranges, new_partition
 from shardpool.topology.tables import Column, Table, View
@@ -110,7 +111,7 @@ TOPOLOGY = topology()
 
 
 def compiled(sql: str, found: Topology = TOPOLOGY) -> CompiledQuery:
-    return compile_query(from_text(sql), found)
+    return compile_query(expanded(from_text(sql), found), found)
 
 
 def plan(sql: str, params: dict[str, Any] | None = None, found: Topology = TOPOLOGY) -> Plan:

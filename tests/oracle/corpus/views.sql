@@ -88,7 +88,7 @@ select count(*) from best where customer_id <> 7;
 -- A CTE of the name of a view's table does not get in between.
 with orders as (select 1 as customer_id, 'x' as code) select count(*), (select count(*) from orders) from large;
 
-with recursive orders (n) as (select 1 union all select n + 1 from orders where n < 3) select * from by_code, orders order by code nulls last, n;
+with recursive orders (m) as (select 1 union all select m + 1 from orders where m < 3) select * from by_code, orders order by code nulls last, m;
 
 -- A CTE of the name of a view is meant, unless the keyspace is named.
 with large as (select 1 as one) select * from large;
