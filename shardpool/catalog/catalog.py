@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 
@@ -16,7 +16,7 @@ from shardpool.catalog.definitions import table_from_json, table_to_json
 from shardpool.config import Config, Endpoint
 from shardpool.errors import CatalogMissing, CatalogUnavailable, NoSuchShard
 from shardpool.topology.shard_map import Placement, Shard, ShardMap, Topology, even_ranges, new_partition
-from shardpool.topology.tables import Table
+from shardpool.topology.tables import Table, View
 
 VERSION = 1
 CHANNEL = "shardpool"
@@ -158,6 +158,10 @@ class Catalog:
             tables = self._rows(
                 connection, "SELECT name, definition FROM shardpool_catalog.keyspace_table WHERE keyspace"
             )
+            views = self._rows(
+                connection,
+                "SELECT name, columns, definition, sharded FROM shardpool_catalog.keyspace_view WHERE keyspace",
+            )
         shard_map = ShardMap(
             keyspace=self.keyspace,
             epoch=keyspace[0].epoch,
@@ -169,7 +173,8 @@ class Catalog:
             retired={row.id: new_partition(self.keyspace, row.id, row.low, row.high) for row in retired},
         )
         found = {row.name: table_from_json(row.name, row.definition) for row in tables}
-        return Topology(self.keyspace, shard_map, found, frozenset(keyspace[0].user_functions))
+        known_views = {row.name: View(row.name, tuple(row.columns), row.definition, row.sharded) for row in views}
+        return Topology(self.keyspace, shard_map, found, frozenset(keyspace[0].user_functions), known_views)
 
     def _rows(self, connection: Connection, query: str) -> Sequence[Any]:
         return connection.execute(text(query + " = :keyspace ORDER BY 1"), {"keyspace": self.keyspace}).all()
@@ -249,6 +254,17 @@ class Catalog:
             text("UPDATE shardpool_catalog.keyspace SET user_functions = :functions WHERE name = :keyspace"),
             {"functions": sorted(user_functions), "keyspace": self.keyspace},
         )
+
+    def save_views(self, connection: Connection, views: Sequence[View]) -> None:
+        """Store the keyspace's views, all of them, in the caller's transaction."""
+        values = {"keyspace": self.keyspace}
+        connection.execute(text("DELETE FROM shardpool_catalog.keyspace_view WHERE keyspace = :keyspace"), values)
+        query = text(
+            "INSERT INTO shardpool_catalog.keyspace_view (keyspace, name, columns, definition, sharded) "
+            "VALUES (:keyspace, :name, :columns, :definition, :sharded)"
+        )
+        for view in views:
+            connection.execute(query, values | asdict(view) | {"columns": list(view.columns)})
 
     @contextmanager
     def lock(self, name: str, busy: Callable[[], Exception]) -> Iterator[None]:

@@ -164,3 +164,13 @@ CREATE TABLE shardpool_catalog.job_position (
     run uuid NOT NULL,
     PRIMARY KEY (job, partition)
 );
+
+-- Views as a server prints them, with the keyspace's name before their tables: the planner puts them in place.
+CREATE TABLE shardpool_catalog.keyspace_view (
+    keyspace text NOT NULL REFERENCES shardpool_catalog.keyspace,
+    name text NOT NULL,
+    columns text[] NOT NULL,
+    definition text NOT NULL,
+    sharded boolean NOT NULL,
+    PRIMARY KEY (keyspace, name)
+);

@@ -91,7 +91,7 @@ class SchemaManager:
         miss it. May be run again. Reference tables are empty afterwards: their rows are the caller's to copy.
         """
         done = self._finished_log()
-        sharded = [table.name for table in self.catalog.load().tables.values() if table.sharded]
+        sharded = self.catalog.load().sharded_names
         with self.engines.borrow(shard) as connection:
             session = ShardSession(self.catalog.keyspace, shard, [], connection)
             with self._transaction(session):

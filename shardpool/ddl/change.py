@@ -21,9 +21,10 @@ from shardpool.ddl.refusals import refuse
 from shardpool.ddl.replay import prove_replay
 from shardpool.ddl.session import ShardSession, first_line, lost
 from shardpool.ddl.statement import Effect
+from shardpool.ddl.views import known_views
 from shardpool.errors import CatalogUnavailable
 from shardpool.topology.shard_map import Topology
-from shardpool.topology.tables import Sharded, Table, TableKind
+from shardpool.topology.tables import Sharded, Table, TableKind, View
 
 if TYPE_CHECKING:
     from shardpool.engines import Engines
@@ -34,6 +35,7 @@ class _Findings:
     """What the servers said after all statements had run, before anything was committed."""
 
     tables: Mapping[str, Table | None]
+    views: Sequence[View]
     functions: frozenset[str]
     forward: frozenset[int]
     lost: Sequence[Effect]
@@ -109,11 +111,12 @@ class Change:
         return session.functions()
 
     def _names(self) -> set[str]:
-        """Names that must be found in partitions only: sharded tables, and the indexes that are dropped or altered."""
-        names = {table.name for table in self.topology.tables.values() if table.sharded}
+        """Names that must be found in partitions only: sharded tables and views, and indexes that are changed."""
+        names = set(self.topology.sharded_names)
         for it in (it.statement for it in self.batch if it.statement.scope == "partition"):
             names.update(it.tables)
             names.update(it.existing_indexes)
+            names.update(effect.name for effect in it.effects if effect.what == "view")
         return names
 
     # -- together ---------------------------------------------------------------------------------------------------
@@ -132,16 +135,28 @@ class Change:
             with session.reading(schema) as cursor:
                 tables.update(read_tables(cursor, schema, wanted))
                 present |= {(it.kind, it.table, it.name) for it in read_features(cursor, schema)}
-        lost = self._lost(present)
+        history = History.of(
+            [it.statement for it in (*self.done, *self.batch)], self.topology.tables, self.catalog.keyspace
+        )
+        all_functions = frozenset[str]().union(*functions.values())
+        views = self._views(session, history, tables, all_functions)
+        lost = self._lost(history, present)
         *others, last = self.batch
         last = replace(last, statement=replace(last.statement, effects=(*last.statement.effects, *lost)))
         forward = prove_replay(session, self.done, [*others, last])
-        return _Findings(tables, frozenset[str]().union(*functions.values()), forward, lost)
+        return _Findings(tables, views, all_functions, forward, lost)
 
-    def _lost(self, present: set[tuple[str, str, str]]) -> list[Effect]:
+    def _views(
+        self, session: ShardSession, history: History, tables: Mapping[str, Table | None], functions: frozenset[str]
+    ) -> Sequence[View]:
+        """What the views have become, checked: the tables that they read may have changed."""
+        merged = {**self.topology.tables, **tables}
+        kept = {name: table for name, table in merged.items() if table is not None}
+        future = replace(self.topology, tables=kept, user_functions=functions)
+        return known_views(history, session.views(history.views), future)
+
+    def _lost(self, history: History, present: set[tuple[str, str, str]]) -> list[Effect]:
         """What the batch dropped without saying so: indexes, foreign keys and triggers go with a column."""
-        recorded = [it.statement for it in (*self.done, *self.batch)]
-        history = History.of(recorded, self.topology.tables, self.catalog.keyspace)
         concerned = frozenset[str]().union(*(it.statement.owners for it in self.batch))
         return [
             Effect("lose", it.what, it.name, it.table)
@@ -179,6 +194,7 @@ class Change:
                 bring_forward(connection, findings.forward)
                 add_effects(connection, self.batch[-1], findings.lost)
                 self.catalog.save_tables(connection, findings.tables, sorted(findings.functions))
+                self.catalog.save_views(connection, findings.views)
                 self.catalog.bump(connection)
         except (CatalogUnavailable, DBAPIError) as error:
             raise self._interrupted(list(self.topology.shard_map.shards), error) from error

@@ -107,7 +107,8 @@ def plan_comment(planning: Planning, statement: ParsedStatement) -> list[DdlStat
     if planning.changed_before(owner):
         return unchanged(statement)
     effects = (Effect("change", what, name),)
-    return [DdlStatement(statement.text, "shard", source=statement.text, effects=effects)]
+    scope = planning.history.views[name] if what == "view" else "shard"
+    return [DdlStatement(statement.text, scope, source=statement.text, effects=effects)]
 
 
 def owner_of_comment(comment: pb.CommentStmt) -> Owner | None:
@@ -118,6 +119,8 @@ def owner_of_comment(comment: pb.CommentStmt) -> Owner | None:
     if kind in (pb.OBJECT_FUNCTION, pb.OBJECT_PROCEDURE, pb.OBJECT_ROUTINE):
         target = comment.object.object_with_args
         return "function", signature(strings(target.objname)[-1], [it.type_name for it in target.objargs])
+    if kind == pb.OBJECT_VIEW:
+        return "view", strings(comment.object.list.items)[0]
     if kind == pb.OBJECT_INDEX:
         return "index", strings(comment.object.list.items)[0]
     if kind in (pb.OBJECT_TABLE, pb.OBJECT_COLUMN, pb.OBJECT_TABCONSTRAINT, pb.OBJECT_TRIGGER):

@@ -1,7 +1,8 @@
 """Leaving out recorded statements that have no effect any more.
 
-A partition that is built anew need not create a table to drop it again; and it could not, if a type of that table's
-columns is gone meanwhile. The same holds for single indexes, triggers and foreign keys. What remains runs in order.
+A partition that is built anew need not create a table or view to drop it again; and it could not, if a type of that
+table's columns is gone meanwhile. The same holds for single indexes, triggers and foreign keys. What remains runs in
+order.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shardpool.ddl.log import Recorded
-from shardpool.ddl.statement import Effect
+from shardpool.ddl.statement import RELATIONS, Effect
 
 _PARTS = ("index", "trigger", "foreign key")
 
@@ -19,17 +20,19 @@ _Key = tuple[str, str, str]
 
 def compact(log: Sequence[Recorded]) -> list[Recorded]:
     """Return the statements of *log* that still matter to a partition's tables, in order."""
-    dead = _of_dropped_tables(log) | _of_dropped_parts(log)
+    dead = _of_dropped_relations(log) | _of_dropped_parts(log)
     return [it for it in log if it.id not in dead]
 
 
-def _of_dropped_tables(log: Sequence[Recorded]) -> frozenset[int]:
-    """Statements about tables that are dropped later, and the drops."""
+def _of_dropped_relations(log: Sequence[Recorded]) -> frozenset[int]:
+    """Statements about tables and views that are dropped later, and the drops."""
     dead: set[int] = set()
     dropped: set[str] = set()
     for it in reversed(log):
         owners = it.statement.owners
-        dropped |= {effect.name for effect in it.statement.effects if (effect.verb, effect.what) == ("drop", "table")}
+        dropped |= {
+            effect.name for effect in it.statement.effects if effect.verb == "drop" and effect.what in RELATIONS
+        }
         if owners and owners <= dropped:
             dead.add(it.id)
     return frozenset(dead)

@@ -35,6 +35,8 @@ def plan_create_table(planning: Planning, statement: ParsedStatement) -> list[Dd
         return unchanged(statement)
     if planning.history.current("type", name):
         raise refuse("SP225", line=statement.line, name=name)
+    if name in planning.history.views:
+        raise refuse("SP258", line=statement.line, name=name, what="view")
     table = _table(planning, create, statement.line)
     scope, kinds = scope_of(table), {name: kind_of(table)}
     without, keys = take_foreign_keys(statement)

@@ -69,9 +69,10 @@ def find_drift(catalog: Catalog, engines: Engines, topology: Topology) -> list[D
                 found += _unmarked(cursor, shard, topology.keyspace, done)
                 shared.append(_read(cursor, shard, topology.keyspace, topology.keyspace))
             partitions += [_read(cursor, shard, it, topology.keyspace) for it in sorted(expected & present - moving)]
-    tables = topology.tables.values()
-    found += _compare(partitions, {it.name: it for it in tables if it.sharded})
-    found += _compare(shared, {it.name: it for it in tables if not it.sharded})
+    for schemas, sharded in ((partitions, True), (shared, False)):
+        tables = {it.name: it for it in topology.tables.values() if it.sharded == sharded}
+        views = {it.name for it in topology.views.values() if it.sharded == sharded}
+        found += _compare(schemas, tables, views)
     return sorted(found)
 
 
@@ -93,8 +94,7 @@ def _misplaced(shard: str, expected: set[str], present: set[str], keyspace: str)
 
 
 def _behind(cursor: Any, shard: str, topology: Topology) -> Iterator[Drift]:
-    names = [table.name for table in topology.tables.values() if table.sharded]
-    for schema, name in find_behind(cursor, topology.keyspace, names):
+    for schema, name in find_behind(cursor, topology.keyspace, topology.sharded_names):
         yield Drift(shard, schema, name, "a relation of a sharded table's name would be found without its partition")
 
 
@@ -119,7 +119,7 @@ def _read(cursor: Any, shard: str, schema: str, keyspace: str) -> _Schema:
 # -- tables ---------------------------------------------------------------------------------------------------------
 
 
-def _compare(schemas: list[_Schema], tables: Mapping[str, Table]) -> Iterator[Drift]:
+def _compare(schemas: list[_Schema], tables: Mapping[str, Table], views: set[str]) -> Iterator[Drift]:
     usual = _usual(schemas)
     for it in schemas:
         for name in sorted(tables.keys() - it.tables.keys()):
@@ -130,7 +130,12 @@ def _compare(schemas: list[_Schema], tables: Mapping[str, Table]) -> Iterator[Dr
         for name in sorted(common):
             for message in _columns(tables[name], it.tables[name]):
                 yield Drift(it.shard, it.name, name, message)
-        yield from _features(it, usual, common)
+        present = {feature.name for feature in it.features if feature.kind == "view"}
+        for name in sorted(views - present):
+            yield Drift(it.shard, it.name, name, "the view is missing")
+        for name in sorted(present - views):
+            yield Drift(it.shard, it.name, name, "the view is not in the catalog")
+        yield from _features(it, usual, common | (views & present))
 
 
 def _usual(schemas: list[_Schema]) -> frozenset[Feature]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from postgast import pg_query_pb2 as pb
 
 from shardpool.ddl.history import Created
@@ -9,17 +11,18 @@ from shardpool.ddl.objects import signature
 from shardpool.ddl.planning import Planning, scope_of, unchanged
 from shardpool.ddl.refusals import refuse
 from shardpool.ddl.script import ParsedStatement
-from shardpool.ddl.statement import DdlStatement, Effect, Scope
+from shardpool.ddl.statement import DdlStatement, Effect, Scope, What
 from shardpool.ddl.tree import strings
 
 _FUNCTIONS = (pb.OBJECT_FUNCTION, pb.OBJECT_PROCEDURE, pb.OBJECT_ROUTINE)
 _TYPES = (pb.OBJECT_TYPE, pb.OBJECT_DOMAIN)
+_NAMED: Mapping[int, What] = {pb.OBJECT_TABLE: "table", pb.OBJECT_VIEW: "view", pb.OBJECT_INDEX: "index"}
 
 
 def plan_drop(planning: Planning, statement: ParsedStatement) -> list[DdlStatement]:
     drop = statement.tree
     assert isinstance(drop, pb.DropStmt)
-    if drop.remove_type not in (pb.OBJECT_TABLE, pb.OBJECT_INDEX, pb.OBJECT_TRIGGER, *_TYPES, *_FUNCTIONS):
+    if drop.remove_type not in (*_NAMED, pb.OBJECT_TRIGGER, *_TYPES, *_FUNCTIONS):
         raise refuse("SP201", line=statement.line, what=statement.what)
     if drop.behavior == pb.DROP_CASCADE:
         raise refuse("SP252", line=statement.line)
@@ -52,6 +55,8 @@ def _check_reservations_kept(planning: Planning, dropped: set[str], line: int) -
 
 
 def _scope(planning: Planning, created: Created) -> Scope:
+    if created.what == "view":
+        return planning.history.views[created.name]
     table = planning.history.tables.get(created.name if created.what == "table" else created.table)
     return scope_of(table) if table else "shard"
 
@@ -67,7 +72,7 @@ def _dropped(planning: Planning, drop: pb.DropStmt, target: pb.Node) -> Created 
     parts = strings(target.list.items)
     if drop.remove_type == pb.OBJECT_TRIGGER:
         return history.current("trigger", parts[1], parts[0]) or ("trigger", f"{parts[1]} on {parts[0]}")
-    what = "table" if drop.remove_type == pb.OBJECT_TABLE else "index"
+    what = _NAMED[drop.remove_type]
     return history.current(what, parts[0]) or (what, parts[0])
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Feature(NamedTuple):
-    """One fact: an object of a table, and its definition without the schema's name."""
+    """One fact: an object of a table, or a view, and its definition without the schema's name."""
 
     kind: str
     table: str
@@ -18,7 +18,7 @@ class Feature(NamedTuple):
 _FEATURES = """
 WITH t AS (
     SELECT c.* FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p', 'f', 'v', 'm')
+    WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p', 'f', 'm')
     AND NOT starts_with(c.relname::text, 'shardpool_')
 )
 SELECT 'table', t.relname, '', concat_ws(' ', t.relkind, t.relpersistence, t.relreplident, t.reloptions) FROM t
@@ -46,6 +46,9 @@ UNION ALL
 SELECT 'trigger', t.relname, g.tgname, pg_get_triggerdef(g.oid, true) || ' ' || g.tgenabled::text
 FROM t JOIN pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal
 WHERE g.tgname !~ '^shardpool_capture'
+UNION ALL
+SELECT 'view', c.relname, c.relname, concat_ws(' ', c.reloptions, pg_get_viewdef(c.oid))
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %(schema)s AND c.relkind = 'v'
 """
 
 

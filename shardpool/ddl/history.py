@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from shardpool.ddl.script import parse_statement
-from shardpool.ddl.statement import DdlStatement, Effect, Owner, What
+from shardpool.ddl.statement import DdlStatement, Effect, Owner, Scope, What
 from shardpool.ddl.tree import digest
 from shardpool.topology.tables import Table
 
@@ -28,10 +28,11 @@ class Created:
 
 @dataclass
 class History:
-    """Tables, other objects, and the changes made to each owner since its creation."""
+    """Tables, other objects, where views are, and the changes made to each owner since its creation."""
 
     tables: dict[str, Table] = field(default_factory=dict)
     objects: list[Created] = field(default_factory=list)
+    views: dict[str, Scope] = field(default_factory=dict)
     changes: dict[Owner, list[str]] = field(default_factory=dict)
 
     @classmethod
@@ -81,6 +82,8 @@ class History:
     def fold(self, statement: DdlStatement, mark: str) -> None:
         for effect in statement.effects:
             self._apply(effect, mark)
+            if (effect.verb, effect.what) == ("create", "view"):
+                self.views[effect.name] = statement.scope
 
     def _apply(self, effect: Effect, mark: str) -> None:
         if effect.verb == "change":
@@ -97,6 +100,8 @@ class History:
         self.objects.remove(gone)
         self.changes.pop((gone.what, gone.name), None)
         self.changes.pop((gone.what, gone.first_name), None)
+        if gone.what == "view":
+            self.views.pop(gone.name, None)
         if gone.what == "table":
             self.tables.pop(gone.name, None)
             for it in [it for it in self.objects if it.table == gone.name]:

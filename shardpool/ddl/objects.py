@@ -91,6 +91,8 @@ def plan_create_type(planning: Planning, statement: ParsedStatement) -> list[Ddl
         return unchanged(statement)
     if name in planning.history.tables or name in planning.declared:
         raise refuse("SP225", line=statement.line, name=name)
+    if name in planning.history.views:
+        raise refuse("SP258", line=statement.line, name=name, what="view")
     effects = (Effect("create", "type", name),)
     return [DdlStatement(statement.text, "shard", source=statement.text, effects=effects)]
 

@@ -50,6 +50,7 @@ ANYWHERE = -1
 #: Kinds of objects that DROP and COMMENT name by a list -> the length of the list without a schema.
 _NAMED_BY_LIST = {
     pb.OBJECT_TABLE: 1,
+    pb.OBJECT_VIEW: 1,
     pb.OBJECT_INDEX: 1,
     pb.OBJECT_TRIGGER: 2,
     pb.OBJECT_COLUMN: 2,

@@ -46,9 +46,9 @@ REFUSALS: Mapping[str, Refusal] = {
     ),
     "SP201": Refusal(
         "line {line}: {what} is not supported in a schema script",
-        "supported are tables, indexes, triggers, types (enum, composite, domain), functions, and comments on them; "
+        "supported are tables, views, indexes, triggers, types (enum, composite, domain), functions, and comments; "
         "create extensions, roles and grants on each shard yourself",
-        "create view v as select 1",
+        "create materialized view v as select 1",
     ),
     "SP202": Refusal(
         "line {line}: {what} is transaction control",
@@ -302,6 +302,18 @@ REFUSALS: Mapping[str, Refusal] = {
         "create function n() returns bigint language sql as 'select count(*) from shop.customers'",
         {},
     ),
+    "SP257": Refusal(
+        "line {line}: view {name!r} {reason}",
+        "create a plain view: CREATE [OR REPLACE] VIEW name [(columns)] AS SELECT ...",
+        "create temporary view v as select * from customers",
+        {},
+    ),
+    "SP258": Refusal(
+        "line {line}: {name!r} names a {what} of the keyspace already",
+        "choose another name: tables, views and types share one set of names",
+        "create view customers as select * from country",
+        {},
+    ),
     # -- applying ---------------------------------------------------------------------------------------------------
     "SP260": Refusal(
         "keyspace {keyspace!r} is being changed by somebody else (a schema change, or the switch of a move)",
@@ -342,6 +354,10 @@ REFUSALS: Mapping[str, Refusal] = {
     "SP268": Refusal(
         "an earlier schema change of keyspace {keyspace!r} is unfinished",
         "call resume() first",
+    ),
+    "SP270": Refusal(
+        "router.query could not answer view {name!r}: {reason}",
+        "nothing was changed on any shard: leave out of the view what is not the same in all partitions",
     ),
     "SP269": Refusal(
         "the keyspace changed while the script was executed",

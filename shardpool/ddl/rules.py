@@ -27,12 +27,14 @@ from shardpool.ddl.refusals import refuse
 from shardpool.ddl.script import ParsedStatement, created_tables
 from shardpool.ddl.statement import DdlStatement, Owner
 from shardpool.ddl.tree import digest, strings
+from shardpool.ddl.views import plan_create_view
 from shardpool.topology.tables import Reference, Sharded, TableKind, Tables
 
 Handler = Callable[[Planning, ParsedStatement], list[DdlStatement]]
 
 HANDLERS: Mapping[str, Handler] = {
     "create_stmt": plan_create_table,
+    "view_stmt": plan_create_view,
     "alter_table_stmt": plan_alter,
     "rename_stmt": plan_rename,
     "index_stmt": plan_create_index,

@@ -6,7 +6,7 @@ way, whatever became of the process that began it; this is what `SchemaManager` 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,8 @@ from shardpool.ddl.introspect import find_behind, read_functions, search_path
 from shardpool.ddl.log import Recorded
 from shardpool.ddl.objects import is_sql_function
 from shardpool.ddl.refusals import refuse
+from shardpool.ddl.statement import Scope
+from shardpool.ddl.views import VIEWS, Printed
 from shardpool.errors import ShardUnavailable
 from shardpool.topology.names import quote
 from shardpool.two_phase.names import create_records
@@ -94,6 +96,17 @@ class ShardSession:
     def functions(self) -> frozenset[str]:
         with self.reading() as cursor:
             return read_functions(cursor)
+
+    def views(self, scopes: Mapping[str, Scope]) -> list[Printed]:
+        """Return the views *scopes* as this server prints them: of those in partitions, the first one's."""
+        self._path = None
+        self.run("SET LOCAL search_path TO ''")
+        found = []
+        for schema, scope in ((self.schemas[0], "partition"), (self.keyspace, "shard")):
+            names = [name for name, its_scope in scopes.items() if its_scope == scope]
+            rows = self.run(VIEWS, (schema, names))
+            found += [Printed(name, columns, definition, schema) for name, columns, definition in rows]
+        return found
 
     def finish(self) -> None:
         """Let nothing be left that could fail at the commit."""

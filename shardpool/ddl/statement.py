@@ -11,7 +11,10 @@ from shardpool.topology.tables import TableKind
 #: 'partition': once in every partition's schema. 'shard': once per shard, in the keyspace's own schema.
 Scope = Literal["partition", "shard"]
 
-What = Literal["table", "index", "trigger", "type", "function", "foreign key"]
+What = Literal["table", "view", "index", "trigger", "type", "function", "foreign key"]
+
+#: They have their names in common.
+RELATIONS = ("table", "view")
 
 #: What a recorded change belongs to: ("table", "orders") or ("index", "orders_by_day").
 Owner = tuple[What, str]
@@ -54,8 +57,8 @@ class DdlStatement:
 
     @property
     def owners(self) -> frozenset[str]:
-        """The tables that the statement is about."""
-        of_effects = (it.name if it.what == "table" else it.table for it in self.effects if it.verb != "lose")
+        """The tables and views that the statement is about."""
+        of_effects = (it.name if it.what in RELATIONS else it.table for it in self.effects if it.verb != "lose")
         return frozenset(self.tables).union(name for name in of_effects if name)
 
     @property

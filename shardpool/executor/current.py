@@ -24,7 +24,7 @@ CUTOVER_POLL = 0.02
 
 
 class CurrentTopology:
-    """Holds the topology of a router. *on_new_tables* is called after a change of the tables. Thread-safe."""
+    """Holds the topology of a router. *on_new_tables* is called after a change of the tables or views. Thread-safe."""
 
     def __init__(self, catalog: Catalog, engines: Engines, on_new_tables: Callable[[], None]) -> None:
         self._catalog = catalog
@@ -48,7 +48,7 @@ class CurrentTopology:
             self.value = found
             with self._changed:
                 self._changed.notify_all()
-            if found.tables != known.tables or found.user_functions != known.user_functions:
+            if _schema(found) != _schema(known):
                 self._on_new_tables()
 
     def refresh_quietly(self) -> None:
@@ -96,3 +96,8 @@ class CurrentTopology:
         """Wait a moment; whether a notice has brought another map meanwhile."""
         with self._changed:
             return self.value.shard_map.at(placement.partition.low) is not placement or self._changed.wait(CUTOVER_POLL)
+
+
+def _schema(topology: Topology) -> tuple[object, ...]:
+    """What plans are made from."""
+    return topology.tables, topology.views, topology.user_functions

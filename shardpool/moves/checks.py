@@ -105,24 +105,27 @@ def source_has_the_recorded_tables(checked: Checked) -> Iterable[str]:
         yield f"table {checked.schema}.{name} is missing on shard {checked.source_name}"
     for name in sorted(found - expected):
         yield f"table {checked.schema}.{name} is not one of the keyspace's"
-    for (name,) in _ask(checked.source, _OTHER_OBJECTS, quote(checked.schema)):
+    for (name,) in _ask(checked.source, _OTHER_OBJECTS, quote(checked.schema), _known_views(checked)):
         yield f"{name} on shard {checked.source_name} was not created by a schema script"
 
 
 def nothing_stands_behind_the_tables(checked: Checked) -> Iterable[str]:
     """A statement that is late must fail, rather than find another table of the same name further on its path."""
     topology = checked.router.topology
-    names = [table.name for table in topology.tables.values() if table.sharded]
     for shard, connection in ((checked.source_name, checked.source), (checked.target_name, checked.target)):
         with connection.cursor() as cursor:
-            for schema, name in find_behind(cursor, topology.keyspace, names):
+            for schema, name in find_behind(cursor, topology.keyspace, topology.sharded_names):
                 yield f"shard {shard} has a relation {schema}.{name}: rename or drop it"
 
 
 def nothing_reaches_the_tables_by_another_name(checked: Checked) -> Iterable[str]:
     """What is bound to the tables themselves would go on reading or writing them after they were renamed."""
-    for (name,) in _ask(checked.source, _OTHER_NAMES, quote(checked.schema)):
+    for (name,) in _ask(checked.source, _OTHER_NAMES, quote(checked.schema), _known_views(checked)):
         yield f"{name} on shard {checked.source_name} uses tables of {checked.schema}: drop it"
+
+
+def _known_views(checked: Checked) -> list[str]:
+    return [view.name for view in checked.router.topology.views.values() if view.sharded]
 
 
 def no_transaction_is_prepared(checked: Checked) -> Iterable[str]:
@@ -164,7 +167,7 @@ CHECKS: tuple[Callable[[Checked], Iterable[str]], ...] = (
 _OTHER_OBJECTS = """
 WITH s AS (SELECT to_regnamespace(%s)::oid AS oid)
 SELECT pg_describe_object('pg_class'::regclass, c.oid, 0) FROM pg_class c, s
-WHERE c.relnamespace = s.oid AND c.relkind NOT IN ('r', 'i', 't')
+WHERE c.relnamespace = s.oid AND c.relkind NOT IN ('r', 'i', 't') AND NOT (c.relkind = 'v' AND c.relname = ANY(%s))
 UNION ALL
 SELECT pg_describe_object('pg_proc'::regclass, p.oid, 0) FROM pg_proc p, s WHERE p.pronamespace = s.oid
 UNION ALL
@@ -173,13 +176,17 @@ WHERE t.typnamespace = s.oid AND t.typrelid = 0 AND t.typelem = 0
 ORDER BY 1
 """
 
-# Views, SQL functions bound to tables, foreign keys from elsewhere; parents of inheritance; subscriptions.
+# Views (but for the keyspace's own, which go with the schema); SQL functions bound to tables, foreign keys from
+# elsewhere; parents of inheritance; subscriptions.
 _OTHER_NAMES = """
 WITH t AS (SELECT oid, relnamespace FROM pg_class WHERE relnamespace = to_regnamespace(%s) AND relkind = 'r')
 SELECT pg_describe_object(d.classid, d.objid, 0)
 FROM t JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.deptype = 'n'
 LEFT JOIN pg_constraint k ON d.classid = 'pg_constraint'::regclass AND k.oid = d.objid
-WHERE d.classid IN ('pg_rewrite'::regclass, 'pg_proc'::regclass) OR k.connamespace <> t.relnamespace
+LEFT JOIN pg_rewrite w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
+LEFT JOIN pg_class v ON v.oid = w.ev_class AND v.relnamespace = t.relnamespace AND v.relname = ANY(%s)
+WHERE (d.classid IN ('pg_rewrite'::regclass, 'pg_proc'::regclass) AND v.oid IS NULL)
+OR k.connamespace <> t.relnamespace
 UNION
 SELECT pg_describe_object('pg_class'::regclass, i.inhparent, 0) FROM t JOIN pg_inherits i ON i.inhrelid = t.oid
 UNION
@@ -198,7 +205,7 @@ ORDER BY 1
 """
 
 
-def _ask(connection: Any, query: str, *values: str) -> list[Any]:
+def _ask(connection: Any, query: str, *values: object) -> list[Any]:
     with connection.cursor() as cursor:
         cursor.execute(query, values)
         return list(cursor.fetchall())

@@ -1,4 +1,4 @@
-"""Rights that other roles were given on a partition's schema, tables and columns: they travel with it."""
+"""Rights that other roles were given on a partition's schema, tables, views and columns: they travel with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shardpool.topology.names import quote
 # What the owner has is not told; grantee 0 is PUBLIC.
 _GRANTS = """
 WITH s AS (SELECT * FROM pg_namespace WHERE nspname = %s),
-     t AS (SELECT c.* FROM pg_class c JOIN s ON s.oid = c.relnamespace WHERE c.relkind = 'r')
+     t AS (SELECT c.* FROM pg_class c JOIN s ON s.oid = c.relnamespace WHERE c.relkind IN ('r', 'v'))
 SELECT '', '', a.privilege_type, r.rolname, a.is_grantable
 FROM s CROSS JOIN aclexplode(s.nspacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee WHERE a.grantee <> s.nspowner
 UNION ALL

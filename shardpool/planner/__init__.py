@@ -1,7 +1,8 @@
 """The planner: (statement, topology) -> plan. Pure: it opens nothing and asks no server.
 
-A statement is parsed by PostgreSQL's own parser (libpg_query, through postgast) into PostgreSQL's own tree. `analysis`
-finds each table occurrence and what pins it to partitions; the ladder in `ladder` then tries its rungs, cheapest first:
+A statement is parsed by PostgreSQL's own parser (libpg_query, through postgast) into PostgreSQL's own tree, with the
+definitions of `views` in their places. `analysis` finds each table occurrence and what pins it to partitions; the
+ladder in `ladder` then tries its rungs, cheapest first:
 
 =============  ======================================================================================================
 *single*       every sharded table is pinned to the same partition: the user's own words run there

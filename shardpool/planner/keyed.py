@@ -21,6 +21,7 @@ from shardpool.planner.refusals import refuse
 from shardpool.planner.safety import check_session
 from shardpool.planner.scopes import SYSTEM_SCHEMAS, analyse
 from shardpool.planner.statement import Statement
+from shardpool.planner.views import expanded, refuse_writes
 from shardpool.planner.words import Template, in_partition, on_search_path
 from shardpool.topology.key import KeyType, KeyValue, key_type_of
 from shardpool.topology.shard_map import Partition, Topology
@@ -119,7 +120,7 @@ def compile_keyed(statement: Statement, topology: Topology) -> KeyedStatement:
 def compile_for_key(statement: Statement, topology: Topology) -> KeyedStatement:
     """Do as `compile_keyed`, and refuse writes that other partitions must know of: of columns that are unique."""
     _check_reserved(statement.node, topology)
-    return compile_keyed(statement, topology)
+    return compile_keyed(expanded(statement, topology), topology)
 
 
 def _check_reserved(statement: Tree, topology: Topology) -> None:
@@ -146,6 +147,7 @@ def reserved_columns(update: Tree, table: Table) -> set[str]:
 def compile_on_connection(statement: Statement, topology: Topology) -> KeyedStatement | None:
     """Analyse a statement of `Router.connect`; None for one that needs no care (settings, temporary tables, ...)."""
     _check_reserved(statement.node, topology)
+    refuse_writes(statement.node, topology)
     name = kind(statement.node)
     if name in _DEFINITIONS and not _temporary(statement.node):
         raise refuse("SP111", name.removesuffix("_stmt").replace("_", " ").upper())

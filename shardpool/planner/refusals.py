@@ -63,7 +63,7 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
         "select number_of_orders()",
     ),
     "SP117": (
-        "the row type of table {what!r} belongs to each partition",
+        "the row type of {what!r} belongs to each partition",
         "create a composite type of the columns, or name them",
         "select (null::orders).total from orders",
     ),
@@ -117,6 +117,26 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
         "write such tables by query(): INSERT (also with ON CONFLICT DO NOTHING), UPDATE, DELETE, and TRUNCATE with "
         "their tables of reservations in one; load rows into another table first, and INSERT .. SELECT them",
         "insert into members (member_id, email) values (1, 'a') on conflict (member_id) do update set email = 'b'",
+    ),
+    "SP140": (
+        "{what!r} is a view: its tables are written, not the view",
+        "name the table itself",
+        "delete from large",
+    ),
+    "SP141": (
+        "the definition of view {what!r} cannot stand where the statement names it",
+        "name it plainly in FROM, with or without an alias: no TABLE, ONLY or TABLESAMPLE",
+        "table large",
+    ),
+    "SP142": (
+        "view {what!r} refers to itself, or to views of views beyond 12 levels",
+        "define it over tables",
+        "select * from endless",
+    ),
+    "SP143": (
+        "the row of view {what!r} as one value has no type in a query over partitions",
+        "name the columns, or make it a value by to_jsonb; another alias, if a column of this name is meant",
+        "select large from large",
     ),
     "SP110": (
         "{what} inside execute(): every call is a transaction of its own",

@@ -91,7 +91,7 @@ def check_query(select: Tree, topology: Topology) -> None:
                 name = (names(node.names) or ("",))[-1]
                 if name in _REG_TYPES:
                     raise refuse("SP108", name)
-                if name in topology.tables and topology.tables[name].sharded:
+                if name in topology.sharded_names:
                     raise refuse("SP117", name)
 
 

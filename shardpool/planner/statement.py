@@ -80,6 +80,21 @@ class Statement:
         other.__dict__["node"] = node
         return other
 
+    def edited(self, edits: Iterable[Edit]) -> Statement:
+        """Return a statement of other words. Edits must not overlap each other or a parameter."""
+        data = self.numbered.encode()
+        out, position = bytearray(), 0
+        places: list[tuple[int, int, str]] = []
+        kept = ((start, end, None, name) for start, end, name in self.places)
+        for start, end, replacement, name in sorted([*((*edit, "") for edit in edits), *kept], key=lambda it: it[:2]):
+            out += data[position:start]
+            if replacement is None:
+                places.append((len(out), len(out) + end - start, name))
+            out += data[start:end] if replacement is None else replacement.encode()
+            position = end
+        out += data[position:]
+        return Statement(out.decode(), self.names, tuple(places), self.lists)
+
     def with_parameters(self, names: Iterable[str], lists: frozenset[str]) -> Statement:
         """Return a statement with more parameters, of which *lists* stand for a whole parenthesised list."""
         return Statement(self.numbered, (*self.names, *names), self.places, self.lists | lists)

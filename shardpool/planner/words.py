@@ -58,8 +58,7 @@ def _edits(statement: Statement, topology: Topology, schema: str) -> list[Edit]:
 def _qualified(statement: Statement, topology: Topology) -> Iterator[tuple[int, bool]]:
     for node in walk(statement.node):
         if isinstance(node, pb.RangeVar) and node.schemaname == topology.keyspace and not node.catalogname:
-            table = topology.tables.get(node.relname)
-            if table is not None and table.sharded:
+            if node.relname in topology.sharded_names:
                 yield node.location, True
         elif isinstance(node, pb.ColumnRef):
             parts = column_fields(node)

@@ -11,7 +11,7 @@ from functools import cached_property
 from shardpool.errors import InvalidShardMap, NoSuchShard
 from shardpool.topology.key import HASH_SPACE, KeyType, KeyValue, hash_key
 from shardpool.topology.names import partition_schema, quote
-from shardpool.topology.tables import Tables
+from shardpool.topology.tables import Tables, Views
 
 
 @dataclass(frozen=True)
@@ -149,13 +149,14 @@ def even_ranges(count: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Topology:
-    """All that routing and planning need to know, at one epoch: the shard map and the tables."""
+    """All that routing and planning need to know, at one epoch: the shard map, the tables and the views."""
 
     keyspace: str
     shard_map: ShardMap
     tables: Tables
     #: Names of functions outside pg_catalog on the shards: what they read is unknown to the planner.
     user_functions: frozenset[str] = frozenset()
+    views: Views = field(default_factory=dict)
 
     @cached_property
     def search_paths(self) -> dict[int, str]:
@@ -175,6 +176,12 @@ class Topology:
     def reservations(self) -> frozenset[str]:
         """The names of the tables of reservations: they are written along with others, and not by themselves."""
         return frozenset(name for table in self.tables.values() for _, name in table.unique)
+
+    @cached_property
+    def sharded_names(self) -> tuple[str, ...]:
+        """The names that mean something in partitions only: those of sharded tables and views."""
+        tables = [table.name for table in self.tables.values() if table.sharded]
+        return (*tables, *(view.name for view in self.views.values() if view.sharded))
 
     @cached_property
     def key_types(self) -> frozenset[tuple[KeyType, ...]]:

@@ -82,3 +82,19 @@ class Table:
 
 
 Tables = Mapping[str, Table]
+
+
+@dataclass(frozen=True)
+class View:
+    """A view: a sharded one is in every partition and reads its rows, any other is on every shard.
+
+    `definition` is the SELECT as a server prints it, with the keyspace's name before each of its tables and views.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    definition: str
+    sharded: bool
+
+
+Views = Mapping[str, View]

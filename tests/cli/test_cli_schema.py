@@ -45,6 +45,18 @@ def test_tables_can_be_declared_here(empty: Path, tmp_path: Path) -> None:
     assert run("schema", "apply", file, "--shard", "visits", config=empty).code == 2
 
 
+def test_views_are_applied_and_queried(empty: Path, tmp_path: Path) -> None:
+    assert run("schema", "apply", SHOP_SQL, config=empty).code == 0
+    file = write(tmp_path / "views.sql", "create view open_orders as select * from orders where status = 'open';")
+    assert run("schema", "apply", file, "--json", config=empty).json["applied"] == 1
+    assert run("schema", "apply", file, "--json", config=empty).json["unchanged"] == 1
+    assert run("query", "select count(*) from open_orders", "--json", config=empty).json["rows"] == [[0]]
+    assert run("doctor", config=empty).code == 0
+    dropped = write(tmp_path / "dropped.sql", "drop view open_orders")
+    assert run("schema", "apply", dropped, "--json", config=empty).json["applied"] == 1
+    assert run("query", "select count(*) from open_orders", config=empty).code == 1
+
+
 def test_load_files(empty: Path, tmp_path: Path) -> None:
     country = write(tmp_path / "country.csv", "code,name\nde,Germany\n")
     assert run("load", "country", country, config=empty).code == 0

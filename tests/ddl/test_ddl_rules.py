@@ -20,6 +20,7 @@ ELSEWHERE = {
     **dict.fromkeys(("SP260", "SP261", "SP262", "SP263", "SP267", "SP268"), "test_ddl_apply.py"),
     **dict.fromkeys(("SP264", "SP265", "SP269"), "test_ddl_faults.py"),
     "SP266": "test_ddl_replay.py",
+    "SP270": "test_ddl_views.py",
 }
 
 
@@ -104,7 +105,8 @@ MORE_REFUSALS: list[tuple[str, str, Mapping[str, TableKind]]] = [
             "alter table customers add unique using index i",
             "alter table customers disable trigger all",
             "alter table customers cluster on i",
-            "drop view v",
+            "alter view v set (security_barrier)",
+            "drop materialized view v",
             "drop sequence s",
             "comment on schema shop is 'x'",
             "lock table customers",
@@ -245,6 +247,29 @@ MORE_REFUSALS: list[tuple[str, str, Mapping[str, TableKind]]] = [
     ("SP256", "create function f() returns int language sql begin atomic select 1 from customers; end", {}),
     ("SP256", "create function f() returns int language sql as 'select 1 from shop_p0001.x'", {}),
     ("SP200", "create function f() returns int language sql as 'selec 1'", {}),
+    ("SP257", "create view v with (security_barrier) as select * from customers", {}),
+    ("SP257", "create view v as select * from customers with check option", {}),
+    ("SP257", "create view v as select * from country; create or replace view v as select name from customers", {}),
+    ("SP257", "create view v as select * from customers where name < 'today'", {}),
+    ("SP257", "create view v as select timestamp 'Now' as t", {}),
+    ("SP258", "create view orders as select * from country; " + ORDERS.format("n int"), EXAMPLE_TABLES),
+    ("SP258", "create type t as enum ('a'); create view t as select 1 as a", {}),
+    ("SP258", "create view t as select 1 as a; create type t as enum ('a')", {}),
+    ("SP250", "create view v as select * from nowhere", {}),
+    ("SP250", "create view v as select * from pg_class", {}),
+    ("SP250", "create view v as with w as (select * from w) select * from w", {}),
+    ("SP250", "drop view customers", {}),
+    ("SP250", "create view v as select 1 as a; drop table v", {}),
+    ("SP250", "create view v as select 1 as a; drop view v; drop view v", {}),
+    ("SP250", "create view v as select * from customers; create index i on v (name)", {}),
+    ("SP251", "create view v as select 1 as a; create view v as select 2 as a", {}),
+    ("SP252", "create view v as select 1 as a; drop view v cascade", {}),
+    ("SP253", "create view v as select 1 as a; create view w as select * from customers; drop view v, w", {}),
+    ("SP205", "create view v as select * from information_schema.tables", {}),
+    ("SP205", "create view public.v as select * from customers", {}),
+    ("SP207", "create view shardpool_v as select * from customers", {}),
+    ("SP254", "create view v as select 1 as a; alter view v rename to w", {}),
+    ("SP254", "create view v as select 1 as a; alter view v rename column a to b", {}),
 ]
 
 
@@ -324,8 +349,8 @@ def test_accepted(ddl: str, tables: Mapping[str, TableKind]) -> None:
 
 
 def test_messages_name_the_statement_and_its_line() -> None:
-    with pytest.raises(SchemaError, match="line 4: CREATE OR REPLACE VIEW is"):
-        plan("-- first\n;\n/* a\n*/ create or replace /* b */ view v as select 1", {})
+    with pytest.raises(SchemaError, match="line 4: CREATE MATERIALIZED VIEW is"):
+        plan("-- first\n;\n/* a\n*/ create materialized /* b */ view v as select 1", {})
 
 
 # -- words ----------------------------------------------------------------------------------------------------------

@@ -72,6 +72,45 @@ create table ledger (
 create table balances (region text, account bigint, closed boolean, primary key (region, account));
 create table daily (day date not null, customer_id bigint, hits integer, part double precision);
 create table blobs (k bytea primary key, v integer);
+
+create view all_customers as select * from customers;
+create view all_orders as select * from orders;
+create view all_items as select * from items;
+create view all_country as select * from country;
+create view large as select * from orders where total > 50;
+create view lines (customer, number, line, product, value) as
+    select o.customer_id, o.id, i.line, i.product, i.qty * i.price
+    from orders o join items i on i.customer_id = o.customer_id and i.order_id = o.id;
+create view by_code as select code, count(*) as n, sum(total) as total, avg(quantity) as mean from orders group by code;
+create view by_customer as
+    select customer_id, count(*) as n, max(total) as top from orders group by customer_id having count(*) > 1;
+create view kinds as select distinct code, status from orders;
+create view latest as select id, customer_id, placed, total from orders order by placed desc nulls last, id limit 10;
+create view ranked as
+    select customer_id, id, row_number() over (partition by customer_id order by total desc nulls last, id) as place
+    from orders;
+create view ranked_over_all as
+    select customer_id, id, row_number() over (order by total desc nulls last, id) as place from orders;
+create view everybody as
+    select customer_id, name, 'c' as kind from customers union all select customer_id, note, 'o' from shop.orders;
+create view words as select note as word from orders union select name from customers;
+create view rates as select c.code, c.name, r.iso, r.rate from country c left join currency r on r.country = c.code;
+create view large_by_rate as
+    select l.customer_id, l.id, r.iso, l.total * r.rate as value from large l join rates r on r.code = l.code;
+create view best as select * from large_by_rate where value is not null order by value desc, id limit 5;
+create view shadowed as
+    with orders as (select * from shop.customers) select customer_id, name from orders where level > 1;
+create view "Odd View" ("Customer Id", "100%", "x:y", "a""b") as
+    select "Customer Id", "100%", "x:y", "a""b" || ' :no $1 100% ''x' from "Order Line" where "select" is not null;
+create view named as
+    select c.customer_id, "Full Name", k.name as country from customers c left join country k using (code);
+create view shouts as select id, lower(status) as shout from orders where status > 'sad';
+create view seven as select id, total from orders where customer_id = 7;
+create recursive view bosses (login, boss, depth) as
+    select login, boss, 1 from people where boss is null
+    union all select p.login, p.boss, b.depth + 1 from people p join bosses b on b.login = p.boss;
+create view days as select id, placed, now() as seen from orders where placed_at < now();
+create view numbers (n) as values (1), (2), (7);
 """
 
 TABLES: Mapping[str, TableKind] = {

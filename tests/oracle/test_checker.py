@@ -12,7 +12,19 @@ import pytest
 from postgast import pg_query_pb2 as pb
 
 from shardpool.executor import stages
-from shardpool.planner import aggregates, gather, groups, ladder, lists, needed_rows, pins, pushdown, rows, safety
+from shardpool.planner import (
+    aggregates,
+    gather,
+    groups,
+    ladder,
+    lists,
+    needed_rows,
+    pins,
+    pushdown,
+    rows,
+    safety,
+    views,
+)
 from shardpool.planner.ast import Tree, is_a
 from shardpool.planner.partitionwise import PartitionWise
 from shardpool.planner.plan import Concatenation, MergeQuery
@@ -330,6 +342,33 @@ def partial_groups_are_not_grouped_again(patch: pytest.MonkeyPatch) -> None:
         return original(sql.replace("sum(shardpool_partial", "max(shardpool_partial"))
 
     patch.setattr(pushdown, "MergeQuery", merge_query)
+
+
+@plant("select count(*) from latest", "select count(*) from latest where customer_id = 7")
+def a_view_loses_its_limit(patch: pytest.MonkeyPatch) -> None:
+    _print_views(patch, lambda text: text.replace("LIMIT 10", ""))
+
+
+@plant("select max(id), min(id), sum(total) from latest")
+def a_view_loses_its_order(patch: pytest.MonkeyPatch) -> None:
+    _print_views(patch, lambda text: text.replace("ORDER BY placed DESC NULLS LAST, id", ""))
+
+
+def _print_views(patch: pytest.MonkeyPatch, change: Callable[[str], str]) -> None:
+    original = views._definition
+    patch.setattr(views, "_definition", lambda *given: change(original(*given)))
+
+
+@plant("with large as (select 7 as customer_id) select count(*) from large")
+def a_cte_does_not_hide_a_view(patch: pytest.MonkeyPatch) -> None:
+    original = views.relations_read
+    patch.setattr(views, "relations_read", lambda message, ctes=frozenset(): original(message, frozenset()))
+
+
+@plant("with orders as (select 1 as id, 60 as total) select count(*) from large")
+def a_cte_hides_the_table_of_a_view(patch: pytest.MonkeyPatch) -> None:
+    original = views._definition
+    patch.setattr(views, "_definition", lambda definition, ctes, keyspace: original(definition, frozenset(), keyspace))
 
 
 @pytest.fixture

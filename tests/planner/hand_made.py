@@ -7,9 +7,10 @@ from typing import Any
 from shardpool.planner.ladder import CompiledQuery, compile_query
 from shardpool.planner.plan import Plan
 from shardpool.planner.statement import from_text
+from shardpool.planner.views import expanded
 from shardpool.topology.key import KeyType
 from shardpool.topology.shard_map import Placement, Shard, ShardMap, Topology, even_ranges, new_partition
-from shardpool.topology.tables import Column, Table
+from shardpool.topology.tables import Column, Table, View
 
 KEYSPACE = "shop"
 
@@ -78,6 +79,23 @@ TABLES = {
 }
 
 
+VIEWS = {
+    view.name: view
+    for view in (
+        View(
+            "large",
+            ("customer_id", "id", "sum"),
+            "SELECT customer_id, id, total AS sum FROM shop.orders WHERE total > 50::numeric",
+            True,
+        ),
+        View("largest", ("id", "sum"), "SELECT id, sum FROM shop.large ORDER BY sum DESC LIMIT 3", True),
+        View("places", ("code",), "WITH orders AS (SELECT code FROM shop.country) SELECT code FROM orders", False),
+        View("Odd View", ("a",), "SELECT 'a%b $1 :c'::text AS a FROM shop.country", False),
+        View("endless", ("id",), "SELECT id FROM shop.endless", True),
+    )
+}
+
+
 def topology(partitions: int = 4, shards: int = 2) -> Topology:
     """Partitions placed round robin on ``s0``, ``s1``, ..."""
     names = [f"s{number}" for number in range(shards)]
@@ -86,14 +104,14 @@ def topology(partitions: int = 4, shards: int = 2) -> Topology:
         for number, (low, high) in enumerate(even_ranges(partitions))
     ]
     shard_map = ShardMap(KEYSPACE, 1, {name: Shard(name, f"postgresql://host/{name}") for name in names}, placements)
-    return Topology(KEYSPACE, shard_map, TABLES, frozenset({"price_of", "lower_mood"}))
+    return Topology(KEYSPACE, shard_map, TABLES, frozenset({"price_of", "lower_mood"}), VIEWS)
 
 
 TOPOLOGY = topology()
 
 
 def compiled(sql: str, found: Topology = TOPOLOGY) -> CompiledQuery:
-    return compile_query(from_text(sql), found)
+    return compile_query(expanded(from_text(sql), found), found)
 
 
 def plan(sql: str, params: dict[str, Any] | None = None, found: Topology = TOPOLOGY) -> Plan:

@@ -19,6 +19,7 @@ from shardpool.planner.ladder import CompiledQuery, compile_query
 from shardpool.planner.refusals import refuse
 from shardpool.planner.safety import check_session
 from shardpool.planner.statement import Statement
+from shardpool.planner.views import expanded
 from shardpool.planner.writes.changes import compile_staged_change
 from shardpool.planner.writes.ctes import compile_with
 from shardpool.planner.writes.everywhere import compile_reference, compile_truncate
@@ -62,6 +63,7 @@ _WAY_OUT = ("SP113", "SP114", "SP132", "SP133", "SP136")
 
 def compile_statement(statement: Statement, topology: Topology) -> CompiledQuery | CompiledWrite:
     """Analyse a statement of `Router.query`. Raise `InvalidSQL`, `RoutingError` or `UnsupportedStatement`."""
+    statement = expanded(statement, topology)
     if kind(statement.node) in _WRITES or modifying_ctes(statement):
         return compile_write(statement, topology)
     return compile_query(statement, topology)
