@@ -40,6 +40,8 @@ from shardpool.topology.shard_map import Topology
 #: Rows that a stream fetches at a time, from each shard.
 STREAM_ROWS = 2000
 
+#: How long a merge node apart waits for a lock, in milliseconds: the transaction beside it may have it for itself.
+LOCK_WAIT_APART = 500
 #: Stands for a merge node apart; no shard has such a name.
 APART = "the merge node"
 
@@ -115,7 +117,10 @@ class Merger:
                     given = {**given, **plan.lists}
                 partitions = everywhere.get(self._apart or node)
                 partition = partitions[0] if partitions else None
-                job = Job(node, partition, leases, self._threads, given, self._max_bytes, self._texts)
+                apart = self._apart is not None
+                job = Job(node, partition, leases, self._threads, given, self._max_bytes, self._texts, apart)
+                if apart and stages:
+                    job.execute(f"SET LOCAL lock_timeout = {LOCK_WAIT_APART}")
                 for stage in stages:
                     with trace.step(_title(stage)) as step:
                         before = job.bytes

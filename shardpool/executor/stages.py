@@ -46,9 +46,13 @@ class Job:
         parameters: Parameters,
         max_bytes: int,
         texts: bool = False,
+        apart: bool = False,
     ) -> None:
-        """*partition* is any one on the merge node, if there is one. *texts*: values are fetched as spelt."""
+        """*partition* is any one on the merge node, if there is one. *texts*: values are fetched as spelt. *apart*: the
+        merge node is a session beside a transaction, whose locks it is not to wait for.
+        """
         self.node = node
+        self._apart = apart
         self._partition = partition
         self._leases = leases
         self._threads = threads
@@ -117,7 +121,7 @@ class Job:
 
     def _relation(self, stage: Relation) -> int:
         name = text(quote(stage.name))
-        if self._partition is None:
+        if self._partition is None or self._apart:
             definition = definition_of(stage.columns)
             self.execute(f"CREATE TEMPORARY TABLE {name} ({definition}) ON COMMIT DROP")
             return self._filled(temporary(stage.name), lambda: 0, stage.select, stage.by_shard, stage.appended)
@@ -139,7 +143,11 @@ class Job:
                 self._count_local(stage.name)
             return rows
 
-        return self._filled(temporary(stage.name), create, stage.select, stage.by_shard, stage.appended)
+        if own is None:
+            # Nothing of its own to wait for; and what fails here leaves the connections of the others alone.
+            create()
+        first = create if own is not None else lambda: 0
+        return self._filled(temporary(stage.name), first, stage.select, stage.by_shard, stage.appended)
 
     def _filled(self, table: str, own: Callable[[], int], select: str, by_shard: ByShard, appended: str = "") -> int:
         """Fill a table with the merge node's *own* rows and, of the other shards, those of *select*; return how many.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import psycopg2
+from psycopg2 import errorcodes
 from sqlalchemy.exc import DBAPIError
 
 from shardpool.engines import Engines
@@ -53,7 +54,10 @@ def select(
     try:
         return _run(transaction, compiled, plan, parameters, texts)
     except DBAPIError as error:
-        rung = gives_way(plan, str(getattr(error.orig, "pgcode", None)))
+        code = str(getattr(error.orig, "pgcode", None))
+        # After TRUNCATE, the session apart cannot even ask what the columns of partial rows are like.
+        locked = isinstance(plan, PushdownPlan) and code == errorcodes.LOCK_NOT_AVAILABLE
+        rung = "pushdown" if locked else gives_way(plan, code)
         if rung is None:
             raise
         failed[rung] = f"PostgreSQL refused it: {error.orig}".strip()

@@ -114,6 +114,7 @@ def compile_keyed(statement: Statement, topology: Topology) -> KeyedStatement:
         raise refuse("SP110", statement.numbered.split()[0].upper())
     if name not in _READS + _WRITES:
         raise refuse("SP111", name.removesuffix("_stmt").replace("_", " ").upper())
+    _refuse_merge(statement, topology)
     return _compile(statement, topology, strict=True)
 
 
@@ -151,9 +152,17 @@ def compile_on_connection(statement: Statement, topology: Topology) -> KeyedStat
     name = kind(statement.node)
     if name in _DEFINITIONS and not _temporary(statement.node):
         raise refuse("SP111", name.removesuffix("_stmt").replace("_", " ").upper())
+    _refuse_merge(statement, topology)
     if name not in _READS + _WRITES:
         return None
     return _compile(statement, topology, strict=False)
+
+
+def _refuse_merge(statement: Statement, topology: Topology) -> None:
+    """Which keys MERGE writes is not looked at here: a row could land in a partition that is not its own."""
+    for node in walk(statement.node):
+        if isinstance(node, pb.MergeStmt) and node.relation.relname in topology.tables:
+            raise refuse("SP111", "MERGE")
 
 
 def _temporary(node: Tree) -> bool:

@@ -145,7 +145,7 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
     ),
     "SP111": (
         "{what} is not a statement for one partition",
-        "tables are changed by router.create_schema, settings in router.connect(key)",
+        "tables are changed by router.create_schema, settings in router.connect(key); MERGE is for router.query",
         "create table t (id bigint)",
     ),
     "SP112": (

@@ -322,3 +322,19 @@ def test_the_same_database_twice(config: Config) -> None:
     twice = {**config.shards, "s9": replace(config.shards["s0"], url=url.replace("127.0.0.1", "localhost"))}
     with pytest.raises(ConfigError, match=r"shards\.s9\.url"):
         Router.initialise(replace(config, shards=twice))
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "MERGE INTO customers c USING (VALUES (7), (8)) v (id) ON c.customer_id = v.id "
+        "WHEN NOT MATCHED THEN INSERT (customer_id, name) VALUES (v.id, 'stray')",
+        "WITH m AS (MERGE INTO customers c USING (VALUES (8)) v (id) ON c.customer_id = v.id "
+        "WHEN NOT MATCHED THEN INSERT (customer_id, name) VALUES (v.id, 'stray') RETURNING 1) SELECT * FROM m",
+    ],
+)
+def test_merge_on_one_partition_could_put_rows_in_the_wrong_one(shop: Router, sql: str) -> None:
+    with pytest.raises(UnsupportedStatement, match="SP111"):
+        shop.execute(7, sql)
+    with shop.connect(7) as connection, pytest.raises(UnsupportedStatement, match="SP111"):
+        connection.execute(text(sql))

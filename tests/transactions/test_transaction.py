@@ -106,6 +106,18 @@ def test_queries_see_the_transactions_own_writes(shop: Router, rung: str) -> Non
     assert inside == shop.query(sql).all() != outside
 
 
+@pytest.mark.parametrize("rung", QUERIES)
+def test_queries_of_tables_that_the_transaction_has_for_itself(shop: Router, rung: str) -> None:
+    """The session apart, in which a merge runs, does not wait for the transaction beside it."""
+    with pytest.raises(RuntimeError, match="undone"), shop.transaction() as tx:
+        tx.query("TRUNCATE customers, orders")
+        assert tx.query(QUERIES[rung]).all() == []
+        tx.query("INSERT INTO customers (customer_id, name) VALUES (3, 'three'), (4, 'four'), (5, 'five')")
+        expected = {"single": ["three"], "stages": ["four", "three"]}.get(rung, ["five", "four", "three"])
+        assert sorted(row[0] for row in tx.query(QUERIES[rung])) == expected
+        raise RuntimeError("undone")
+
+
 def test_a_gathered_reference_table_is_read_in_the_transaction(shop: Router) -> None:
     shop.copy_into("country", [("de", "Germany"), ("fr", "France")])
     sql = (
