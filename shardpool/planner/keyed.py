@@ -15,11 +15,12 @@ from typing import Any
 from postgast import pg_query_pb2 as pb
 
 from shardpool.errors import CrossShardTransaction, KeyTypeMismatch, UnknownTable
+from shardpool.planner.analyse import analyse
 from shardpool.planner.ast import Tree, column_fields, is_a, kind, names, walk
 from shardpool.planner.constants import UNKNOWN, Constant, Parameter, Source, key_value, source_of
 from shardpool.planner.refusals import refuse
 from shardpool.planner.safety import check_session
-from shardpool.planner.scopes import SYSTEM_SCHEMAS, analyse
+from shardpool.planner.scopes import SYSTEM_SCHEMAS
 from shardpool.planner.statement import Statement
 from shardpool.planner.views import expanded, refuse_writes
 from shardpool.planner.words import Template, in_partition, on_search_path

@@ -13,6 +13,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
+from shardpool.planner.analyse import analyse
 from shardpool.planner.ast import is_a, kind
 from shardpool.planner.clauses import aggregates_of_outer_queries
 from shardpool.planner.constants import UNKNOWN, Parameter, key_value
@@ -33,7 +34,7 @@ from shardpool.planner.plan import (
 from shardpool.planner.pushdown import Pushdown, plan_pushdown
 from shardpool.planner.refusals import refuse
 from shardpool.planner.safety import check_query, check_session, moving_parameters
-from shardpool.planner.scopes import Analysis, analyse
+from shardpool.planner.scopes import Analysis
 from shardpool.planner.sizes import Statistics
 from shardpool.planner.staged_plan import Stages
 from shardpool.planner.stages import plan_stages, relation_of

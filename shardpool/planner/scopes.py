@@ -10,18 +10,15 @@ Where the analysis is not sure of a name it says None, and nothing is proven fro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.errors import UnknownTable
-from shardpool.planner.ast import Tree, children, column_fields, is_a, names, unwrap, walk
+from shardpool.planner.ast import Tree, children, column_fields, is_a, unwrap, walk
 from shardpool.planner.output import output_name
-from shardpool.planner.refusals import refuse
-from shardpool.topology.shard_map import Topology
 from shardpool.topology.tables import Column, Table
 
 SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
@@ -200,205 +197,6 @@ class Analysis:
         return not self.reads_outer_cte(select)
 
 
-_LOCKS = {
-    pb.LCS_FORKEYSHARE: "KEY SHARE",
-    pb.LCS_FORSHARE: "SHARE",
-    pb.LCS_FORNOKEYUPDATE: "NO KEY UPDATE",
-    pb.LCS_FORUPDATE: "UPDATE",
-}
-
-
-def analyse(select: Tree, topology: Topology, stages: Mapping[str, Columns] | None = None) -> Analysis:
-    """Find the scopes of a SelectStmt. Raise `UnknownTable` or `UnsupportedStatement`.
-
-    *stages* are the columns of temporary tables that stand in place of subqueries, in the schema `STAGE_SCHEMA`.
-    """
-    analyser = _Analyser(select, topology, stages or {})
-    analyser.select(select, None, {})
-    return analyser.analysis
-
-
-@dataclass(frozen=True, eq=False)
-class _Query:
-    """A subquery or CTE: its output columns, and what they are."""
-
-    columns: Columns
-    select: Tree = None
-    origins: tuple[Member | None, ...] = ()
-
-
-_Ctes = dict[str, _Query]
-
-
-class _Analyser:
-    def __init__(self, select: Tree, topology: Topology, stages: Mapping[str, Columns]) -> None:
-        self.topology = topology
-        self._stages = stages
-        self.analysis = Analysis(select)
-        self._joins = 0
-
-    def select(self, select: Tree, parent: Scope | None, ctes: _Ctes) -> _Query:
-        """Analyse a SelectStmt of any kind; return its output columns."""
-        if select.HasField("into_clause"):
-            raise refuse("SP103")
-        for clause in select.locking_clause:
-            self.analysis.locking = self.analysis.locking or _LOCKS.get(clause.locking_clause.strength, "UPDATE")
-        if select.HasField("with_clause"):
-            ctes = self._with(select.with_clause, parent, dict(ctes))
-        if select.op != pb.SETOP_NONE:
-            columns = self.select(select.larg, parent, ctes).columns
-            self.select(select.rarg, parent, ctes)
-            self._sublinks(Scope(select, parent), ctes, ("larg", "rarg", "with_clause"))
-            return _Query(columns, select)
-        scope = Scope(select, parent)
-        self.analysis.scopes.append(scope)
-        for node in select.from_clause:
-            self._from(node, scope, ctes, frozenset())
-        if select.HasField("where_clause"):
-            self._conjuncts(select.where_clause, scope, Fact(None, frozenset()))
-        self._sublinks(scope, ctes, ("from_clause", "with_clause"))
-        if select.values_lists:
-            width = len(select.values_lists[0].list.items)
-            return _Query(tuple(f"column{number + 1}" for number in range(width)), select)
-        scope.columns, scope.origins = self._outputs(scope)
-        return _Query(scope.columns, select, scope.origins)
-
-    def _with(self, clause: Tree, parent: Scope | None, ctes: _Ctes) -> _Ctes:
-        for node in clause.ctes:
-            cte = node.common_table_expr
-            if not is_a(cte.ctequery, "select_stmt"):
-                raise refuse("SP102", "it is not at the top")
-            if clause.recursive:
-                ctes[cte.ctename] = _Query(None)
-        for node in clause.ctes:
-            cte = node.common_table_expr
-            query = self.select(cte.ctequery.select_stmt, parent, ctes)
-            given = names(cte.aliascolnames)
-            columns = given + query.columns[len(given) :] if query.columns is not None else None
-            ctes = {**ctes, cte.ctename: replace(query, columns=columns)}
-        return ctes
-
-    def _sublinks(self, scope: Scope, ctes: _Ctes, skipped: tuple[str, ...]) -> None:
-        for descriptor, value in scope.select.ListFields():
-            if descriptor.message_type is None or descriptor.name in skipped:
-                continue
-            for message in value if descriptor.is_repeated else (value,):
-                self._selects_below(message, scope, ctes)
-
-    def _selects_below(self, message: Tree, scope: Scope, ctes: _Ctes) -> None:
-        for found in selects_below(message):
-            self.select(found, scope, ctes)
-
-    # -- FROM -------------------------------------------------------------------------------------------------------
-
-    def _from(self, node: Tree, scope: Scope, ctes: _Ctes, outer: frozenset[int], sampled: bool = False) -> list[Item]:
-        """Add a FROM node to *scope*; return the items below it."""
-        match node.WhichOneof("node"):
-            case "range_var":
-                item = self._table(node.range_var, scope, ctes, outer)
-                item.sampled = sampled
-            case "join_expr":
-                return self._join(node.join_expr, scope, ctes, outer)
-            case "range_table_sample":
-                self._selects_below(node.range_table_sample, scope, ctes)
-                return self._from(node.range_table_sample.relation, scope, ctes, outer, sampled=True)
-            case "range_subselect":
-                inner = node.range_subselect
-                enclosing = scope.so_far() if inner.lateral else scope.parent
-                query = self.select(inner.subquery.select_stmt, enclosing, ctes)
-                item = _item_of(query, inner, inner.alias.aliasname, scope, outer)
-                self.analysis.composed = True
-            case _:
-                self._selects_below(node, scope, ctes)
-                item = Item(unwrap(node).alias.aliasname, _columns_of(unwrap(node)), scope, outer, node=unwrap(node))
-                self.analysis.composed = True
-        scope.items.append(item)
-        return [item]
-
-    def _table(self, node: Tree, scope: Scope, ctes: _Ctes, outer: frozenset[int]) -> Item:
-        alias = node.alias.aliasname or node.relname
-        if not node.schemaname and node.relname in ctes:
-            self.analysis.composed = True
-            return _item_of(ctes[node.relname], node, alias, scope, outer)
-        if node.schemaname == STAGE_SCHEMA and node.relname in self._stages:
-            return Item(alias, _renamed(self._stages[node.relname], node.alias), scope, outer, node=node)
-        table = find_table(node, self.topology)
-        columns = _renamed(tuple(column.name for column in table.columns), node.alias)
-        item = Item(alias, columns, scope, outer, table, node)
-        self.analysis.occurrences.append(item)
-        return item
-
-    def _join(self, join: Tree, scope: Scope, ctes: _Ctes, outer: frozenset[int]) -> list[Item]:
-        self._joins += 1
-        supplied = outer | {self._joins}
-        left_outer = supplied if join.jointype in (pb.JOIN_RIGHT, pb.JOIN_FULL) else outer
-        right_outer = supplied if join.jointype in (pb.JOIN_LEFT, pb.JOIN_FULL) else outer
-        left = self._from(join.larg, scope, ctes, left_outer)
-        right = self._from(join.rarg, scope, ctes, right_outer)
-        if join.is_natural or join.HasField("alias") or join.HasField("join_using_alias"):
-            scope.opaque = True
-        holds_for: frozenset[Item] | None
-        match join.jointype:
-            case pb.JOIN_INNER:
-                holds_for, checked = (frozenset(left + right) if outer else None), outer
-            case pb.JOIN_LEFT:
-                holds_for, checked = frozenset(right), supplied
-            case pb.JOIN_RIGHT:
-                holds_for, checked = frozenset(left), supplied
-            case _:
-                holds_for, checked = frozenset(), supplied
-        if join.HasField("quals"):
-            self._conjuncts(join.quals, scope, Fact(holds_for, checked, visible=frozenset(left + right)))
-            self._selects_below(join.quals, scope, ctes)
-        for name in names(join.using_clause):
-            self._using(name, join.jointype, left, right, scope, Fact(holds_for, checked))
-        return left + right
-
-    def _using(self, name: str, jointype: int, left: list[Item], right: list[Item], scope: Scope, fact: Fact) -> None:
-        lefts = [item for item in left if item.columns is None or name in item.columns]
-        rights = [item for item in right if item.columns is None or name in item.columns]
-        if name in scope.merged or len(lefts) != 1 or len(rights) != 1:
-            scope.merged[name] = None
-            return
-        carrier = {pb.JOIN_INNER: lefts[0], pb.JOIN_LEFT: lefts[0], pb.JOIN_RIGHT: rights[0]}.get(jointype)
-        # Columns of different types merge into one of their common type, which is neither's.
-        types = [_type_of(item.column(name)) for item in (lefts[0], rights[0])]
-        scope.merged[name] = carrier if types[0] is not None and types[0] == types[1] else None
-        if lefts[0].columns is not None and rights[0].columns is not None:
-            fact.equality = ((lefts[0], name), (rights[0], name))
-            scope.facts.append(fact)
-
-    def _conjuncts(self, node: Tree, scope: Scope, fact: Fact) -> None:
-        """Add *node*'s conjuncts to the scope as facts like *fact*."""
-        if is_a(node, "bool_expr") and node.bool_expr.boolop == pb.AND_EXPR:
-            for part in node.bool_expr.args:
-                self._conjuncts(part, scope, fact)
-        else:
-            scope.facts.append(replace(fact, condition=node))
-
-    def _outputs(self, scope: Scope) -> tuple[Columns, tuple[Member | None, ...]]:
-        columns: list[str] = []
-        origins: list[Member | None] = []
-        for node in scope.select.target_list:
-            target = node.res_target
-            is_column = is_a(target.val, "column_ref")
-            if is_column and column_fields(target.val.column_ref)[-1] == "*":
-                expanded = expand_star(target.val.column_ref, scope)
-                if expanded is None:
-                    return None, ()
-                columns += [name for _, name in expanded]
-                origins += expanded
-                continue
-            name = output_name(target)
-            if name is None:
-                return None, ()
-            columns.append(name)
-            origins.append(scope.resolve(target.val.column_ref) if is_column else None)
-        if any(is_a(node, "grouping_set") for node in scope.select.group_clause):
-            origins = []  # a grouped column is NULL where its set leaves it out
-        return tuple(columns), tuple(origins)
-
-
 def expand_star(column_ref: Tree, scope: Scope) -> list[Member] | None:
     """Return the columns that ``*`` or ``t.*`` stands for; None if not sure."""
     parts = column_fields(column_ref)
@@ -408,18 +206,6 @@ def expand_star(column_ref: Tree, scope: Scope) -> list[Member] | None:
     if not items or any(item.columns is None for item in items):
         return None
     return [(item, name) for item in items for name in item.columns or ()]
-
-
-def find_table(node: Tree, topology: Topology) -> Table:
-    """Return the keyspace's table that a RangeVar names. Raise `UnknownTable`, or refuse a system catalog."""
-    name = node.relname
-    if node.schemaname in SYSTEM_SCHEMAS or (not node.schemaname and name.startswith("pg_")):
-        raise refuse("SP106", name)
-    table = topology.tables.get(name)
-    if table is None or node.catalogname or node.schemaname not in ("", topology.keyspace):
-        full = ".".join(part for part in (node.catalogname, node.schemaname, name) if part)
-        raise UnknownTable(full, topology.keyspace, list(topology.tables))
-    return table
 
 
 def references(message: Tree, scope: Scope | None, analysis: Analysis) -> Iterator[tuple[Tree, Scope | None]]:
@@ -457,56 +243,3 @@ def _names_output(node: Tree, clause: str, select: Tree, outputs: frozenset[str]
         return True
     found = column_fields(inner.column_ref)[0] in outputs
     return found and (clause != "group_clause" or scope is None or scope.resolve(inner.column_ref) is None)
-
-
-def selects_below(message: Tree) -> Iterator[Tree]:
-    """Yield the SelectStmts in an expression, not those inside of them."""
-    if isinstance(message, pb.SelectStmt):
-        yield message
-        return
-    for child in children(message) if not isinstance(message, pb.Node) else (unwrap(message),):
-        if child is not message:
-            yield from selects_below(child)
-
-
-def _type_of(column: Column | None) -> tuple[str, str] | None:
-    return None if column is None else (column.type, column.collation)
-
-
-#: Functions in FROM whose only column is called as the item is.
-_ONE_COLUMN = frozenset(
-    {"generate_series", "generate_subscripts", "regexp_split_to_table", "string_to_table", "unnest"}
-)
-
-
-def _columns_of(node: Tree) -> Columns:
-    """The columns of a function in FROM, where they are certain."""
-    if (
-        not isinstance(node, pb.RangeFunction)
-        or len(node.functions) != 1
-        or node.coldeflist
-        or not node.alias.aliasname
-    ):
-        return None
-    call = node.functions[0].list.items[0]
-    if (
-        not is_a(call, "func_call")
-        or len(call.func_call.args) > 3
-        or names(call.func_call.funcname)[-1] not in _ONE_COLUMN
-    ):
-        return None
-    return _renamed((str(node.alias.aliasname), *(("ordinality",) if node.ordinality else ())), node.alias)
-
-
-def _item_of(query: _Query, node: Tree, alias: str, scope: Scope, outer: frozenset[int]) -> Item:
-    columns = _renamed(query.columns, node.alias)
-    return Item(alias, columns, scope, outer, node=node, query=query.select, origins=query.origins)
-
-
-def _renamed(columns: Columns, alias: Tree) -> Columns:
-    given = names(alias.colnames)
-    if not given:
-        return columns
-    if columns is None:
-        return None
-    return given + columns[len(given) :]

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from shardpool.planner.analyse import analyse
 from shardpool.planner.ast import Tree, UnfaithfulText
 from shardpool.planner.clauses import has_full_join
 from shardpool.planner.gather import Source, Sources
@@ -28,7 +29,7 @@ from shardpool.planner.plan import (
 )
 from shardpool.planner.pushdown import Pushdown, placed_text, plan_pushdown, why_not
 from shardpool.planner.repartition import repartitions
-from shardpool.planner.scopes import Analysis, Columns, Item, analyse
+from shardpool.planner.scopes import Analysis, Columns, Item
 from shardpool.planner.sizes import Statistics
 from shardpool.planner.staged_plan import Pinned, Stages
 from shardpool.planner.statement import Statement

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 
 from postgast import pg_query_pb2 as pb
 
+from shardpool.planner.analyse import analyse
 from shardpool.planner.ast import Tree, is_a, walk
 from shardpool.planner.clauses import only_rows
 from shardpool.planner.partitionwise import Carrier, NotPartitionWise, PartitionWise
 from shardpool.planner.rewrite import copied, rewritten, target
-from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Columns, Scope, analyse
+from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Columns, Scope
 from shardpool.topology.shard_map import Topology
 
 #: Runs a subquery as a stage; returns the name of its table, None if that has no plan.
