@@ -116,6 +116,3 @@ class Branch:
             self._pool.discard(self._entry)
         else:
             self._pool.give_back(self._entry)
-
-    def _in_transaction(self) -> bool:
-        return bool(self.connection.get_transaction_status() != TRANSACTION_STATUS_IDLE)

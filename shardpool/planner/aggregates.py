@@ -81,9 +81,7 @@ def merged_aggregate(call: Tree, level: Level, add: AddColumn) -> Tree:
 def _average(call: Tree, level: Level, add: AddColumn) -> Tree:
     """As PostgreSQL: exact types divide numeric by numeric, floating ones are summed in double precision."""
     if _argument_type(call.func_call, level.scope) in ("real", "double precision"):
-        total = _renamed(call, "sum")
-        argument = total.func_call.args[0]
-        argument.CopyFrom(_with_argument("CAST(a AS double precision)", argument))
+        total = _sum_of("CAST(a AS double precision)", call)
         text = "sum(a) / CAST(nullif(sum(b), 0) AS double precision)"
     else:
         total = _renamed(call, "sum")
@@ -97,13 +95,9 @@ def _variance(call: Tree, level: Level, add: AddColumn) -> Tree:
     if _argument_type(call.func_call, level.scope) in ("real", "double precision"):
         mean, variance = add(_renamed(call, "avg")), add(_renamed(call, "var_pop"))
         return _merge(floating(name), level, n=count, a=mean, v=variance)
-    columns = {}
-    for column, text in (("s", "CAST(a AS numeric)"), ("q", "CAST(a AS numeric) * CAST(a AS numeric)")):
-        total = _renamed(call, "sum")
-        argument = total.func_call.args[0]
-        argument.CopyFrom(_with_argument(text, argument))
-        columns[column] = add(total)
-    return _merge(exact(name), level, n=count, **columns)
+    total = add(_sum_of("CAST(a AS numeric)", call))
+    squares = add(_sum_of("CAST(a AS numeric) * CAST(a AS numeric)", call))
+    return _merge(exact(name), level, n=count, s=total, q=squares)
 
 
 def _argument_type(function: Tree, scope: Scope) -> str:
@@ -129,8 +123,13 @@ def _merge(template: str, level: Level, **columns: str) -> Tree:
     return rewritten(expression(template), replace)
 
 
-def _with_argument(template: str, argument: Tree) -> Tree:
+def _sum_of(template: str, call: Tree) -> Tree:
+    """The call as a sum, of *template* with the call's argument for its column."""
+    total = _renamed(call, "sum")
+    argument = total.func_call.args[0]
+
     def replace(node: Tree) -> Tree | None:
         return copied(argument) if node.WhichOneof("node") == "column_ref" else None
 
-    return rewritten(expression(template), replace)
+    argument.CopyFrom(rewritten(expression(template), replace))
+    return total

@@ -101,6 +101,11 @@ def walk_flat(message: Tree) -> Iterator[Tree]:
         stack += [child for child in children(current)[::-1] if type(child) is not pb.SelectStmt]
 
 
+def has_subquery(expression: Tree) -> bool:
+    """Whether there is a subquery in an expression."""
+    return any(type(node) is pb.SubLink for node in walk_flat(expression))
+
+
 def names(nodes: Tree) -> tuple[str, ...]:
     """Return the strings of a list of String nodes: a function's, type's or operator's qualified name."""
     return tuple(node.string.sval for node in nodes if node.WhichOneof("node") == "string")

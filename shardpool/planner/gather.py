@@ -16,14 +16,13 @@ from functools import cache
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, UnfaithfulText, is_a, to_sql, unwrap, walk_flat
+from shardpool.planner.ast import Tree, UnfaithfulText, has_subquery, is_a, to_sql, unwrap, walk_flat
 from shardpool.planner.needed import Needed
 from shardpool.planner.needed_rows import (
     bare,
     conjuncts,
     equalities,
     finds_one,
-    has_subquery,
     joined,
     looked_up_by,
     named_so,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.aggregates import NotPartial, is_blind_to_duplicates, merged_aggregate
-from shardpool.planner.ast import Tree, column_fields, is_a, names, walk_flat
+from shardpool.planner.ast import Tree, column_fields, has_subquery, is_a, names, walk_flat
 from shardpool.planner.clauses import is_aggregate_call, outputs
 from shardpool.planner.rewrite import copied, rewritten, target
 from shardpool.planner.shape import Columns, Level, Refused, partial_of, place
@@ -74,7 +74,7 @@ class _Groups:
         meant = self._level.group_expression(node, found)
         if any(is_aggregate_call(inner) for inner in walk_flat(meant)):
             raise Refused("GROUP BY an aggregate")
-        if any(isinstance(inner, pb.SubLink) for inner in walk_flat(meant)):
+        if has_subquery(meant):
             raise Refused("GROUP BY a subquery")
         name = self._columns.add(meant)
         groups.append(name)
@@ -106,7 +106,7 @@ class _Groups:
         return rewritten(node, replace)
 
     def _aggregate(self, node: Tree) -> Tree:
-        if any(isinstance(inner, pb.SubLink) for inner in walk_flat(node)):
+        if has_subquery(node):
             raise Refused(f"a subquery in {names(node.func_call.funcname)[-1]}()")
         add = self._columns.add
         if not self._distinct:

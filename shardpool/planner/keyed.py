@@ -92,10 +92,6 @@ class KeyedStatement:
                     f"not to partition {partition.id} of this call"
                 )
 
-    def key_types_for(self, key: KeyValue, topology: Topology) -> tuple[KeyType, ...]:
-        """The types to read a key in: the statement's tables say it, else the key's own Python type."""
-        return self.key_types or types_of_key(key, topology)
-
 
 def types_of_key(key: KeyValue, topology: Topology) -> tuple[KeyType, ...]:
     """Return the key types that *key* has by its Python type. Raise `KeyTypeMismatch` if no table has such keys."""

@@ -7,7 +7,7 @@ partitions; where no element is left, one that cannot be equal stands for the ot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,9 +97,11 @@ def with_parameters(select: Tree, lists: Sequence[KeyList], statement: Statement
 
 
 def parts_of(
-    lists: Iterable[KeyList], by_shard: ByShard, parameters: Mapping[str, Any], topology: Topology
+    lists: Sequence[KeyList], by_shard: ByShard, parameters: Mapping[str, Any], topology: Topology
 ) -> dict[str, Any]:
     """Return the parameters that the partial queries of the partitions need beside those of the statement."""
+    if not lists:
+        return {}
     partitions = {partition for found in by_shard.values() for partition in found}
     # What the columns of partial rows are like, a shard that has none of them is asked by its first partition.
     partitions |= {found[0] for found in topology.shard_map.by_shard().values()}

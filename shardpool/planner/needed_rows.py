@@ -6,13 +6,9 @@ from collections.abc import Iterator
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, column_fields, is_a, names, walk_flat
+from shardpool.planner.ast import Tree, column_fields, is_a, names
 from shardpool.planner.rewrite import column, rewritten
 from shardpool.planner.scopes import Fact, Item, Member
-
-
-def has_subquery(condition: Tree) -> bool:
-    return any(isinstance(node, pb.SubLink) for node in walk_flat(condition))
 
 
 def removes(fact: Fact, item: Item) -> bool:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from shardpool.errors import UnsupportedStatement
 
-_PARTITION = "router.execute(key, ...) runs a statement on the one partition of its key"
-
 REFUSALS: dict[str, tuple[str, str, str]] = {
     "SP101": (
         "query() takes SELECT, INSERT, UPDATE, DELETE, MERGE and TRUNCATE, this is {what}",

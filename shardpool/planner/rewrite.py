@@ -7,7 +7,7 @@ from functools import cache
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, kind, parse, unlocated, unwrap, walk
+from shardpool.planner.ast import Tree, has_subquery, kind, parse, unlocated, unwrap
 from shardpool.planner.scopes import Scope
 
 #: Given a Node, returns its replacement, or None to look inside of it.
@@ -67,7 +67,7 @@ def canonical(node: Tree, scope: Scope) -> bytes:
 
     In a subquery names may mean something else: expressions with one must be written alike.
     """
-    if any(isinstance(inner, pb.SubLink) for inner in walk(node)):
+    if has_subquery(node):
         return bytes(unlocated(node).SerializeToString(deterministic=True))
 
     def by_item(inner: Tree) -> Tree | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, column_fields, is_a, walk
+from shardpool.planner.ast import Tree, column_fields, is_a
 from shardpool.planner.output import output_name
 from shardpool.planner.partitionwise import Carrier, PartitionWise
 from shardpool.planner.rewrite import canonical, copied, expression, target
@@ -155,7 +155,3 @@ def partial_of(select: Tree, columns: Columns) -> Tree:
     partial.group_distinct = False
     partial.target_list.extend(columns.targets or [target(expression("1"), "c1")])
     return partial
-
-
-def has_sublink(node: Tree) -> bool:
-    return any(isinstance(inner, pb.SubLink) for inner in walk(node))

@@ -60,28 +60,19 @@ def _between(left: str, right: str) -> str:
     return f"CAST({difference} AS double precision)"
 
 
-def _sum(column: str, left: str, right: str, minimum: str = "") -> str:
-    between = _between(left, right)
-    return f"({column} + {f'greatest({between}, {minimum})' if minimum else between})"
-
-
 _MEANS = {"n": "regr_count", "a": "regr_avgx", "b": "regr_avgy"}
-_PRODUCTS = _sum("sum(c * n)", "a", "b")
+_MEAN = "sum(n * a) / CAST(nullif(sum(n), 0) AS double precision)"
+_SQUARES = f"CASE WHEN sum(n) > 0 THEN sum(c) + greatest({_between('a', 'a')}, 0) END"
+_PRODUCTS = f"(sum(c * n) + {_between('a', 'b')})"
 
 #: Functions of two variables -> the partial columns, and the merge query's expression.
 TWO_VARIABLES: dict[str, tuple[dict[str, str], str]] = {
     "regr_count": ({"n": "regr_count"}, "CAST(coalesce(sum(n), 0) AS bigint)"),
-    "regr_avgx": ({"n": "regr_count", "a": "regr_avgx"}, "sum(n * a) / CAST(nullif(sum(n), 0) AS double precision)"),
-    "regr_avgy": ({"n": "regr_count", "a": "regr_avgy"}, "sum(n * a) / CAST(nullif(sum(n), 0) AS double precision)"),
-    "regr_sxx": (
-        {"n": "regr_count", "a": "regr_avgx", "c": "regr_sxx"},
-        f"CASE WHEN sum(n) > 0 THEN {_sum('sum(c)', 'a', 'a', '0')} END",
-    ),
-    "regr_syy": (
-        {"n": "regr_count", "a": "regr_avgy", "c": "regr_syy"},
-        f"CASE WHEN sum(n) > 0 THEN {_sum('sum(c)', 'a', 'a', '0')} END",
-    ),
-    "regr_sxy": ({**_MEANS, "c": "regr_sxy"}, f"CASE WHEN sum(n) > 0 THEN {_sum('sum(c)', 'a', 'b')} END"),
+    "regr_avgx": ({"n": "regr_count", "a": "regr_avgx"}, _MEAN),
+    "regr_avgy": ({"n": "regr_count", "a": "regr_avgy"}, _MEAN),
+    "regr_sxx": ({"n": "regr_count", "a": "regr_avgx", "c": "regr_sxx"}, _SQUARES),
+    "regr_syy": ({"n": "regr_count", "a": "regr_avgy", "c": "regr_syy"}, _SQUARES),
+    "regr_sxy": ({**_MEANS, "c": "regr_sxy"}, f"CASE WHEN sum(n) > 0 THEN sum(c) + {_between('a', 'b')} END"),
     "covar_pop": (
         {**_MEANS, "c": "covar_pop"},
         f"CASE WHEN sum(n) > 0 THEN {_PRODUCTS} / CAST(sum(n) AS double precision) END",
