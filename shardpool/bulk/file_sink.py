@@ -11,16 +11,12 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sqlalchemy.exc import IntegrityError
-
 from shardpool.bulk.chunk import Record, Rejected, Rows, Tally, Ticket
 from shardpool.bulk.fields import Fields
 from shardpool.bulk.layout import COPY_TEXT
-from shardpool.bulk.ledger import enter, refuse_entered, written
+from shardpool.bulk.ledger import enter_alone, refuse_entered, written
 from shardpool.bulk.rejects import replace_file, write_rejects
 from shardpool.catalog import Catalog
-from shardpool.errors import ChunkDone
-from shardpool.faults import fault_point
 
 #: Makes the content of a file: (table, columns, records) -> bytes.
 Encode = Callable[[str, Sequence[str], Sequence[Record]], bytes]
@@ -58,12 +54,7 @@ class FileSink:
                 rows, size = rows + len(batch.records), size + len(data)
         tally = Tally(rows, size, len(rejects), tuple(rejects))
         write_rejects(ticket, rejects)
-        fault_point(f"chunk-{ticket.chunk.number}-written")
-        try:
-            with self._catalog.begin() as connection:
-                enter(connection, ticket, tally)
-        except IntegrityError as error:
-            raise ChunkDone(f"{ticket.chunk} was written before") from error
+        enter_alone(self._catalog, ticket, tally)
         return tally
 
 

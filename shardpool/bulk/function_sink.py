@@ -6,14 +6,10 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy.exc import IntegrityError
-
 from shardpool.bulk.chunk import Rejected, Rows, Tally, Ticket
-from shardpool.bulk.ledger import enter, refuse_entered, written
+from shardpool.bulk.ledger import enter_alone, refuse_entered, written
 from shardpool.bulk.python_rows import python_rows
 from shardpool.catalog import Catalog
-from shardpool.errors import ChunkDone
-from shardpool.faults import fault_point
 
 
 class FunctionSink:
@@ -41,10 +37,5 @@ class FunctionSink:
             rows = python_rows(batch.types, batch.records)
             self._function([{"table": batch.table, "op": "copy", "row": row} for row in rows])
             tally = Tally(tally.rows + len(batch.records), tally.bytes + sum(map(len, batch.records)), tally.rejected)
-        fault_point(f"chunk-{ticket.chunk.number}-written")
-        try:
-            with self._catalog.begin() as connection:
-                enter(connection, ticket, tally)
-        except IntegrityError as error:
-            raise ChunkDone(f"{ticket.chunk} was written before") from error
+        enter_alone(self._catalog, ticket, tally)
         return tally

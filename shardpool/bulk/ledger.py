@@ -12,6 +12,7 @@ from shardpool.bulk.chunk import Tally, Ticket
 from shardpool.bulk.decision import decision
 from shardpool.catalog import Catalog
 from shardpool.errors import CatalogUnavailable, ChunkDone, LoadInDoubt, LoadUndone
+from shardpool.faults import fault_point
 
 _ENTER = (
     "INSERT INTO shardpool_catalog.job_ledger (job, chunk, rows, bytes, rejected) "
@@ -38,6 +39,16 @@ def refuse_entered(catalog: Catalog, ticket: Ticket) -> None:
 def enter(connection: Connection, ticket: Ticket, tally: Tally) -> None:
     """Enter a chunk in the caller's transaction; one that is there already violates the primary key."""
     connection.execute(text(_ENTER), _values(ticket, tally))
+
+
+def enter_alone(catalog: Catalog, ticket: Ticket, tally: Tally) -> None:
+    """Enter a chunk whose rows are not in a database. Raise `ChunkDone` if it is there already."""
+    fault_point(f"chunk-{ticket.chunk.number}-written")
+    try:
+        with catalog.begin() as connection:
+            enter(connection, ticket, tally)
+    except IntegrityError as error:
+        raise ChunkDone(f"{ticket.chunk} was written before") from error
 
 
 def decide_chunk(catalog: Catalog, gid: str, ticket: Ticket, tally: Tally) -> None:

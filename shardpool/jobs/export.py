@@ -23,7 +23,7 @@ from shardpool.errors import ConfigError, JobRefused, UnknownTable
 from shardpool.jobs.constraints import read_constraints, self_referring, stages
 from shardpool.jobs.copy_schema import own_tables, statements_of
 from shardpool.jobs.digest import compare, digest_in, digests_of, whole
-from shardpool.jobs.kind import Prepared
+from shardpool.jobs.kind import Prepared, engines_in
 from shardpool.jobs.spec import JobSpec, digest_of
 from shardpool.router import Router
 from shardpool.topology.names import quote
@@ -45,10 +45,7 @@ class ExportWork:
     def open(self) -> Iterator[Opened]:
         with ExitStack() as stack:
             router = stack.enter_context(Router(self.source, listen=False))
-            engines = Engines(self.target) if self.target else None
-            if engines is not None:
-                stack.callback(engines.close)
-            yield self.ends(router, engines)
+            yield self.ends(router, engines_in(stack, self.target))
 
     def ends(self, router: Router, engines: Engines | None) -> Opened:
         source = KeyspaceSource(router, self.stages, self.uncut)
@@ -84,9 +81,7 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
         self_referring(constraints.foreign_keys),
     )
     with ExitStack() as stack:
-        engines = Engines(target) if target is not None else None
-        if engines is not None:
-            stack.callback(engines.close)
+        engines = engines_in(stack, target)
 
         def check_new() -> None:
             if engines is not None:

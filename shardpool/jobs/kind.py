@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 from shardpool.bulk.chunk import Opened, Work
 from shardpool.bulk.runner import Beat
+from shardpool.config import Config
+from shardpool.engines import Engines
 
 
 @dataclass(frozen=True)
@@ -31,3 +34,12 @@ class Prepared:
     undo: Callable[[], Mapping[str, Any]] | None = None
     #: Gives the way back up, where one is kept: nothing is noted for it any more.
     close: Callable[[], object] | None = None
+
+
+def engines_in(stack: ExitStack, config: Config | None) -> Engines | None:
+    """Open the engines of *config*, if there is one, until *stack* closes."""
+    if config is None:
+        return None
+    engines = Engines(config)
+    stack.callback(engines.close)
+    return engines

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -144,13 +144,7 @@ def undo_job(router: Router, name: str) -> Mapping[str, Any]:
     Raise `JobRefused` if there is no way back: another kind, or rows that were written to the keyspace since and not
     noted (`run.way_back`).
     """
-    journal = JobJournal(router.catalog)
-    record = journal.find(name)
-    if record is None or record.state != "done":
-        raise JobRefused(f"there is no finished job {name!r} to undo")
-    router.refresh()
-    spec = JobSpec.from_json(record.spec)
-    with journal.held(name), _PREPARE[spec.kind](router, spec, False) as prepared:
+    with _finished(router, name, "to undo") as (spec, prepared):
         if prepared.undo is None:
             raise JobRefused(f"a job of the kind {spec.kind!r} has no way back: its source is as it was")
         return prepared.undo()
@@ -158,16 +152,23 @@ def undo_job(router: Router, name: str) -> Mapping[str, Any]:
 
 def close_job(router: Router, name: str) -> None:
     """Give up the way back of a finished job: nothing is noted for it any more. Raise `JobRefused` if there is none."""
-    journal = JobJournal(router.catalog)
-    record = journal.find(name)
-    if record is None or record.state != "done":
-        raise JobRefused(f"there is no finished job {name!r} with a way back")
-    router.refresh()
-    spec = JobSpec.from_json(record.spec)
-    with journal.held(name), _PREPARE[spec.kind](router, spec, False) as prepared:
+    with _finished(router, name, "with a way back") as (_, prepared):
         if prepared.close is None:
             raise JobRefused(f"the job {name!r} keeps no way back (run.way_back of an import)")
         prepared.close()
+
+
+@contextmanager
+def _finished(router: Router, name: str, wanted: str) -> Iterator[tuple[JobSpec, Prepared]]:
+    """Make a finished job ready once more. Raise `JobRefused` if there is none, as it was *wanted*."""
+    journal = JobJournal(router.catalog)
+    record = journal.find(name)
+    if record is None or record.state != "done":
+        raise JobRefused(f"there is no finished job {name!r} {wanted}")
+    router.refresh()
+    spec = JobSpec.from_json(record.spec)
+    with journal.held(name), _PREPARE[spec.kind](router, spec, False) as prepared:
+        yield spec, prepared
 
 
 def _run(

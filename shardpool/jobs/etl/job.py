@@ -26,7 +26,7 @@ from shardpool.jobs.empty import empty
 from shardpool.jobs.etl.extract import NAME, database_extract, keyspace_extract, windowed
 from shardpool.jobs.etl.functions import Apply, FunctionAt, find_function
 from shardpool.jobs.export import target_config
-from shardpool.jobs.kind import Prepared
+from shardpool.jobs.kind import Prepared, engines_in
 from shardpool.jobs.spec import JobSpec, digest_of
 from shardpool.router import Router
 from shardpool.topology.names import quote
@@ -51,7 +51,7 @@ class EtlWork:
     def open(self) -> Iterator[Opened]:
         with ExitStack() as stack:
             router = stack.enter_context(Router(self.keyspace, listen=False))
-            yield self.ends(router, _engines(stack, self.source), _engines(stack, self.target))
+            yield self.ends(router, engines_in(stack, self.source), engines_in(stack, self.target))
 
     def ends(self, router: Router, source: Engines | None, target: Engines | None) -> Opened:
         reader: Source
@@ -90,7 +90,7 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
     directory = spec.path(load.get("directory", "."))
     function = next((find_function(spec.directory, text, kind) for kind, text in steps.items()), None)
     with ExitStack() as stack:
-        source_engines, target_engines = _engines(stack, source), _engines(stack, target)
+        source_engines, target_engines = engines_in(stack, source), engines_in(stack, target)
         read = _read(router, spec, source_engines)
         table = _target_table(router, target, target_engines, load, read)
         work = EtlWork(uuid.uuid4().hex, router.config, source, target, read, function, table, dict(load), directory)
@@ -140,14 +140,6 @@ def _empty(router: Router, target: Config | None, engines: Engines | None, table
         with connection.cursor() as cursor:
             cursor.execute(f"SET LOCAL lock_timeout = '30s'; TRUNCATE {quote(target.keyspace)}.{quote(table.name)}")
         connection.commit()
-
-
-def _engines(stack: ExitStack, config: Config | None) -> Engines | None:
-    if config is None:
-        return None
-    engines = Engines(config)
-    stack.callback(engines.close)
-    return engines
 
 
 def _target_table(

@@ -24,7 +24,7 @@ from shardpool.errors import JobRefused, UnknownTable
 from shardpool.jobs.copy_schema import own_tables
 from shardpool.jobs.etl.functions import FunctionAt, find_function
 from shardpool.jobs.export import target_config
-from shardpool.jobs.kind import Prepared
+from shardpool.jobs.kind import Prepared, engines_in
 from shardpool.jobs.migrate.schema import primary_keys_ddl, tables_ddl
 from shardpool.jobs.migrate.survey import survey
 from shardpool.jobs.replicate.capture import check_capture, start_capture, stop_capture
@@ -51,10 +51,7 @@ class ReplicateWork:
     def open(self) -> Iterator[Opened]:
         with ExitStack() as stack:
             router = stack.enter_context(Router(self.source, listen=False))
-            engines = Engines(self.target) if self.target else None
-            if engines is not None:
-                stack.callback(engines.close)
-            yield self.ends(router, engines)
+            yield self.ends(router, engines_in(stack, self.target))
 
     def ends(self, router: Router, engines: Engines | None) -> Opened:
         source = KeyspaceSource(router, dict.fromkeys(self.tables, 0))
@@ -91,9 +88,7 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
     function = find_function(spec.directory, to["python"], "python") if "python" in to else None
     work = ReplicateWork(uuid.uuid4().hex, router.config, target, directory, function, tables)
     with ExitStack() as stack:
-        engines = Engines(target) if target is not None else None
-        if engines is not None:
-            stack.callback(engines.close)
+        engines = engines_in(stack, target)
 
         def check_new() -> None:
             if engines is not None:
