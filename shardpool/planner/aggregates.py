@@ -20,22 +20,11 @@ from collections.abc import Callable
 
 from shardpool.planner.ast import Tree, names
 from shardpool.planner.rewrite import copied, expression, rewritten
-from shardpool.planner.scopes import Scope
 from shardpool.planner.shape import Level
-from shardpool.planner.types import type_of
+from shardpool.planner.types import SUM_TYPE, type_of
 from shardpool.planner.variances import ONE_VARIABLE, TWO_VARIABLES, exact, floating
 
 _SAME = frozenset({"min", "max", "bool_and", "bool_or", "every", "bit_and", "bit_or", "bit_xor"})
-#: The type of sum() for an argument of a type.
-_SUM_TYPE = {
-    "smallint": "bigint",
-    "integer": "bigint",
-    "bigint": "numeric",
-    "numeric": "numeric",
-    "real": "real",
-    "double precision": "double precision",
-}
-
 #: Adds a column to the partial query and returns its name.
 AddColumn = Callable[[Tree], str]
 
@@ -66,7 +55,7 @@ def merged_aggregate(call: Tree, level: Level, add: AddColumn) -> Tree:
     if name in _SAME:
         return _merge(f"{name}(a)", level, a=add(call))
     if name == "sum":
-        kind = _SUM_TYPE[_argument_type(function, level.scope)]
+        kind = SUM_TYPE[_argument_type(function, level)]
         return _merge(f"CAST(sum(a) AS {kind})", level, a=add(call))
     if name == "avg":
         return _average(call, level, add)
@@ -80,7 +69,7 @@ def merged_aggregate(call: Tree, level: Level, add: AddColumn) -> Tree:
 
 def _average(call: Tree, level: Level, add: AddColumn) -> Tree:
     """As PostgreSQL: exact types divide numeric by numeric, floating ones are summed in double precision."""
-    if _argument_type(call.func_call, level.scope) in ("real", "double precision"):
+    if _argument_type(call.func_call, level) in ("real", "double precision"):
         total = _sum_of("CAST(a AS double precision)", call)
         text = "sum(a) / CAST(nullif(sum(b), 0) AS double precision)"
     else:
@@ -92,7 +81,7 @@ def _average(call: Tree, level: Level, add: AddColumn) -> Tree:
 def _variance(call: Tree, level: Level, add: AddColumn) -> Tree:
     name = names(call.func_call.funcname)[-1]
     count = add(_renamed(call, "count"))
-    if _argument_type(call.func_call, level.scope) in ("real", "double precision"):
+    if _argument_type(call.func_call, level) in ("real", "double precision"):
         mean, variance = add(_renamed(call, "avg")), add(_renamed(call, "var_pop"))
         return _merge(floating(name), level, n=count, a=mean, v=variance)
     total = add(_sum_of("CAST(a AS numeric)", call))
@@ -100,8 +89,8 @@ def _variance(call: Tree, level: Level, add: AddColumn) -> Tree:
     return _merge(exact(name), level, n=count, s=total, q=squares)
 
 
-def _argument_type(function: Tree, scope: Scope) -> str:
-    found = type_of(function.args[0], scope) if len(function.args) == 1 else None
+def _argument_type(function: Tree, level: Level) -> str:
+    found = type_of(function.args[0], level.scope, level.analysis) if len(function.args) == 1 else None
     if found is None:
         raise NotPartial(f"the type of the argument of {names(function.funcname)[-1]}() is not known here")
     return found

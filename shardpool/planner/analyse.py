@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from postgast import pg_query_pb2 as pb
 
 from shardpool.errors import UnknownTable
-from shardpool.planner.ast import Tree, children, column_fields, is_a, names, unwrap
+from shardpool.planner.ast import Tree, children, is_a, is_star, names, unwrap
 from shardpool.planner.output import output_name
 from shardpool.planner.refusals import refuse
 from shardpool.planner.scopes import (
@@ -206,8 +206,7 @@ class _Analyser:
         origins: list[Member | None] = []
         for node in scope.select.target_list:
             target = node.res_target
-            is_column = is_a(target.val, "column_ref")
-            if is_column and column_fields(target.val.column_ref)[-1] == "*":
+            if is_star(target.val):
                 expanded = expand_star(target.val.column_ref, scope)
                 if expanded is None:
                     return None, ()
@@ -218,6 +217,7 @@ class _Analyser:
             if name is None:
                 return None, ()
             columns.append(name)
+            is_column = is_a(target.val, "column_ref")
             origins.append(scope.resolve(target.val.column_ref) if is_column else None)
         if any(is_a(node, "grouping_set") for node in scope.select.group_clause):
             origins = []  # a grouped column is NULL where its set leaves it out

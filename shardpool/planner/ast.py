@@ -116,6 +116,11 @@ def column_fields(column_ref: Tree) -> tuple[str, ...]:
     return tuple(field.string.sval if field.WhichOneof("node") == "string" else "*" for field in column_ref.fields)
 
 
+def is_star(node: Tree) -> bool:
+    """Whether a node is ``*`` or ``t.*``, which is no expression."""
+    return is_a(node, "column_ref") and bool(node.column_ref.fields[-1].WhichOneof("node") == "a_star")
+
+
 def unlocated(message: Tree) -> Tree:
     """Return a copy without source positions: trees of equal meaning become equal messages."""
     copy = type(message)()

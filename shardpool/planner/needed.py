@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, column_fields, is_a, names, walk
+from shardpool.planner.ast import Tree, column_fields, is_star, names, walk
 from shardpool.planner.scopes import Analysis, Scope, expand_star, references
 
 
@@ -70,7 +70,7 @@ def _stars_of_exists(select: Tree) -> list[Tree]:
         for link in links
         if link.sub_link_type == pb.EXISTS_SUBLINK
         for node in link.subselect.select_stmt.target_list
-        if is_a(node.res_target.val, "column_ref") and column_fields(node.res_target.val.column_ref)[-1] == "*"
+        if is_star(node.res_target.val)
     ]
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, column_fields, is_a, names, unwrap, walk_flat
+from shardpool.planner.ast import Tree, column_fields, is_a, is_star, names, unwrap, walk_flat
 from shardpool.planner.clauses import conditions, is_grouped, outputs, windows
 from shardpool.planner.functions import is_aggregate
 from shardpool.planner.pins import Equalities
@@ -254,7 +254,7 @@ class PartitionWise:
         self._check(node, scope, carriers)
 
     def _check(self, node: Tree, scope: Scope, carriers: Sequence[Carrier], *, sets: bool = False) -> None:
-        for part in _parts(node):
+        for part in () if is_star(node) else (node,):
             reason = None if is_a(part, "column_ref") else not_repeatable(part, self._topology, whole=True, sets=sets)
             if reason is not None:
                 raise NotPartitionWise(reason)
@@ -346,15 +346,6 @@ class PartitionWise:
 _ORDERLESS = frozenset(
     ["count", "sum", "min", "max", "avg", "bool_and", "bool_or", "every", "bit_and", "bit_or", "bit_xor"]
 )
-
-
-def _parts(node: Tree) -> list[Tree]:
-    """A star is no expression."""
-    return [] if is_a(node, "column_ref") and _ends_in_star(node) else [node]
-
-
-def _ends_in_star(node: Tree) -> bool:
-    return bool(is_a(node, "column_ref") and node.column_ref.fields[-1].WhichOneof("node") == "a_star")
 
 
 def _meant(node: Tree, targets: list[Tree], scope: Scope) -> Tree:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, column_fields, is_a
+from shardpool.planner.ast import Tree, column_fields, is_a, is_star
 from shardpool.planner.output import output_name
 from shardpool.planner.partitionwise import Carrier, PartitionWise
 from shardpool.planner.rewrite import canonical, copied, expression, target
@@ -34,7 +34,7 @@ class Level:
         found: list[tuple[Tree, str]] = []
         for node in self.select.target_list:
             value = node.res_target.val
-            if is_a(value, "column_ref") and column_fields(value.column_ref)[-1] == "*":
+            if is_star(value):
                 expanded = expand_star(value.column_ref, self.scope)
                 if expanded is None:
                     raise Refused("a star whose columns are not certain")

@@ -8,7 +8,7 @@ from typing import Any
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, column_fields, is_a, walk
+from shardpool.planner.ast import Tree, is_a, is_star, walk
 from shardpool.planner.keyed import WrittenKey, assigned_keys
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.refusals import refuse
@@ -148,7 +148,7 @@ def _columns(select: Tree) -> list[Tree]:
         rows = [node.list.items for node in select.values_lists]
         return [next((it for it in column if not _literal(it)), column[0]) for column in zip(*rows, strict=True)]
     found = expressions(select.target_list)
-    stars = [is_a(it, "column_ref") and column_fields(it.column_ref)[-1] == "*" for it in found]
+    stars = [is_star(it) for it in found]
     return found[: stars.index(True)] if True in stars else found
 
 

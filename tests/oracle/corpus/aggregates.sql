@@ -40,6 +40,25 @@ select sum(small * 1.5), sum(ratio * 2), sum(ratio + ratio), sum(weight * quanti
 
 select sum(quantity / 7), sum(quantity % 7), sum(-small), sum(- (-total)), avg(-quantity) from orders;
 
+-- Types of what is not a plain column: a sum has the type of one PostgreSQL's.
+select sum(case when quantity > 2 then 1 else 0 end), avg(case when total > 5 then quantity end), sum(case when small > 1 then big when small > 0 then quantity else small end) from orders;
+
+select sum(case when quantity > 2 then total * (1 - ratio::numeric) else 0 end), sum(case when small > 0 then weight else 0 end), avg(case when small > 0 then ratio else weight end) from orders;
+
+select sum(coalesce(quantity, 0)), sum(greatest(small, 2)), avg(least(total, quantity)), sum(coalesce(null, total, 1)), sum(coalesce(big, quantity)) from orders;
+
+select sum(round(total, 1)), sum(round(quantity)), avg(trunc(total)), sum(abs(small)), sum(abs(total)), sum(floor(ratio)), sum(ceil(quantity)) from orders;
+
+select sum(length(status)), avg(char_length(status)), sum(octet_length(status)), sum(strpos(status, 'e')) from orders;
+
+select sum(extract(year from placed_at)), avg(extract(epoch from placed_at)), sum(date_part('year', placed_at)) from orders;
+
+select sum(v), avg(w), sum(x), sum(y) from (select quantity * 2 as v, case when small > 1 then total else 0 end as w, big as x, small + 1 as y from orders) p;
+
+select k, sum(n), avg(s), sum(a), sum(m) from (select customer_id, customer_id % 3 as k, count(*) as n, sum(quantity) as s, avg(quantity) as a, max(small) as m from orders group by customer_id) p group by k order by k;
+
+with p(a, b) as (select quantity, total from orders) select sum(a), avg(b), sum(a * b), sum(case when a > 1 then b else a end) from p;
+
 select sum(1), sum(1.50), sum(2147483648), avg(1), avg(1.50), sum(1e3) from orders;
 
 select sum(quantity::smallint), sum(quantity::numeric), sum(quantity::real), avg(quantity::float8), sum(total::int) from orders where quantity > 0;
