@@ -17,7 +17,7 @@ import psycopg2
 from shardpool.engines import Engines
 from shardpool.errors import SchemaDrift
 from shardpool.executor.results import RoutedResult
-from shardpool.executor.scatter import Leases, failure, leased
+from shardpool.executor.scatter import Leases, failure, frugal, leased
 from shardpool.executor.stages import Job, Parameters
 from shardpool.executor.texts import FIRST_USER_OID, open_cursor
 from shardpool.executor.trace import Trace
@@ -143,7 +143,8 @@ class Merger:
     def _fetched(self, plan: PushdownPlan, job: Job) -> dict[str, tuple[Any, list[Any]]]:
         def fetch(shard: str, connection: Any) -> tuple[Any, list[Any]]:
             with open_cursor(connection, job.texts) as cursor:
-                cursor.execute(union_all(plan.partial, plan.by_shard[shard], plan.appended), job.parameters)
+                statement = union_all(plan.partial, plan.by_shard[shard], plan.appended)
+                cursor.execute(frugal(statement, len(plan.by_shard[shard])), job.parameters)
                 return cursor.description, cursor.fetchall()
 
         return job.scatter(dict.fromkeys(plan.by_shard, fetch))

@@ -14,7 +14,7 @@ from shardpool.errors import GatherTooLarge
 from shardpool.executor.dividing import divide
 from shardpool.executor.relay import FanOut, Producer, Relay, RelayStopped
 from shardpool.executor.results import RoutedResult
-from shardpool.executor.scatter import Leases, Scatter, Work, failure, on_shards
+from shardpool.executor.scatter import Leases, Scatter, Work, failure, frugal, on_shards
 from shardpool.executor.temporary import column_names, columns_of, definition_of, finishing, plain, temporary, text
 from shardpool.executor.texts import open_cursor
 from shardpool.planner.plan import READ_ONLY, ByShard, Computed, PartialRows, Relation, Stage, union_all
@@ -138,7 +138,8 @@ class Job:
         data = "" if own else " WITH NO DATA"
 
         def create() -> int:
-            rows = max(self.execute(f"CREATE TEMPORARY TABLE {name} ON COMMIT DROP AS {query}{data}"), 0)
+            creation = f"CREATE TEMPORARY TABLE {name} ON COMMIT DROP AS {query}{data}"
+            rows = max(self.execute(frugal(creation, len(own or ()))), 0)
             if isinstance(stage, Relation):
                 self._count_local(stage.name)
             return rows
@@ -163,7 +164,8 @@ class Job:
             producer = Producer(relay)
             with connection.cursor() as cursor:
                 query = cursor.mogrify(union_all(select, by_shard[shard], appended), self.parameters).decode()
-                cursor.copy_expert(f"COPY ({query}) TO STDOUT (FORMAT binary)", producer)
+                copy = f"COPY ({query}) TO STDOUT (FORMAT binary)"
+                cursor.copy_expert(frugal(copy, len(by_shard[shard])), producer)
             producer.close()
 
         def consume(connection: Any) -> int:
