@@ -22,6 +22,7 @@ from shardpool.planner.needed_rows import (
     bare,
     conjuncts,
     equalities,
+    existence_checks,
     finds_one,
     joined,
     looked_up_by,
@@ -36,6 +37,7 @@ from shardpool.planner.safety import not_repeatable
 from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Fact, Item, Member
 from shardpool.planner.sizes import Statistics, selectivity
 from shardpool.planner.statement import Statement, to_pyformat
+from shardpool.topology.key import KEY_TYPES
 from shardpool.topology.shard_map import Topology
 from shardpool.topology.tables import Column, Table
 
@@ -89,6 +91,7 @@ class Sources:
         self._everything = everything
         self._proof = PartitionWise(analysis, statement, topology)
         self._needed = None if everything else Needed(select, analysis)
+        self._checks = existence_checks(select, topology)
         #: Occurrences whose needed rows stand in a temporary table of every shard: its name.
         self.spread: dict[Item, str] = {}
         self._shares: dict[Item, float] = {}
@@ -107,9 +110,17 @@ class Sources:
         condition = None if self._everything else self._condition(items)
         places = tuple(self._analysis.occurrences.index(item) for item in items)
         indexes = tuple(dict.fromkeys(found for item in items if (found := looked_up_by(item))))
-        select = self._select(table, columns, condition)
+        select = self._select(table, columns, condition, distinct=self._are_checks(items, columns))
         appended = rows_of(table, table.columns) if APPENDED_ROWS in select else ""
         return Source(table, columns, select, places, indexes, appended)
+
+    def _are_checks(self, items: list[Item], columns: tuple[Column, ...]) -> bool:
+        """Whether equal rows need to be gathered once only; where equal values are the same to the last byte."""
+        key = items[0].table.primary_key if items[0].table is not None else ()
+        if self._everything or {column.name for column in columns}.issuperset(key or ("",)):
+            return False
+        same = all(column.base_type in KEY_TYPES and not column.collation for column in columns)
+        return same and all(any(item.scope.select is check for check in self._checks) for item in items)
 
     def share(self, name: str, occurrences: Collection[Item]) -> float:
         """Guess the share of a table's rows that those of the *occurrences* need that are of it."""
@@ -289,9 +300,13 @@ class Sources:
                 share *= self._own_share(other) * self._reduced(other, (*path, item))
         return share
 
-    def _select(self, table: Table, columns: tuple[Column, ...], condition: Tree | None) -> str:
+    def _select(
+        self, table: Table, columns: tuple[Column, ...], condition: Tree | None, *, distinct: bool = False
+    ) -> str:
         select = pb.SelectStmt(limit_option=pb.LIMIT_OPTION_DEFAULT, op=pb.SETOP_NONE)
         select.target_list.extend(target(column(c.name)) for c in columns)
+        if distinct:
+            select.distinct_clause.append(pb.Node())
         source = pb.RangeVar(schemaname=SCHEMA_MARKER, relname=table.name, inh=True, relpersistence="p")
         if condition is not None:
             select.where_clause.CopyFrom(condition)
@@ -305,7 +320,7 @@ class Sources:
             # Rows that are not checked again must be checked here.
             if condition is None or self._dropped:
                 raise
-            return self._select(table, columns, None)
+            return self._select(table, columns, None, distinct=distinct)
 
 
 #: What the table that reduces another one is called in the condition.

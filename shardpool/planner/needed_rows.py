@@ -6,9 +6,14 @@ from collections.abc import Iterator
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, column_fields, is_a, names
+from shardpool.planner.ast import Tree, column_fields, is_a, names, walk
+from shardpool.planner.clauses import only_rows
 from shardpool.planner.rewrite import column, rewritten
+from shardpool.planner.safety import not_repeatable
 from shardpool.planner.scopes import Fact, Item, Member
+from shardpool.topology.shard_map import Topology
+
+_EXISTENCE = (pb.EXISTS_SUBLINK, pb.ANY_SUBLINK, pb.ALL_SUBLINK)
 
 
 def removes(fact: Fact, item: Item) -> bool:
@@ -58,6 +63,20 @@ def looked_up_by(item: Item) -> tuple[str, ...]:
     """The columns by which a subquery looks its rows up for each row of the query around it."""
     found = [own for own, other in equalities(item) if other[0].scope is not item.scope]
     return tuple(sorted(set(found)))
+
+
+def existence_checks(select: Tree, topology: Topology) -> list[Tree]:
+    """Return the subqueries of which only counts whether there is a row that fits: duplicates do not matter."""
+    links = (node for node in walk(select) if isinstance(node, pb.SubLink) and node.sub_link_type in _EXISTENCE)
+    bodies = (link.subselect.select_stmt for link in links)
+    return [body for body in bodies if only_rows(body) and all(_is_steady(it, topology) for it in walk(body))]
+
+
+def _is_steady(node: Tree, topology: Topology) -> bool:
+    """Functions that may give another value for each duplicate are not."""
+    if isinstance(node, pb.FuncCall):
+        return not_repeatable(node, topology) is None
+    return not isinstance(node, pb.SubLink)
 
 
 def conjuncts(node: Tree) -> Iterator[Tree]:
