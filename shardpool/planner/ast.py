@@ -63,13 +63,13 @@ def is_a(node: Tree, name: str) -> bool:
 
 
 #: Messages below which there is nothing to look for: names, literals, and what a type is called.
-_LEAVES = frozenset([pb.A_Const, pb.ParamRef, pb.TypeName, pb.String])
+LEAVES = frozenset([pb.A_Const, pb.ParamRef, pb.TypeName, pb.String])
 
 
 def children(message: Tree) -> list[Tree]:
     """Return the direct submessages, `Node` wrappers opened, names aside. Of a ColumnRef only its star counts."""
     kind_of = type(message)
-    if kind_of in _LEAVES:
+    if kind_of in LEAVES:
         return []
     if kind_of is pb.ColumnRef:
         return [field.a_star for field in message.fields if field.WhichOneof("node") == "a_star"]

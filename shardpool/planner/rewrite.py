@@ -7,7 +7,7 @@ from functools import cache
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, has_subquery, kind, parse, unlocated, unwrap
+from shardpool.planner.ast import LEAVES, Tree, has_subquery, kind, parse, unlocated, unwrap
 from shardpool.planner.scopes import Scope
 
 #: Given a Node, returns its replacement, or None to look inside of it.
@@ -55,11 +55,14 @@ def rewritten(node: Tree, replace: Replace) -> Tree:
 
 def _rewrite_below(original: Tree, copy: Tree, replace: Replace) -> None:
     for before, after in zip(_below(original), _below(copy), strict=True):
-        found = replace(before) if isinstance(before, pb.Node) else None
-        if found is not None:
-            after.CopyFrom(found)
-        else:
-            _rewrite_below(before, after, replace)
+        if type(before) is pb.Node:
+            found = replace(before)
+            if found is not None:
+                after.CopyFrom(found)
+                continue
+        inner = unwrap(before)
+        if type(inner) not in LEAVES and type(inner) is not pb.ColumnRef:
+            _rewrite_below(inner, unwrap(after), replace)
 
 
 def canonical(node: Tree, scope: Scope) -> bytes:

@@ -41,6 +41,8 @@ class Subqueries:
         self._topology = topology
         self._stages = stages
         self._run_first = run_first
+        #: Run first, they would send what the query around them groups or filters.
+        self._alone = [scope.select.from_clause[0] for scope in analysis.scopes if len(scope.select.from_clause) == 1]
 
     def staged(self, *, everything: bool) -> Tree:
         """Return the query with subqueries replaced by their results; with *everything* all that can be."""
@@ -72,13 +74,16 @@ class Subqueries:
         return self._put(node, link.subselect, select)
 
     def _with_query(self, node: Tree, query: Tree) -> Tree | None:
-        if not is_a(query, "select_stmt") or not self._goes_first(query, lambda: self._is_rows(query.select_stmt)):
+        if not is_a(query, "select_stmt"):
+            return None
+        alone = any(node is only for only in self._alone)
+        if not self._goes_first(query, lambda: self._is_rows(query.select_stmt), everything=not alone):
             return None
         return self._put(node, query, query.select_stmt)
 
-    def _goes_first(self, query: Tree, is_fine: Callable[[], bool]) -> bool:
+    def _goes_first(self, query: Tree, is_fine: Callable[[], bool], *, everything: bool = True) -> bool:
         select = query.select_stmt
-        if not self._proof.reads_sharded(select) or (not self._everything and is_fine()):
+        if not self._proof.reads_sharded(select) or (not (everything and self._everything) and is_fine()):
             return False
         return self._analysis.stands_alone(select)
 

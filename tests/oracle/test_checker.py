@@ -23,6 +23,7 @@ from shardpool.planner import (
     pushdown,
     rows,
     safety,
+    types,
     views,
 )
 from shardpool.planner.ast import Tree, is_a
@@ -119,7 +120,17 @@ def no_rows_have_no_count(patch: pytest.MonkeyPatch) -> None:
 
 @plant("select sum(small) from orders", "select sum(big) from orders")
 def sums_of_sums_change_their_type(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(aggregates, "_SUM_TYPE", dict.fromkeys(aggregates._SUM_TYPE, "double precision"))
+    patch.setattr(aggregates, "SUM_TYPE", dict.fromkeys(aggregates.SUM_TYPE, "double precision"))
+
+
+@plant("select sum(case when quantity > 2 then 1 else total end) from orders")
+def case_has_the_type_of_its_first_value(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(types, "_common", lambda nodes, scope, analysis: types.type_of(next(iter(nodes)), scope, analysis))
+
+
+@plant("select o.id, (select count(*) from items i where i.qty = o.quantity) from orders o order by o.id")
+def counted_rows_are_gathered_once_each(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(gather.Sources, "_are_checks", lambda self, items, columns: True)
 
 
 @plant("select id from orders limit 5", "select customer_id from orders limit 3 offset 1")
