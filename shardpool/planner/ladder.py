@@ -17,6 +17,7 @@ from shardpool.planner.analyse import analyse
 from shardpool.planner.ast import is_a, kind
 from shardpool.planner.clauses import aggregates_of_outer_queries
 from shardpool.planner.constants import UNKNOWN, Parameter, key_value
+from shardpool.planner.depth import at_any_depth
 from shardpool.planner.gather import Source, plan_sources
 from shardpool.planner.lists import parts_of
 from shardpool.planner.moment import at_one_moment
@@ -107,7 +108,8 @@ class CompiledQuery:
     def sources(self) -> tuple[Source, ...]:
         """What to gather, for statements that come to that."""
         assert self.still is not None and self.still_analysis is not None
-        return plan_sources(self.still_analysis, self.still, self.topology, self.unknown_function)
+        still, analysis = self.still, self.still_analysis
+        return at_any_depth(lambda: plan_sources(analysis, still, self.topology, self.unknown_function))
 
     @cached_property
     def _key(self) -> tuple[str, tuple[KeyType, ...]] | None:
@@ -204,7 +206,8 @@ class CompiledQuery:
         likeness = tuple(int(math.log2(statistics.size(name).bytes + 1)) // 2 for name in names)
         if likeness not in self._stages:
             assert self.still is not None and self.still_analysis is not None
-            self._stages[likeness] = plan_stages(self.still, self.still_analysis, topology, statistics)
+            still, analysis = self.still, self.still_analysis
+            self._stages[likeness] = at_any_depth(lambda: plan_stages(still, analysis, topology, statistics))
         found = self._stages[likeness]
         limits = found.then.limits if isinstance(found, Stages) and isinstance(found.then, Pushdown) else ()
         plain = all(_plain_limit(parameters.get(name)) for name in limits)
