@@ -15,7 +15,7 @@ from typing import Any
 
 from shardpool.planner.analyse import analyse
 from shardpool.planner.ast import is_a, kind
-from shardpool.planner.clauses import aggregates_of_outer_queries
+from shardpool.planner.clauses import aggregates_of_outer_queries, needs_rows
 from shardpool.planner.constants import UNKNOWN, Parameter, key_value
 from shardpool.planner.depth import at_any_depth
 from shardpool.planner.gather import Source, plan_sources
@@ -101,6 +101,8 @@ class CompiledQuery:
     #: Why it can only be evaluated as a whole.
     whole: str = ""
     pushdown: Pushdown | str = ""
+    #: What the columns of a contradiction are, by its parameters: it is asked once.
+    described: dict[str, Any] = field(default_factory=dict, compare=False)
     #: Stages by what the sizes of tables were like.
     _stages: dict[tuple[int, ...], Stages | str] = field(default_factory=dict, compare=False)
 
@@ -216,6 +218,8 @@ class CompiledQuery:
     def _single(self, pinned: list[frozenset[int] | None], topology: Topology) -> SinglePlan | Reason:
         if self.unknown_function is not None:
             return Reason("single", f"function {self.unknown_function}() may read other partitions")
+        if any(pinned[place] == frozenset() for place in self._decisive):
+            return self._words_in(topology.shard_map.partitions[0].id, topology, empty=True)
         found: set[int] = set()
         for item, partitions in zip(self.analysis.occurrences, pinned, strict=True):
             if item.table is not None and item.table.sharded:
@@ -224,10 +228,24 @@ class CompiledQuery:
                 found |= partitions
         if len(found) > 1:
             return Reason("single", f"the keys lie in {len(found)} partitions")
-        # A contradiction: any partition says so.
-        partition = found.pop() if found else topology.shard_map.partitions[0].id
+        # Where all is a contradiction, any partition says so.
+        return self._words_in(found.pop() if found else topology.shard_map.partitions[0].id, topology)
+
+    def _words_in(self, partition: int, topology: Topology, *, empty: bool = False) -> SinglePlan:
         placement = topology.shard_map.placement(partition)
-        return SinglePlan(placement, topology.qualifiers[placement.partition.id].join(self.template))
+        return SinglePlan(placement, topology.qualifiers[placement.partition.id].join(self.template), empty=empty)
+
+    @cached_property
+    def _decisive(self) -> tuple[int, ...]:
+        """The occurrences of which a row stands in every row of the result, whatever the parameters."""
+        select = self.analysis.select
+        if self.whole or not needs_rows(select):
+            return ()
+        return tuple(
+            place
+            for place, item in enumerate(self.analysis.occurrences)
+            if item.scope.select is select and not item.outer and item.table is not None and item.table.sharded
+        )
 
     def _gather(
         self,
