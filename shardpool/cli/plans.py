@@ -79,6 +79,8 @@ def _plan_picture(explanation: Explanation, topology: Topology) -> RenderableTyp
 
 def _headline(plan: Plan) -> str:
     match plan:
+        case SinglePlan(empty=True):
+            return "single: a contradiction; any partition tells the columns once, then no shard is asked"
         case SinglePlan():
             return f"single: partition {plan.placement.partition.id} on {plan.placement.shard} answers alone"
         case ReferencePlan():

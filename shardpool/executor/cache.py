@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from shardpool.planner.depth import at_any_depth
 from shardpool.planner.statement import Statement, from_pyformat, from_text
 from shardpool.topology.shard_map import Topology
 
@@ -55,7 +56,7 @@ class PlanCache(Generic[T]):
     def _add(self, key: str, statement: Statement, topology: Topology) -> T:
         self.misses += 1
         generation = self._generation
-        compiled = self._compile(statement, topology)
+        compiled = at_any_depth(lambda: self._compile(statement, topology))
         if len(self._entries) >= CACHED_STATEMENTS or self._characters > CACHED_CHARACTERS:
             self._empty()
         if generation == self._generation:

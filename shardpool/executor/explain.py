@@ -60,6 +60,8 @@ class Explanation:
         match self.plan:
             case SinglePlan(placement, sql):
                 found["shards"] = {placement.shard: {"partitions": [placement.partition.id], "sql": sql}}
+                if self.plan.empty:
+                    found["empty"] = True
             case ReferencePlan(sql):
                 found["shards"] = {"any": {"partitions": [], "sql": sql}}
             case PushdownPlan():
@@ -80,6 +82,8 @@ class Explanation:
         for reason in self.reasons:
             yield f"  not {reason.rung}: {reason.text}"
         facts = self.to_json()
+        if "empty" in facts:
+            yield "no rows: the conditions contradict each other; asked once for the columns, then no shard is asked"
         for stage in facts.get("stages", []):
             columns = f" ({', '.join(stage['columns'])})" if "columns" in stage else ""
             yield f"{stage['kind']} {stage['table']}{columns}{_whereto(stage)}"

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from shardpool.engines import Engines
 from shardpool.engines.translate import translate
 from shardpool.errors import GatherTooLarge
+from shardpool.executor.contradictions import remember, remembered
 from shardpool.executor.current import CurrentTopology
 from shardpool.executor.merge import Merger
 from shardpool.executor.results import RoutedResult, StreamedResult
@@ -66,12 +67,25 @@ class Queries:
     ) -> RoutedResult:
         """Return all rows. What it took goes into *trace*."""
         trace = trace if trace is not None else Trace()
-        return self._tried(compiled, parameters, lambda plan, topology: self._run(plan, parameters, topology, trace))
+
+        def run(plan: Plan, topology: Topology) -> RoutedResult:
+            trace.begin(plan)
+            known = remembered(compiled, plan, parameters)
+            if known is not None:
+                return known
+            result = self._run(plan, parameters, topology, trace)
+            remember(compiled, plan, parameters, result)
+            return result
+
+        return self._tried(compiled, parameters, run)
 
     def stream(self, compiled: CompiledQuery, parameters: Mapping[str, Any]) -> StreamedResult:
         """Return the rows as they come, with memory for a few thousand."""
 
         def begin(plan: Plan, topology: Topology) -> StreamedResult:
+            known = remembered(compiled, plan, parameters)
+            if known is not None:
+                return StreamedResult(known.description, _no_rows())
             rows = self._streamed(plan, parameters, topology)
             return StreamedResult(next(rows), rows)
 
@@ -105,7 +119,6 @@ class Queries:
                     raise translate(error, None, "", compiled.words, writes=False) from error
 
     def _run(self, plan: Plan, parameters: Mapping[str, Any], topology: Topology, trace: Trace) -> RoutedResult:
-        trace.begin(plan)
         if isinstance(plan, SinglePlan | ReferencePlan):
             return self._statements.on_shard(self._only_shard(plan), plan.sql, parameters)
         return self._merger.run(plan, parameters, topology, trace)
@@ -125,6 +138,10 @@ class Queries:
         stats = self._engines.stats()
         shards = self._current.value.shard_map.by_shard()
         return min(shards, key=lambda name: stats[name].in_use if name in stats else 0)
+
+
+def _no_rows() -> Generator[Any]:
+    yield from ()
 
 
 def placements_of(plan: Plan, topology: Topology) -> list[Placement]:

@@ -9,6 +9,7 @@ from postgast import pg_query_pb2 as pb
 
 from shardpool.errors import UnknownTable
 from shardpool.planner.ast import Tree, children, is_a, is_star, names, unwrap
+from shardpool.planner.from_functions import function_columns, renamed
 from shardpool.planner.output import output_name
 from shardpool.planner.refusals import refuse
 from shardpool.planner.scopes import (
@@ -135,7 +136,9 @@ class _Analyser:
                 self.analysis.composed = True
             case _:
                 self._selects_below(node, scope, ctes)
-                item = Item(unwrap(node).alias.aliasname, _columns_of(unwrap(node)), scope, outer, node=unwrap(node))
+                item = Item(
+                    unwrap(node).alias.aliasname, function_columns(unwrap(node), scope), scope, outer, node=unwrap(node)
+                )
                 self.analysis.composed = True
         scope.items.append(item)
         return [item]
@@ -146,9 +149,9 @@ class _Analyser:
             self.analysis.composed = True
             return _item_of(ctes[node.relname], node, alias, scope, outer)
         if node.schemaname == STAGE_SCHEMA and node.relname in self._stages:
-            return Item(alias, _renamed(self._stages[node.relname], node.alias), scope, outer, node=node)
+            return Item(alias, renamed(self._stages[node.relname], node.alias), scope, outer, node=node)
         table = find_table(node, self.topology)
-        columns = _renamed(tuple(column.name for column in table.columns), node.alias)
+        columns = renamed(tuple(column.name for column in table.columns), node.alias)
         item = Item(alias, columns, scope, outer, table, node)
         self.analysis.occurrences.append(item)
         return item
@@ -250,40 +253,6 @@ def _type_of(column: Column | None) -> tuple[str, str] | None:
     return None if column is None else (column.type, column.collation)
 
 
-#: Functions in FROM whose only column is called as the item is.
-_ONE_COLUMN = frozenset(
-    {"generate_series", "generate_subscripts", "regexp_split_to_table", "string_to_table", "unnest"}
-)
-
-
-def _columns_of(node: Tree) -> Columns:
-    """The columns of a function in FROM, where they are certain."""
-    if (
-        not isinstance(node, pb.RangeFunction)
-        or len(node.functions) != 1
-        or node.coldeflist
-        or not node.alias.aliasname
-    ):
-        return None
-    call = node.functions[0].list.items[0]
-    if (
-        not is_a(call, "func_call")
-        or len(call.func_call.args) > 3
-        or names(call.func_call.funcname)[-1] not in _ONE_COLUMN
-    ):
-        return None
-    return _renamed((str(node.alias.aliasname), *(("ordinality",) if node.ordinality else ())), node.alias)
-
-
 def _item_of(query: _Query, node: Tree, alias: str, scope: Scope, outer: frozenset[int]) -> Item:
-    columns = _renamed(query.columns, node.alias)
+    columns = renamed(query.columns, node.alias)
     return Item(alias, columns, scope, outer, node=node, query=query.select, origins=query.origins)
-
-
-def _renamed(columns: Columns, alias: Tree) -> Columns:
-    given = names(alias.colnames)
-    if not given:
-        return columns
-    if columns is None:
-        return None
-    return given + columns[len(given) :]

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from postgast import pg_query_pb2 as pb
 
 from shardpool.errors import InvalidSQL
+from shardpool.planner.depth import parsed
 from shardpool.planner.refusals import refuse
 
 #: Any message of the tree. libpg_query's classes are generated; their fields are checked by the tests, not by mypy.
@@ -22,6 +23,8 @@ Tree: TypeAlias = Any
 #: The parser's C code recurses without looking at its stack: long texts are counted first, in characters and operators.
 LONG_TEXT = 20_000
 MAX_OPERATORS = 5_000
+#: Where they do nest, that many take seconds to plan.
+MAX_NESTED = 2_500
 _FLAT = {pb.ASCII_40, pb.ASCII_41, pb.ASCII_44, pb.ASCII_46, pb.ICONST, pb.FCONST, pb.SCONST, pb.PARAM, pb.IDENT}
 
 
@@ -39,10 +42,12 @@ def parse(sql: str) -> Tree:
         raise refuse("SP115")
     try:
         return postgast.parse(sql)
+    except DecodeError as error:
+        if _operators(sql) > MAX_NESTED:
+            raise refuse("SP115") from error
+        return parsed(sql)
     except postgast.PgQueryError as error:
         raise InvalidSQL(f"{error.message} (at character {error.cursorpos})") from error
-    except DecodeError as error:
-        raise refuse("SP115") from error
 
 
 def kind(node: Tree) -> str:
@@ -169,7 +174,7 @@ def statement_sql(node: Tree) -> str:
     result = pb.ParseResult(stmts=[pb.RawStmt(stmt=node)])
     try:
         sql = postgast.deparse(result)
-        again = postgast.parse(sql)
+        again = parsed(sql)
     except postgast.PgQueryError as error:
         raise UnfaithfulText(str(error)) from error
     if len(again.stmts) != 1 or not same(again.stmts[0].stmt, node):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, names, walk, walk_flat
+from shardpool.planner.ast import Tree, is_a, names, walk, walk_flat
 from shardpool.planner.functions import is_aggregate, is_of_groups
 from shardpool.planner.scopes import Analysis, references
 
@@ -37,6 +37,15 @@ def is_grouped(select: Tree) -> bool:
         return True
     parts = [*select.target_list, *select.sort_clause]
     return any(is_aggregate_call(node) for part in parts for node in walk_flat(part))
+
+
+def needs_rows(select: Tree) -> bool:
+    """Whether a query has no rows if its FROM and WHERE give none."""
+    if select.op != pb.SETOP_NONE or select.values_lists or not select.from_clause:
+        return False
+    if not is_grouped(select):
+        return True
+    return bool(select.group_clause) and not any(is_a(node, "grouping_set") for node in select.group_clause)
 
 
 def is_aggregate_call(node: Tree) -> bool:

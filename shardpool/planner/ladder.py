@@ -15,8 +15,9 @@ from typing import Any
 
 from shardpool.planner.analyse import analyse
 from shardpool.planner.ast import is_a, kind
-from shardpool.planner.clauses import aggregates_of_outer_queries
+from shardpool.planner.clauses import aggregates_of_outer_queries, needs_rows
 from shardpool.planner.constants import UNKNOWN, Parameter, key_value
+from shardpool.planner.depth import at_any_depth
 from shardpool.planner.gather import Source, plan_sources
 from shardpool.planner.lists import parts_of
 from shardpool.planner.moment import at_one_moment
@@ -100,6 +101,8 @@ class CompiledQuery:
     #: Why it can only be evaluated as a whole.
     whole: str = ""
     pushdown: Pushdown | str = ""
+    #: What the columns of a contradiction are, by its parameters: it is asked once.
+    described: dict[str, Any] = field(default_factory=dict, compare=False)
     #: Stages by what the sizes of tables were like.
     _stages: dict[tuple[int, ...], Stages | str] = field(default_factory=dict, compare=False)
 
@@ -107,7 +110,8 @@ class CompiledQuery:
     def sources(self) -> tuple[Source, ...]:
         """What to gather, for statements that come to that."""
         assert self.still is not None and self.still_analysis is not None
-        return plan_sources(self.still_analysis, self.still, self.topology, self.unknown_function)
+        still, analysis = self.still, self.still_analysis
+        return at_any_depth(lambda: plan_sources(analysis, still, self.topology, self.unknown_function))
 
     @cached_property
     def _key(self) -> tuple[str, tuple[KeyType, ...]] | None:
@@ -204,7 +208,8 @@ class CompiledQuery:
         likeness = tuple(int(math.log2(statistics.size(name).bytes + 1)) // 2 for name in names)
         if likeness not in self._stages:
             assert self.still is not None and self.still_analysis is not None
-            self._stages[likeness] = plan_stages(self.still, self.still_analysis, topology, statistics)
+            still, analysis = self.still, self.still_analysis
+            self._stages[likeness] = at_any_depth(lambda: plan_stages(still, analysis, topology, statistics))
         found = self._stages[likeness]
         limits = found.then.limits if isinstance(found, Stages) and isinstance(found.then, Pushdown) else ()
         plain = all(_plain_limit(parameters.get(name)) for name in limits)
@@ -213,6 +218,8 @@ class CompiledQuery:
     def _single(self, pinned: list[frozenset[int] | None], topology: Topology) -> SinglePlan | Reason:
         if self.unknown_function is not None:
             return Reason("single", f"function {self.unknown_function}() may read other partitions")
+        if any(pinned[place] == frozenset() for place in self._decisive):
+            return self._words_in(topology.shard_map.partitions[0].id, topology, empty=True)
         found: set[int] = set()
         for item, partitions in zip(self.analysis.occurrences, pinned, strict=True):
             if item.table is not None and item.table.sharded:
@@ -221,10 +228,24 @@ class CompiledQuery:
                 found |= partitions
         if len(found) > 1:
             return Reason("single", f"the keys lie in {len(found)} partitions")
-        # A contradiction: any partition says so.
-        partition = found.pop() if found else topology.shard_map.partitions[0].id
+        # Where all is a contradiction, any partition says so.
+        return self._words_in(found.pop() if found else topology.shard_map.partitions[0].id, topology)
+
+    def _words_in(self, partition: int, topology: Topology, *, empty: bool = False) -> SinglePlan:
         placement = topology.shard_map.placement(partition)
-        return SinglePlan(placement, topology.qualifiers[placement.partition.id].join(self.template))
+        return SinglePlan(placement, topology.qualifiers[placement.partition.id].join(self.template), empty=empty)
+
+    @cached_property
+    def _decisive(self) -> tuple[int, ...]:
+        """The occurrences of which a row stands in every row of the result, whatever the parameters."""
+        select = self.analysis.select
+        if self.whole or not needs_rows(select):
+            return ()
+        return tuple(
+            place
+            for place, item in enumerate(self.analysis.occurrences)
+            if item.scope.select is select and not item.outer and item.table is not None and item.table.sharded
+        )
 
     def _gather(
         self,

@@ -70,6 +70,8 @@ class PartitionWise:
         self._topology = topology
         self._spread = frozenset(spread)
         self._divided = divided or {}
+        #: Queries that were asked for alone, and what was found: asked again at each level, nested ones would double.
+        self._alone: dict[int, tuple[Tree, Rows | NotPartitionWise | None]] = {}
 
     # -- a scope's rows ---------------------------------------------------------------------------------------------
 
@@ -291,9 +293,8 @@ class PartitionWise:
         """``key IN (SELECT key ...)``: rows of other partitions have other keys."""
         if link.sub_link_type != pb.ANY_SUBLINK or names(link.oper_name) not in ((), ("=",)):
             return False
-        try:
-            rows = self.query(link.subselect.select_stmt)
-        except NotPartitionWise:
+        rows = self._query_alone(link.subselect.select_stmt)
+        if isinstance(rows, NotPartitionWise):
             return False
         tested = _member(link.testexpr, scope)
         if rows is None or rows[1] != (0,) or tested is None:
@@ -308,6 +309,16 @@ class PartitionWise:
             if alike and equal.same(tested, (carrier.item, carrier.keys[0])):
                 return True
         return False
+
+    def _query_alone(self, select: Tree) -> Rows | NotPartitionWise | None:
+        if id(select) not in self._alone:
+            found: Rows | NotPartitionWise | None
+            try:
+                found = self.query(select)
+            except NotPartitionWise as reason:
+                found = reason
+            self._alone[id(select)] = select, found
+        return self._alone[id(select)][1]
 
     # -- keys ---------------------------------------------------------------------------------------------------------
 

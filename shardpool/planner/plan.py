@@ -34,11 +34,15 @@ class Reason:
 
 @dataclass(frozen=True)
 class SinglePlan:
-    """The user's words, on one partition."""
+    """The user's words, on one partition.
+
+    With `empty` its conditions contradict each other, and there are no rows: any one partition tells the columns.
+    """
 
     placement: Placement
     sql: str
     reasons: tuple[Reason, ...] = ()
+    empty: bool = False
 
 
 @dataclass(frozen=True)

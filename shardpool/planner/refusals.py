@@ -53,7 +53,7 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
     "SP115": (
         "the statement is nested too deeply to be analysed",
         "split it, or use parameters instead of long chains of operators",
-        "select " + " + ".join(["1"] * 1000),
+        "select " + " + ".join(["1"] * 6000),
     ),
     "SP116": (
         "function {what}() reads a table that the statement does not name",

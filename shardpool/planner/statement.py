@@ -21,7 +21,8 @@ from shardpool.errors import InvalidSQL
 from shardpool.planner.ast import Tree, parse
 from shardpool.planner.plan import LIST_MARKER, SCHEMA_MARKER
 
-_NAMED = re.compile(rb"\\:|(?<![:\w\\]):([A-Za-z_]\w*)(?!:)")
+#: A cast may follow, ``:n::text``, but not a single colon.
+_NAMED = re.compile(rb"\\:|(?<![:\w\\\x80-\xff]):([A-Za-z_\x80-\xff][\w\x80-\xff]*+)(?!:(?!:))")
 _PYFORMAT = re.compile(rb"%\(([^)]*)\)s|%%")
 _IN_PARAMETER = re.compile(rb"\bin\s+$", re.IGNORECASE)
 _OPAQUE = {pb.SCONST, pb.BCONST, pb.XCONST, pb.USCONST, pb.UIDENT, pb.SQL_COMMENT, pb.C_COMMENT}
@@ -109,7 +110,12 @@ class Statement:
         data = self.numbered.encode()
         parts: list[str] = []
         position = 0
-        placeholders = ((start, end, f"%({name})s") for start, end, name in self.places)
+        # psycopg2 writes -5, and -5::text is not (-5)::text.
+        forms = (
+            (start, end, "(%({})s)" if data[end : end + 2] == b"::" else "%({})s", name)
+            for start, end, name in self.places
+        )
+        placeholders = ((start, end, form.format(name)) for start, end, form, name in forms)
         for start, end, replacement in sorted((*edits, *placeholders)):
             parts.append(data[position:start].decode().replace("%", "%%"))
             parts.append(replacement)

@@ -73,6 +73,23 @@ create table balances (region text, account bigint, closed boolean, primary key 
 create table daily (day date not null, customer_id bigint, hits integer, part double precision);
 create table blobs (k bytea primary key, v integer);
 
+create type pair as (m mood, n integer);
+create type nested as (i pair, ms mood[], note text);
+create domain email as text check (value like '%@%');
+create domain good_mood as mood check (value <> 'sad');
+create domain ints as integer[] check (array_length(value, 1) < 10);
+create domain whole as nested;
+create table zoo (
+    k bigint not null, id integer, e email, gm good_mood, ds ints, o nested, os nested[], pairs pair[], fr numrange,
+    mr int4range, mm int4multirange, mmr datemultirange, tz timetz, b bit(4), vb bit varying, ip inet, c cidr,
+    mac macaddr, j json, p point, ch "char", nm name, mon money, tsv tsvector, tsq tsquery, lsn pg_lsn, pth jsonpath,
+    n0 numeric(6,-2), n1 numeric(3,5), iv interval(0), ts0 timestamp(0), c1 char, vc varchar(3)[], od whole,
+    ods whole[], gms good_mood[], box box, v text generated always as (upper(nm::text)) stored, x int4multirange,
+    number oid, bp bpchar
+);
+create table cubs (k bigint not null, id integer, m mood, o nested);
+create table keepers (id integer primary key, m mood, o nested, os nested[]);
+
 create view all_customers as select * from customers;
 create view all_orders as select * from orders;
 create view all_items as select * from items;
@@ -111,12 +128,15 @@ create recursive view bosses (login, boss, depth) as
     union all select p.login, p.boss, b.depth + 1 from people p join bosses b on b.login = p.boss;
 create view days as select id, placed, now() as seen from orders where placed_at < now();
 create view numbers (n) as values (1), (2), (7);
+create view even as select k, id, o, os, gm from zoo where id % 2 = 0;
+create view oldest as select id, max(m) as m, count(*) as n from cubs group by id;
 """
 
 TABLES: Mapping[str, TableKind] = {
     "country": Reference(),
     "currency": Reference(),
     "void": Reference(),
+    "keepers": Reference(),
     "customers": Sharded("customer_id"),
     "orders": Sharded("customer_id"),
     "items": Sharded("customer_id"),
@@ -133,6 +153,8 @@ TABLES: Mapping[str, TableKind] = {
     "balances": Sharded(("region", "account")),
     "daily": Sharded("day"),
     "blobs": Sharded("k"),
+    "zoo": Sharded("k"),
+    "cubs": Sharded("k"),
 }
 
 CUSTOMERS = 40
@@ -207,7 +229,35 @@ def rows() -> dict[str, list[tuple[Any, ...]]]:
         for number in range(33)
     ]
     found["blobs"] = [(bytes([number, 0, 255]), _maybe(rng, number)) for number in range(12)] + [(b"", 0)]
+    found["zoo"] = [_animal(number) for number in range(30)]
+    found["cubs"] = [
+        (number % 7, number % 10, (*_MOODS, None)[number % 4], f'("({_MOODS[number % 3]},{number})",,)')
+        for number in range(20)
+    ]
+    found["keepers"] = [
+        (number, _MOODS[number % 3], f'("({_MOODS[number % 3]},{number})","{{sad}}",)', _NESTED) for number in range(5)
+    ]
     return found
+
+
+_MOODS = ("sad", "ok", "happy")
+_NESTED = '{"(\\"(sad,1)\\",{ok},x)",NULL}'
+
+
+def _animal(n: int) -> tuple[Any, ...]:
+    """A row with a value of each type that is rare; every fifth or so is NULL."""
+    mood = _MOODS[n % 3]
+    nested = f'("({mood},{n})","{{sad,{mood}}}","a,""{n}")'
+    values: tuple[str, ...] = (
+        *(f"a{n}@x", ("ok", "happy")[n % 2], f"{{{n},2}}", nested, _NESTED, f'{{"(ok,{n})"}}', f"[{n},{n + 2})"),
+        *(f"[{n},99]", "{[1,2],[5,7]}", "{[2024-01-01,2024-02-01)}", f"{n % 24:02}:00:00+0{n % 4}", "1010"),
+        *("1" * (n % 5 + 1), f"10.0.0.{n}/2{n % 9}", f"10.{n}.0.0/16", f"08:00:2b:01:02:{n:02x}"),
+        *(f'{{"a": {n}, "a": 2}}', f"({n},{n % 3})", "abc"[n % 3], f"Name{n % 4}", f"{n}.50", f"a b c{n % 3}"),
+        *("a & b", f"0/{n}", "$.a[*]", str(n * 100), f"0.0001{n % 9}", f"{n} days 01:02:03.6"),
+        *(f"2024-01-01 00:00:00.{n}", "xy"[n % 2], '{abc,"d e"}', nested, _NESTED.replace(",NULL", ""), "{ok,happy}"),
+        *(f"({n},1),(0,0)", f"{{[1,{n + 3})}}", str(n), "abcd"[: n % 5]),
+    )
+    return (n % 9, n, *(None if (n * 7 + place) % 5 == 0 else value for place, value in enumerate(values)))
 
 
 def _owner(rng: random.Random, number: int) -> int:

@@ -48,8 +48,17 @@ def test_the_corpus_is_not_lost() -> None:
             "select " + ", ".join(f"id + {number} as c{number}" for number in range(400)) + " from orders order by id",
             {},
         ),
+        (f"select id, {' || '.join(['note'] * 300)} as x from orders where {' + '.join(['id'] * 300)} > 0", {}),
+        (f"select {' || '.join(['note'] * 300)} as x from orders where customer_id = 3", {}),
+        (f"select sum({' + '.join(['quantity'] * 200)}), random() < 2 as x from orders group by code, x", {}),
+        (" union all ".join(f"select id + {number} from orders" for number in range(120)), {}),
+        (f"select id, {'coalesce(' * 200}note{', id::text)' * 200} as x from orders", {}),
+        (f"select id from orders where {'id in (select id from orders where ' * 12}id > 100{')' * 12}", {}),
     ],
-    ids=["literals", "keys", "parameters", "array", "tuple", "alternatives", "columns"],
+    ids=[
+        *("literals", "keys", "parameters", "array", "tuple", "alternatives", "columns"),
+        *("chains", "pinned", "sum", "unions", "calls", "subqueries"),
+    ],
 )
 def test_long_lists_are_answered_too(oracle: Oracle, sql: str, params: dict[str, object]) -> None:
     outcome = oracle.check(sql, params)

@@ -10,8 +10,9 @@ import secrets
 
 import pytest
 
-from tests.oracle.generator import Generator, Node, shrink
+from tests.oracle.generator import Generator
 from tests.oracle.oracle import Oracle, Outcome
+from tests.oracle.trees import Node, shrink
 
 STATEMENTS = int(os.environ.get("SHARDPOOL_STATEMENTS", "300"))
 #: ``run`` or ``run:number`` for one statement of a run.

@@ -44,7 +44,9 @@ WITH_PARAMETERS = [
     ("select (:x)::int, cast(:x as text)", ("x",), "select (%(x)s)::int, cast(%(x)s as text)"),
     ("select \\:x, :x", ("x",), None),
     ("select a + :x_1 - :_y", ("x_1", "_y"), "select a + %(x_1)s - %(_y)s"),
-    ("select :x::int", None, None),
+    ("select :x::int, -:long_1::text", ("x", "long_1"), "select (%(x)s)::int, -(%(long_1)s)::text"),
+    ("select a[1:b], a[:n], :größe", ("n", "größe"), "select a[1:b], a[%(n)s], %(größe)s"),
+    ("select :x:", None, None),
     ("select '%', :p % 5", ("p",), "select '%%', %(p)s %% 5"),
 ]
 

@@ -408,3 +408,12 @@ select 10 / id from orders where id > 0 limit 0;
 select t1.id, t2.page from (void t1 full join visits t2 on t2.visit_id is null) order by t2.page;
 
 select t.n from country c full join logins t on t.login is null order by 1;
+
+-- From here on: the elements of an array of rows are columns, a cast after a parameter, fields of two arrays.
+
+-- params: {"n": 7, "name": "x"}
+select count(*), :n::text || :name::text as t, -:n::int as m from orders where customer_id = :n::bigint;
+
+select u.*, o.id from orders o, unnest(o.nums, array[1, 2]) u order by 3, 1, 2;
+
+select u.a, u.b, o.id from orders o, unnest(o.nums, array['x', 'y']) u(a, b) order by 3, 1, 2;
