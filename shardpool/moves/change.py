@@ -87,7 +87,7 @@ def _check(router: Router, plan: ChangePlan) -> None:
         if found[0].partition.id != number:
             raise PreflightFailed([f"partition {number} was changed meanwhile: make a new plan"])
         for target in dict.fromkeys(piece.shard for piece in plan.pieces):
-            mode, reason = choose_mode(router, source, target, "auto")
+            mode, reason = choose_mode(router, number, source, target, "auto")
             failures += [] if mode == "trigger" else [reason]
             try:
                 check_move(router, number, source, target)

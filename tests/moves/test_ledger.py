@@ -27,7 +27,6 @@ from shardpool import Config, Router
 from shardpool.errors import MoveError
 from shardpool.moves import (
     ChangePlan,
-    capture,
     change,
     change_partitions,
     create,
@@ -42,6 +41,7 @@ from shardpool.moves import (
     rounds,
     runner,
     steps,
+    triggers,
 )
 from shardpool.moves.journal import Journal
 from shardpool.moves.move import Move
@@ -398,7 +398,7 @@ def without_last_round(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def without_capture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capture, "_triggers", lambda *_: "SELECT 1")
+    monkeypatch.setattr(triggers, "_triggers", lambda *_: "SELECT 1")
     monkeypatch.setattr(online, "check_captured", lambda move: None)
 
 

@@ -27,6 +27,7 @@ from shardpool.moves import (
 )
 from shardpool.moves.layout import TableLayout
 from shardpool.moves.move import Move
+from shardpool.moves.record import Mode
 from tests.moves.conftest import shop_config
 from tests.moves.move_tools import Background, Gates, Mover, Place, schema
 from tests.support.backends import databases, plain_connection
@@ -111,8 +112,11 @@ def written_at(monkeypatch: pytest.MonkeyPatch, points: dict[str, Callable[[], o
     monkeypatch.setattr("shardpool.faults.fault_point", reach)
 
 
+@pytest.mark.parametrize("mode", ["trigger", "logical"])
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_is_written_meanwhile_arrives(place: Place, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_whatever_is_written_meanwhile_arrives(
+    place: Place, monkeypatch: pytest.MonkeyPatch, mode: Mode, seed: int
+) -> None:
     scribe, source, target = Scribe(place, seed), place.owner(0), place.other(0)
     place.router.create_schema("COMMENT ON CONSTRAINT parent_fk ON orders IS 'it''s its own'")
     features = place.sql(source, FEATURES.format(schema=schema(0)))
@@ -123,8 +127,8 @@ def test_whatever_is_written_meanwhile_arrives(place: Place, monkeypatch: pytest
         expected.append(place.digest(source, schema(0)))
 
     written_at(monkeypatch, {**{f"move:{it}": scribe.write for it in POINTS}, LATE: last})
-    report = move_partition(place.router, 0, target, mode="trigger")
-    assert report.mode == "trigger" and report.leftovers == ()
+    report = move_partition(place.router, 0, target, mode=mode)
+    assert report.mode == mode and report.leftovers == ()
     assert place.digest(target, schema(0)) == expected[-1]
     assert place.sql(target, FEATURES.format(schema=schema(0))) == features
     place.assert_clean()
