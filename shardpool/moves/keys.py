@@ -187,7 +187,9 @@ class SlotKeys:
             cursor.execute(query, values)
             found = cursor.fetchone()
         stream.commit()
-        return str(found[0]) if found else "nowhere"
+        if found is None:
+            raise MoveError(f"{self._move.record}: replication slot {self._slot} is gone; nothing was moved")
+        return str(found[0])
 
 
 class Snapshot:

@@ -348,6 +348,6 @@ def _move(
             if plan is None:
                 move_partition(router, partition, to, mode=mode, keep=keep)
             else:
-                change_partitions(router, plan)
+                change_partitions(router, plan, mode=mode)
         except MoveTakenOver:
             os._exit(3)
