@@ -42,8 +42,9 @@ def start(
 ) -> None:
     """Move one partition while everybody goes on; its writers wait a moment at the end.
 
-    trigger notes the keys of rows that are written meanwhile; with block, writers of the partition wait for the whole
-    copy. auto takes the former where it may. Called again, it goes on where an interrupted move stopped.
+    trigger and logical note the keys of rows that are written meanwhile, by triggers or by a replication slot; with
+    block, writers of the partition wait for the whole copy. auto takes what is cheapest, and says why.
+    Called again, it goes on where an interrupted move stopped.
     """
     if mode not in ("auto", "trigger", "logical", "block"):
         raise typer.BadParameter(f"got --mode {mode!r}, expected auto, trigger, logical or block")

@@ -30,8 +30,9 @@ def change_partitions(
     """Carry out a plan of `plan_split`, `plan_merge`, `plan_pin` or `plan_unpin` while everybody goes on.
 
     Writers of the partitions wait for a moment at the end, as at a move; *mode* is as there, but not "block". A change
-    that was left half way is gone on with if it is the same one. If it fails, it is undone; after its commit point it is completed instead. Raise as
-    `move_partition` does, and `PreflightFailed` if the partitions have moved since the plan was made.
+    that was left half way is gone on with if it is the same one. If it fails, it is undone; after its commit point it
+    is completed instead. Raise as `move_partition` does, and `PreflightFailed` if the partitions have moved since the
+    plan was made.
     """
     numbers = [number for number, _ in plan.sources]
     recover_moves(router, leave=set(numbers))

@@ -16,6 +16,9 @@ Wanted = Literal["auto", "block", "trigger", "logical"]
 
 #: A replication slot is not asked for while a transaction anywhere on the server has been writing for so many seconds.
 LONG = 5.0
+#: A partition that is so much of what its server writes is followed by a slot; below so many rows it does not matter.
+MOST = 0.5
+MANY = 1_000_000
 
 
 def choose_mode(router: Router, partition: int, source: str, target: str, wanted: Wanted) -> tuple[Mode, str]:
@@ -29,11 +32,27 @@ def choose_mode(router: Router, partition: int, source: str, target: str, wanted
         return "block", "; ".join(online)
     if wanted == "trigger":
         return "trigger", "asked for"
-    if wanted == "auto":
+    if wanted == "logical":
+        if denied := _no_slot(router, partition, source):
+            raise PreflightFailed([f'{reason}; or use mode "trigger"' for reason in denied])
+        return "logical", "asked for"
+    return _pick(router, partition, source)
+
+
+def _pick(router: Router, partition: int, source: str) -> tuple[Mode, str]:
+    """Have triggers note writes, but for a partition that is most of what its server writes.
+
+    Triggers cost the partition's own writers; a slot costs none of them, but reads all that the whole server writes.
+    """
+    with router.engines.borrow(source) as connection:
+        schema = partition_schema(router.topology.keyspace, partition)
+        written, of_all = _ask(connection, _WRITTEN, schema)
+    if of_all < MANY or written < MOST * of_all:
         return "trigger", "its writers go on, and wait only for the cutover"
+    hot = f"of the rows that its server writes {min(written / of_all, 1):.0%} are the partition's"
     if denied := _no_slot(router, partition, source):
-        raise PreflightFailed([f'{reason}; or use mode "trigger"' for reason in denied])
-    return "logical", "asked for"
+        return "trigger", f"{hot}, but no replication slot can tell which: {'; '.join(denied)}"
+    return "logical", f"{hot}: a replication slot spares its writers the triggers"
 
 
 def _no_temporary_tables(router: Router, shard: str) -> Iterator[str]:
@@ -73,7 +92,14 @@ FROM pg_roles r WHERE r.rolname = current_user
 """
 
 
-def _ask(connection: Any, query: str) -> tuple[Any, ...]:
+_WRITTEN = """
+SELECT (SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0)::float8
+        FROM pg_stat_all_tables WHERE schemaname = %s),
+       (SELECT coalesce(sum(tup_inserted + tup_updated + tup_deleted), 0)::float8 FROM pg_stat_database)
+"""
+
+
+def _ask(connection: Any, query: str, *values: str) -> tuple[Any, ...]:
     with connection.cursor() as cursor:
-        cursor.execute(query)
+        cursor.execute(query, values)
         return cast(tuple[Any, ...], cursor.fetchone())

@@ -33,8 +33,9 @@ def move_partition(
     """Move a partition to the shard *to* while everybody goes on.
 
     *mode* "trigger" and "logical" make its writers wait only for a moment at the end, "block" for the whole copy. What
-    is written meanwhile is noted by triggers, or told by a replication slot of the source. "auto" takes "trigger", or
-    "block" where the rights for that are missing. For *keep* seconds the old side is kept, so that moving the
+    is written meanwhile is noted by triggers, or told by a replication slot of the source. "auto" takes "trigger",
+    "logical" for a partition that is most of what its server writes, "block" where rights are missing; the report says
+    why. For *keep* seconds the old side is kept, so that moving the
     partition back is a cutover and not a copy (not with "block"); meanwhile the schema cannot be changed.
 
     Moves that were left half way by other processes are settled first; an online one of this partition to this shard

@@ -19,6 +19,7 @@ from shardpool.moves import (
     abort_move,
     fence,
     lock,
+    modes,
     move_partition,
     move_status,
     recover_moves,
@@ -387,9 +388,18 @@ def test_status_tells_how_far_it_is(place: Place, gates: Gates, monkeypatch: pyt
     moving.wait()
 
 
-def test_auto_says_why(place: Place, server_urls: list[str]) -> None:
+def test_auto_says_why(place: Place, server_urls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     report = move_partition(place.router, 0, place.other(0))
     assert (report.mode, report.reason) == ("trigger", "its writers go on, and wait only for the cutover")
+    monkeypatch.setattr(modes, "MANY", 1)
+    monkeypatch.setattr(modes, "MOST", 0.0)
+    report = move_partition(place.router, 0, place.other(0))
+    assert report.mode == "logical" and "spares its writers the triggers" in report.reason
+    source = place.owner(0)
+    place.sql(source, f"ALTER TABLE {schema(0)}.plain REPLICA IDENTITY DEFAULT")
+    mode, reason = modes.choose_mode(place.router, 0, source, place.other(0), "auto")
+    place.sql(source, f"ALTER TABLE {schema(0)}.plain REPLICA IDENTITY FULL")
+    assert mode == "trigger" and "table plain has no primary key" in reason
     role = f"plain_{uuid.uuid4().hex[:8]}"
     with databases(server_urls[:2]) as urls:
         for url in urls:
