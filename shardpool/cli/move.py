@@ -32,7 +32,7 @@ def start(
     partition: Annotated[int, typer.Argument(metavar="PARTITION", help="The partition's number.")],
     shard: Annotated[str, typer.Argument(metavar="SHARD", help="Where it is to live.")],
     mode: Annotated[
-        str, typer.Option("--mode", metavar="auto|trigger|block", help="How writes are dealt with meanwhile.")
+        str, typer.Option("--mode", metavar="auto|trigger|logical|block", help="How writes are dealt with meanwhile.")
     ] = "auto",
     keep: Annotated[
         float, typer.Option("--keep", metavar="SECONDS", min=0, help="Keep the old side so long: see move back.")
@@ -42,11 +42,12 @@ def start(
 ) -> None:
     """Move one partition while everybody goes on; its writers wait a moment at the end.
 
-    trigger notes the keys of rows that are written meanwhile; with block, writers of the partition wait for the whole
-    copy. auto takes the former where it may. Called again, it goes on where an interrupted move stopped.
+    trigger and logical note the keys of rows that are written meanwhile, by triggers or by a replication slot; with
+    block, writers of the partition wait for the whole copy. auto takes what is cheapest, and says why.
+    Called again, it goes on where an interrupted move stopped.
     """
-    if mode not in ("auto", "trigger", "block"):
-        raise typer.BadParameter(f"got --mode {mode!r}, expected auto, trigger or block")
+    if mode not in ("auto", "trigger", "logical", "block"):
+        raise typer.BadParameter(f"got --mode {mode!r}, expected auto, trigger, logical or block")
     from shardpool.cli.moving import watched_moves
     from shardpool.moves import move_partition
     from shardpool.router import Router

@@ -1,150 +1,86 @@
-"""Noting which rows are written while they are copied: the keys only, by triggers, in a schema beside the partition's.
+"""Noting which rows are written while they are copied: the keys only.
 
-A trigger on each table adds the key of every row that is inserted, changed or deleted to a log. The log says *that* a
-row changed and not what became of it: `rounds` reads that from the row itself. So the order of the log means nothing,
-and a key may be noted twice. The key is the primary key, or, for a table without one, the partition key, which then
-stands for all rows that have it.
-
-The log is written in the writer's own transaction, and with the rights of the move's role. It is in a schema of its
-own, so that one DROP takes log, functions and triggers away; triggers on the old tables also go with these.
-
-A log that was there before a crash of its server may lack what writers with `synchronous_commit = off` had written, and
-the copy may have it. So a move does not go on after such a crash: PostgreSQL empties the unlogged table `alive`.
+There are two ways, by the move's mode: triggers on the tables note them (`triggers`), or a replication slot tells them
+(`slot`). Either says *that* a row was written, and not what became of it: `rounds` reads that from the row itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+import psycopg2
 
 from shardpool import faults
 from shardpool.errors import CutoverTimeout, MoveError, ShardUnavailable
+from shardpool.moves.captured import Captured, captured_tables
 from shardpool.moves.create import drop_schema
-from shardpool.moves.holders import writers
+from shardpool.moves.holders import read_server_writers
 from shardpool.moves.journal import Leftover
-from shardpool.moves.layout import TableLayout, read_layout
-from shardpool.moves.lock import BRIEF, PATIENCE, lock_tables, wait_for_old
+from shardpool.moves.keys import KeySource, LogKeys, SlotKeys
+from shardpool.moves.lock import once_writers_ended
 from shardpool.moves.move import Move
-from shardpool.topology.names import literal, quote
-
-#: The triggers' names begin with this; `ddl.features` leaves them out.
-TRIGGER = "shardpool_capture"
-
-
-@dataclass(frozen=True)
-class Captured:
-    """A table whose writes are noted: the columns that tell its rows, quoted, and the number of its log."""
-
-    table: TableLayout
-    key: tuple[str, ...]
-    number: int
-
-    @property
-    def columns(self) -> str:
-        return ", ".join(self.key)
-
-    def log(self, schema: str) -> str:
-        return f"{quote(schema)}.log_{self.number}"
-
-
-def captured_tables(move: Move, connection: Any, schema: str) -> tuple[Captured, ...]:
-    """Return the tables of *schema* with their keys, those that others refer to first."""
-    tables = read_layout(connection, schema)
-    by_name = sorted(table.name for table in tables)
-    known = move.router.topology.tables
-    return tuple(
-        Captured(
-            table,
-            table.primary_key or tuple(quote(column) for column in known[table.name].key),
-            by_name.index(table.name),
-        )
-        for table in tables
-    )
+from shardpool.moves.parallel import Work, together
+from shardpool.moves.slot import create_publication, create_slot, slot_name, trouble, untold
+from shardpool.moves.triggers import check_triggers, create_triggers, logs_are_whole, silence
 
 
 def capture(move: Move) -> None:
     """Begin to note writes: what is committed later than this is noted, or was there to be copied."""
+    move.journal.note_object(move.record, move.record.source, move.record.capture)
+    if move.record.mode == "logical":
+        _follow_log(move)
+    else:
+        create_triggers(move)
+
+
+def _follow_log(move: Move) -> None:
+    """Have a slot tell what is written. The publication comes first, lest the slot tell of writes that it lacks."""
     record, source = move.record, move.servers.source
-    move.journal.note_object(record, record.source, record.capture)
     tables = captured_tables(move, source, record.schema)
-    with source.cursor() as cursor:
-        cursor.execute(f"CREATE SCHEMA {quote(record.capture)}")
-        for statement in _definitions(record.capture, record.schema, record.partition, tables):
-            cursor.execute(statement)
+    create_publication(source, record.capture, record.schema, tables)
+    # Now no definition can change unseen.
+    if found := untold(source, record.schema):
+        raise MoveError(f"{record}: changes on {record.source} cannot be followed: {'; '.join(found)}")
     source.commit()
     faults.fault_point("move:capture:inside")
-    retrying = Retrying(
-        retry=retry_if_exception_type(CutoverTimeout),
-        stop=stop_after_delay(move.router.config.moves.patience),
-        wait=wait_random_exponential(multiplier=0.1, max=2.0),
-        reraise=True,
-    )
-    retrying(_create_triggers, move, tables)
-
-
-def _create_triggers(move: Move, tables: Sequence[Captured]) -> None:
-    record, source = move.record, move.servers.source
-    vacuumed = wait_for_old(source, record.schema, writers, str(record))
-    patience = PATIENCE[-1:] if vacuumed else BRIEF
-    names = [it.table.name for it in tables]
-    # Whoever has written ends before this is granted; whoever writes later meets the triggers.
-    lock_tables(
-        source,
-        record.schema,
-        lambda: names,
-        str(record),
-        mode="SHARE ROW EXCLUSIVE",
-        tries=len(patience),
-        patience=patience,
-    )
-    with source.cursor() as cursor:
-        for it in tables:
-            cursor.execute(_triggers(record.capture, record.schema, it))
-    source.commit()
-
-
-def create_capture(
-    connection: Any, capture_schema: str, schema: str, partition: int, tables: Sequence[Captured]
-) -> None:
-    """Create logs, functions and triggers for tables that nobody uses, in the transaction of the connection."""
-    with connection.cursor() as cursor:
-        cursor.execute(f"CREATE SCHEMA {quote(capture_schema)}")
-        for statement in _definitions(capture_schema, schema, partition, tables):
-            cursor.execute(statement)
-        for it in tables:
-            cursor.execute(_triggers(capture_schema, schema, it))
+    patience = move.router.config.moves.patience
+    name = slot_name(source, record.capture)
+    try:
+        together([Work(source, lambda: create_slot(source, name, patience))])
+    except psycopg2.errors.QueryCanceled as error:
+        source.rollback()
+        who = ", ".join(map(str, read_server_writers(source))) or "transactions that have ended by now"
+        raise CutoverTimeout(
+            f"{record}: a replication slot waits for all that write on the server of {record.source}; after "
+            f"{patience:g} s there were still {who}; nothing was moved"
+        ) from error
+    # A writer may be in the log already, where the slot begins, and be seen by snapshots only later. Whoever has
+    # written ends before the lock is granted, and will be copied; whoever writes later is told.
+    once_writers_ended(move, [it.table.name for it in tables])
 
 
 def check_captured(move: Move) -> None:
-    """Raise `MoveError` if a trigger is gone or was switched off: then what was written meanwhile is not known."""
-    record, source = move.record, move.servers.source
-    query = """
-        SELECT count(*) FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid
-        JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
-        WHERE c.relnamespace = to_regnamespace(%s) AND n.nspname = %s AND g.tgenabled = 'A'
-    """
-    with source.cursor() as cursor:
-        cursor.execute(query, (quote(record.schema), record.capture))
-        (found,) = cursor.fetchone()
-    expected = 2 * len(captured_tables(move, source, record.schema))
-    if found != expected:
-        raise MoveError(
-            f"{record}: {found} of {expected} triggers that note writes are in force on {record.source}: somebody "
-            f"dropped or disabled them, or replaced a table; nothing was moved"
-        )
+    """Raise `MoveError` if what was written meanwhile is not known for sure."""
+    if move.record.mode == "trigger":
+        check_triggers(move)
+        return
+    reason = trouble(move.servers.stream, move.record.capture)
+    move.servers.stream.commit()
+    if reason is not None:
+        raise MoveError(f"{move.record}: {reason}; nothing was moved")
 
 
-def is_whole(connection: Any, schema: str) -> bool:
-    """Whether a log is there, and no crash of its server can have taken anything from it."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (f"{quote(schema)}.alive",))
-        if not cursor.fetchone()[0]:
-            return False
-        cursor.execute(f"SELECT count(*) FROM {quote(schema)}.alive")
-        return bool(cursor.fetchone()[0])
+def is_whole(move: Move) -> bool:
+    """Whether a process that takes over finds all that was written meanwhile."""
+    source, capture = move.servers.source, move.record.capture
+    found = logs_are_whole(source, capture) if move.record.mode == "trigger" else trouble(source, capture) is None
+    source.rollback()
+    return found
+
+
+def keys_of(move: Move, tables: Sequence[Captured]) -> KeySource:
+    """Return where rounds have their keys from."""
+    return LogKeys(move, tables) if move.record.mode == "trigger" else SlotKeys(move, tables)
 
 
 def drop_capture(move: Move) -> None:
@@ -154,66 +90,10 @@ def drop_capture(move: Move) -> None:
         source = move.servers.source
         dropped = drop_schema(source, leftover.schema)
         if not dropped:
-            _silence(source, leftover.schema)
+            silence(source, leftover.schema)
     except ShardUnavailable:
         dropped = False
     if dropped:
         move.journal.forget_object(leftover.move, leftover.schema)
     else:
         move.leftovers.append(leftover)
-
-
-def _silence(connection: Any, schema: str) -> None:
-    """Let the triggers do nothing; that needs no table."""
-    query = """
-        SELECT format('CREATE OR REPLACE FUNCTION %%I.%%I() RETURNS trigger LANGUAGE plpgsql AS %%L',
-                      n.nspname, p.proname, 'BEGIN RETURN NULL; END')
-        FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = %s
-    """
-    with connection.cursor() as cursor:
-        cursor.execute(query, (schema,))
-        for (statement,) in cursor.fetchall():
-            cursor.execute(statement)
-    connection.commit()
-
-
-def _definitions(schema: str, partition_schema: str, partition: int, tables: Sequence[Captured]) -> list[str]:
-    """The logs, and the functions that write them. Nothing that the writer has on its search path is used."""
-    hint = f"partition {partition} is being moved: DELETE its rows instead, or try again when the move has ended"
-    statements = [
-        f"CREATE UNLOGGED TABLE {quote(schema)}.alive AS SELECT 1 AS alive",
-        f"CREATE FUNCTION {quote(schema)}.refuse() RETURNS trigger LANGUAGE plpgsql AS "
-        + literal(
-            f"BEGIN RAISE EXCEPTION USING errcode = 'object_in_use', "
-            f"message = 'TRUNCATE cannot be followed by a move', hint = {literal(hint)}; END"
-        ),
-    ]
-    for it in tables:
-        old, new = (", ".join(f"{row}.{column}" for column in it.key) for row in ("old", "new"))
-        body = (
-            f"BEGIN IF tg_op <> 'INSERT' THEN INSERT INTO {it.log(schema)} VALUES ({old}); END IF; "
-            f"IF tg_op = 'INSERT' OR tg_op = 'UPDATE' AND ROW({old})::record *<> ROW({new})::record THEN "
-            f"INSERT INTO {it.log(schema)} VALUES ({new}); END IF; RETURN NULL; END"
-        )
-        table = f"{quote(partition_schema)}.{quote(it.table.name)}"
-        statements += [
-            f"CREATE TABLE {it.log(schema)} AS SELECT {it.columns} FROM {table} WITH NO DATA",
-            f"CREATE FUNCTION {quote(schema)}.note_{it.number}() RETURNS trigger LANGUAGE plpgsql "
-            f"SECURITY DEFINER SET search_path TO pg_catalog, pg_temp AS {literal(body)}",
-        ]
-    return statements
-
-
-def _triggers(schema: str, partition_schema: str, it: Captured) -> str:
-    """Also for sessions that have switched ordinary triggers off."""
-    table = f"{quote(partition_schema)}.{quote(it.table.name)}"
-    functions = {f"{TRIGGER}_rows": f"note_{it.number}", f"{TRIGGER}_truncate": "refuse"}
-    events = {
-        f"{TRIGGER}_rows": "AFTER INSERT OR UPDATE OR DELETE ON {} FOR EACH ROW",
-        f"{TRIGGER}_truncate": "BEFORE TRUNCATE ON {} FOR EACH STATEMENT",
-    }
-    return "; ".join(
-        f"CREATE TRIGGER {name} {events[name].format(table)} EXECUTE FUNCTION {quote(schema)}.{function}(); "
-        f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}"
-        for name, function in functions.items()
-    )

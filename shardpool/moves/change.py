@@ -14,9 +14,9 @@ from shardpool.moves.change_plan import ChangePlan
 from shardpool.moves.checks import check_move
 from shardpool.moves.journal import Journal
 from shardpool.moves.locks import GRACE, keyspace_locked, move_locked
-from shardpool.moves.modes import choose_mode
+from shardpool.moves.modes import Wanted, choose_mode
 from shardpool.moves.progress import Callback, Meter
-from shardpool.moves.record import MoveRecord
+from shardpool.moves.record import Mode, MoveRecord
 from shardpool.moves.recovery import recover_moves, settle_partition
 from shardpool.moves.resume import resume
 from shardpool.moves.runner import MoveReport, run_move
@@ -24,12 +24,15 @@ from shardpool.moves.steps import FIRST
 from shardpool.router import Router
 
 
-def change_partitions(router: Router, plan: ChangePlan, *, progress: Callback | None = None) -> MoveReport:
+def change_partitions(
+    router: Router, plan: ChangePlan, *, mode: Wanted = "auto", progress: Callback | None = None
+) -> MoveReport:
     """Carry out a plan of `plan_split`, `plan_merge`, `plan_pin` or `plan_unpin` while everybody goes on.
 
-    Writers of the partitions wait for a moment at the end, as at a move. A change that was left half way is gone on
-    with if it is the same one. If it fails, it is undone; after its commit point it is completed instead. Raise as
-    `move_partition` does, and `PreflightFailed` if the partitions have moved since the plan was made.
+    Writers of the partitions wait for a moment at the end, as at a move; *mode* is as there, but not "block". A change
+    that was left half way is gone on with if it is the same one. If it fails, it is undone; after its commit point it
+    is completed instead. Raise as `move_partition` does, and `PreflightFailed` if the partitions have moved since the
+    plan was made.
     """
     numbers = [number for number, _ in plan.sources]
     recover_moves(router, leave=set(numbers))
@@ -40,7 +43,7 @@ def change_partitions(router: Router, plan: ChangePlan, *, progress: Callback | 
             locks.enter_context(move_locked(router, number, patience=GRACE))
         try:
             resumed = _resume(router, plan, meter)
-            return resumed if resumed is not None else _begin(router, plan, meter, locks)
+            return resumed if resumed is not None else _begin(router, plan, mode, meter, locks)
         finally:
             with suppress(CatalogUnavailable):  # then the router will hear of it later
                 router.refresh()
@@ -62,15 +65,15 @@ def _same(record: MoveRecord, plan: ChangePlan) -> bool:
     return sources == plan.sources and pieces == [(it.low, it.high, it.shard) for it in plan.pieces]
 
 
-def _begin(router: Router, plan: ChangePlan, meter: Meter, locks: ExitStack) -> MoveReport:
+def _begin(router: Router, plan: ChangePlan, wanted: Wanted, meter: Meter, locks: ExitStack) -> MoveReport:
     router.refresh()
     meter.enter("preflight")
-    _check(router, plan)
+    mode, reason = _check(router, plan, wanted)
     meter.enter("register")
     with keyspace_locked(router):
         faults.fault_point("move:register:before")
         pieces = [(it.low, it.high, it.shard) for it in plan.pieces]
-        detail = {"kind": plan.kind, "mode": "trigger", "reason": plan.kind}
+        detail = {"kind": plan.kind, "mode": mode, "reason": reason}
         record = Journal(router.catalog).register_change(dict(plan.sources), pieces, FIRST, detail)
         faults.fault_point("move:register:after")
     for number in record.bounds:
@@ -79,19 +82,22 @@ def _begin(router: Router, plan: ChangePlan, meter: Meter, locks: ExitStack) -> 
     return run_move(router, record, meter)
 
 
-def _check(router: Router, plan: ChangePlan) -> None:
-    """Raise `PreflightFailed` with everything that is in the way."""
+def _check(router: Router, plan: ChangePlan, wanted: Wanted) -> tuple[Mode, str]:
+    """Return the mode and its reason. Raise `PreflightFailed` with everything that is in the way."""
     failures: list[str] = []
+    if wanted == "block":
+        failures.append(f'a {plan.kind} has no mode "block"')
     for number, source in plan.sources:
         found = router.shard_map.heirs(number)
         if found[0].partition.id != number:
             raise PreflightFailed([f"partition {number} was changed meanwhile: make a new plan"])
         for target in dict.fromkeys(piece.shard for piece in plan.pieces):
-            mode, reason = choose_mode(router, source, target, "auto")
-            failures += [] if mode == "trigger" else [reason]
             try:
+                mode, reason = choose_mode(router, number, source, target, wanted)
+                failures += [reason] if mode == "block" else []
                 check_move(router, number, source, target)
             except PreflightFailed as error:
                 failures += error.failures
     if failures:
         raise PreflightFailed(list(dict.fromkeys(failures)))
+    return mode, reason

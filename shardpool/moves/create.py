@@ -18,6 +18,7 @@ from shardpool.moves.journal import Leftover
 from shardpool.moves.layout import look_into, qualified, read_layout, schemas_of
 from shardpool.moves.move import Move
 from shardpool.moves.parallel import Work, keep_alive, together
+from shardpool.moves.slot import drop_stream
 from shardpool.topology.names import quote
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,8 @@ def drop_incoming(move: Move) -> None:
 
 
 def drop_schema(connection: Any, schema: str) -> bool:
-    """Drop a schema that is no longer used. Return whether it is gone: somebody may hold a lock in it.
+    """Drop a schema that is no longer used, and the slot and publication that are named after it. Return whether it is
+    gone: somebody may hold a lock in it.
 
     Foreign keys to reference tables, and triggers on a partition that is in use, go with it. So it takes tables from
     others for a moment: in short tries, in the order in which these lock (the table, then its log), and never as long
@@ -100,6 +102,7 @@ def drop_schema(connection: Any, schema: str) -> bool:
         try:
             with connection.cursor() as cursor:
                 cursor.execute("SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '500ms'")
+                drop_stream(connection, schema)
                 cursor.execute(_TRIGGERED, (schema,))
                 if triggered := ", ".join(name for (name,) in cursor.fetchall()):
                     cursor.execute(f"LOCK TABLE {triggered} IN ACCESS EXCLUSIVE MODE")

@@ -28,6 +28,16 @@ GROUP BY c.relnamespace, l.pid, l.virtualtransaction, a.application_name, a.stat
 ORDER BY a.xact_start, l.pid
 """
 
+# What a new replication slot waits for: whoever has written anywhere on the server. Others' sessions show no age.
+_SERVER_WRITERS = """
+SELECT pid, coalesce(application_name, ''), coalesce(state, ''),
+       coalesce(extract(epoch FROM clock_timestamp() - xact_start), 1e9)::float8, NULL
+FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
+UNION ALL
+SELECT NULL, '', '', extract(epoch FROM clock_timestamp() - prepared)::float8, gid FROM pg_prepared_xacts
+ORDER BY 4 DESC
+"""
+
 
 #: Seconds between two looks at what is waited for.
 POLL = 0.01
@@ -60,6 +70,17 @@ def read_holders(connection: Any, schema: str) -> list[Holder]:
     with connection.cursor() as cursor:
         cursor.execute(_HOLDERS, (quote(schema),))
         return [Holder(row[0], row[1], frozenset(row[2]), *row[3:]) for row in cursor.fetchall()]
+
+
+def read_server_writers(connection: Any, older_than: float = 0.0) -> list[Holder]:
+    """Return the transactions that have written in any database of the server, the oldest first."""
+    with connection.cursor() as cursor:
+        cursor.execute(_SERVER_WRITERS)
+        return [
+            Holder(pid, "", frozenset(), application, state, seconds, False, False, gid)
+            for pid, application, state, seconds, gid in cursor.fetchall()
+            if seconds >= older_than
+        ]
 
 
 def writers(holders: Collection[Holder]) -> list[Holder]:

@@ -14,7 +14,14 @@ from typing import Any
 
 import psycopg2
 from psycopg2 import errors
-from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    RetryError,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
 from shardpool.errors import CutoverTimeout
 from shardpool.moves.holders import OLD, Holder, read_holders, wait_until_none, writers
@@ -57,6 +64,32 @@ def lock_briefly(move: Move) -> None:
     patience = PATIENCE[-1:] if vacuumed else BRIEF
     began = lock_tables(source, schema, lambda: names, str(move.record), tries=len(patience), patience=patience)
     move.pause.began = move.pause.began or began  # of several sources the first
+
+
+def once_writers_ended(move: Move, names: Sequence[str], statement: str = "") -> None:
+    """Run *statement* at a moment when nobody has written the tables *names* and not ended. Readers go on.
+
+    Raise `CutoverTimeout` if there is none in time.
+    """
+    retrying = Retrying(
+        retry=retry_if_exception_type(CutoverTimeout),
+        stop=stop_after_delay(move.router.config.moves.patience),
+        wait=wait_random_exponential(multiplier=0.1, max=2.0),
+        reraise=True,
+    )
+    retrying(_once_writers_ended, move, names, statement)
+
+
+def _once_writers_ended(move: Move, names: Sequence[str], statement: str) -> None:
+    source, schema, what = move.servers.source, move.record.schema, str(move.record)
+    vacuumed = wait_for_old(source, schema, writers, what)
+    patience = PATIENCE[-1:] if vacuumed else BRIEF
+    mode = "SHARE ROW EXCLUSIVE"
+    lock_tables(source, schema, lambda: names, what, mode=mode, tries=len(patience), patience=patience)
+    if statement:
+        with source.cursor() as cursor:
+            cursor.execute(statement)
+    source.commit()
 
 
 def wait_for_old(

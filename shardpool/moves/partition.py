@@ -32,8 +32,10 @@ def move_partition(
 ) -> MoveReport:
     """Move a partition to the shard *to* while everybody goes on.
 
-    *mode* "trigger" makes its writers wait only for a moment at the end, "block" for the whole copy; "auto" takes the
-    latter where rights for the former are missing. For *keep* seconds the old side is kept, so that moving the
+    *mode* "trigger" and "logical" make its writers wait only for a moment at the end, "block" for the whole copy. What
+    is written meanwhile is noted by triggers, or told by a replication slot of the source. "auto" takes "trigger",
+    "logical" for a partition that is most of what its server writes, "block" where rights are missing; the report says
+    why. For *keep* seconds the old side is kept, so that moving the
     partition back is a cutover and not a copy (not with "block"); meanwhile the schema cannot be changed.
 
     Moves that were left half way by other processes are settled first; an online one of this partition to this shard
@@ -67,7 +69,7 @@ def move_one(
         source = _source(router, partition, to)
         check_move(router, partition, source, to)
         meter.enter("register")
-        chosen, reason = choose_mode(router, source, to, mode)
+        chosen, reason = choose_mode(router, partition, source, to, mode)
         detail: dict[str, Any] = {"mode": chosen, "reason": reason}
         if keep > 0 and chosen != "block":
             detail |= {"keep": keep, "back": Journal(router.catalog).reserve()}

@@ -15,8 +15,8 @@ from typing import Any, Literal, cast
 
 from shardpool.topology.names import MAX_IDENTIFIER_BYTES, partition_schema
 
-#: What becomes of writes while rows are copied: `block` makes them wait, `trigger` notes their keys.
-Mode = Literal["block", "trigger"]
+#: What becomes of writes while rows are copied: `block` makes them wait, `trigger` and `logical` note their keys.
+Mode = Literal["block", "trigger", "logical"]
 Kind = Literal["move", "split", "merge", "pin", "unpin"]
 
 
@@ -66,7 +66,7 @@ class MoveRecord:
 
     @property
     def capture(self) -> str:
-        """The schema on the source in which triggers note the keys of changed rows."""
+        """The schema on the source that has what notes the keys of changed rows, a publication of that name too."""
         return f"{self.schema}__capture_{self.id}"
 
     @property

@@ -52,6 +52,5 @@ def _make_ready(move: Move) -> bool:
         whole &= read_ledger(leg.servers.target, leg.record) is not None
         leg.servers.target.rollback()
     for leg in move.by_source:
-        whole &= is_whole(leg.servers.source, leg.record.capture)
-        leg.servers.source.rollback()
+        whole &= is_whole(leg)
     return whole

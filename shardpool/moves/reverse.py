@@ -13,13 +13,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from shardpool import faults
-from shardpool.moves.capture import captured_tables, create_capture
+from shardpool.moves.captured import captured_tables
 from shardpool.moves.constraints import read_kept
 from shardpool.moves.create import drop_schema
 from shardpool.moves.layout import look_into, schemas_of
 from shardpool.moves.ledger import create_ledger_table, note_in, read_ledger
 from shardpool.moves.move import Move
 from shardpool.moves.record import MoveRecord
+from shardpool.moves.triggers import create_capture
 from shardpool.topology.names import quote
 
 

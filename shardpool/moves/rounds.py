@@ -1,9 +1,9 @@
 """Carrying over what was written while rows were copied: in rounds, each from one snapshot of a source.
 
-A round takes all keys that its snapshot sees in the logs, deletes their rows on the target, and inserts what the same
-snapshot sees of them on the source. So after a round the target has exactly what the source had at that snapshot, and
-no unique or check constraint can be in the way. A key whose writer commits later stays for the next round: the log is
-never read by position. The target commits first; if the source then does not, the keys are taken again, to no harm.
+A round takes the keys of all that its snapshot sees (`keys`), deletes their rows on the target, and inserts what the
+same snapshot sees of them on the source. So after a round the target has exactly what the source had at that snapshot,
+and no unique or check constraint can be in the way. A key whose writer commits later stays for the next round. The
+target commits first; if the source then does not, the keys are taken again, to no harm.
 
 A source that is cut into several targets has rounds that reach them all: each key goes to one. Sources that become one
 have rounds of their own.
@@ -17,7 +17,8 @@ from functools import cached_property, partial
 from typing import Any
 
 from shardpool import faults
-from shardpool.moves.capture import Captured, captured_tables
+from shardpool.moves.capture import keys_of
+from shardpool.moves.captured import Captured, captured_tables
 from shardpool.moves.layout import look_into, read_layout
 from shardpool.moves.move import Move
 from shardpool.moves.parallel import Work, keep_alive, together
@@ -26,8 +27,6 @@ from shardpool.moves.spread import Spread
 from shardpool.moves.verify import Digests, compare, digest, read_digests
 from shardpool.topology.names import quote
 
-#: Logs larger than this, in bytes, are vacuumed after a round: later rounds would read their dead rows again.
-VACUUM_ABOVE = 1 << 18
 _SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 
 
@@ -47,6 +46,7 @@ class Rounds:
         self.source = move.servers.source
         self.verified = False
         self._create_temporary_tables()
+        self._keys = keys_of(move, self._tables)
 
     def run(self) -> int:
         """Do one round while writers go on; return how many keys it carried over."""
@@ -54,12 +54,12 @@ class Rounds:
         source.rollback()
         count = self._round(_SNAPSHOT)
         source.commit()
-        self._vacuum()
+        self._keys.taken()
         return count
 
     def run_locked(self) -> int:
         """Do the last round: no writer is left, because the source's transaction has locked the tables."""
-        return self._round("SELECT", "last")
+        return self._round("SELECT", "last", locked=True)
 
     def run_and_stay(self) -> None:
         """Do one round, and leave the source's transaction in its snapshot, for `verify_all`."""
@@ -76,13 +76,15 @@ class Rounds:
 
     # -- one round --------------------------------------------------------------------------------------------------
 
-    def _round(self, begin: str, name: str = "round") -> int:
+    def _round(self, begin: str, name: str = "round", *, locked: bool = False) -> int:
         record, source = self._move.record, self._move.servers.source
         with source.cursor() as cursor:
             cursor.execute(begin)
             look_into(source, record.keyspace, record.schema)
-            written = self._written(cursor)
-            count = sum(self._take(cursor, it) for it in written)
+            taken = self._keys.take(cursor, locked)
+            written, count = list(taken), sum(taken.values())
+            for it in written:
+                cursor.execute(f"ANALYZE {it.keys}")  # few keys are looked up in an index, many are not
         for leg in self._legs:
             look_into(leg.servers.target, record.keyspace, leg.record.incoming)
         for it in written:
@@ -100,36 +102,15 @@ class Rounds:
         self._move.meter.lag = count
         return count
 
-    def _written(self, cursor: Any) -> Sequence[Captured]:
-        """Return the tables whose logs are not empty."""
-        if not self._tables:
-            return ()
-        log = self._move.record.capture
-        cursor.execute(
-            " UNION ALL ".join(f"SELECT {it.number} WHERE EXISTS (SELECT FROM {it.log(log)})" for it in self._tables)
-        )
-        found = {number for (number,) in cursor.fetchall()}
-        return [it for it in self._tables if it.number in found]
-
-    def _take(self, cursor: Any, it: Captured) -> int:
-        """Move keys from the log into the temporary table, each once."""
-        cursor.execute(
-            f"WITH taken AS (DELETE FROM {it.log(self._move.record.capture)} RETURNING *) "
-            f"INSERT INTO {_keys(it)} SELECT DISTINCT * FROM taken"
-        )
-        count = int(cursor.rowcount)
-        cursor.execute(f"ANALYZE {_keys(it)}")  # few keys are looked up in an index, many are not
-        return count
-
     def _send(self, it: Captured) -> None:
         schema, count = self._move.record.schema, len(self._targets)
         keys = self._spreads[it.number, it.key] if count > 1 else None
-        self._relay.transfer(f"SELECT * FROM {_keys(it)}", [_keys(it)] * count, it.table.binary, spread=keys)
+        self._relay.transfer(f"SELECT * FROM {it.keys}", [it.keys] * count, it.table.binary, spread=keys)
         if it.table.insertable:
             columns = ", ".join(it.table.insertable)
             query = f"SELECT {columns} FROM ONLY {quote(schema)}.{quote(it.table.name)} WHERE {_among(it)}"
             rows = self._spreads[it.number, it.table.insertable] if count > 1 else None
-            self._relay.transfer(query, [_rows(it)] * count, it.table.binary, spread=rows)
+            self._relay.transfer(query, [it.rows] * count, it.table.binary, spread=rows)
 
     @cached_property
     def _spreads(self) -> dict[tuple[int, tuple[str, ...]], Spread]:
@@ -157,7 +138,7 @@ class Rounds:
             with connection.cursor() as cursor:
                 for it in self._tables:
                     table = f"{quote(schema)}.{quote(it.table.name)}"
-                    columns = {_keys(it): it.columns, _rows(it): ", ".join(it.table.insertable)}
+                    columns = {it.keys: it.columns, it.rows: ", ".join(it.table.insertable)}
                     for name, of in columns.items():
                         # Those of several sources are the same on their target.
                         cursor.execute(
@@ -165,27 +146,6 @@ class Rounds:
                             f"ON COMMIT DELETE ROWS AS SELECT {of} FROM {table} WITH NO DATA"
                         )
             connection.commit()
-
-    def _vacuum(self) -> None:
-        source, schema = self._move.servers.source, self._move.record.capture
-        with source.cursor() as cursor:
-            cursor.execute(
-                "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(%s) AND relkind = 'r' "
-                "AND pg_relation_size(oid) > %s",
-                (quote(schema), VACUUM_ABOVE),
-            )
-            large = [name for (name,) in cursor.fetchall()]
-        source.commit()
-        if not large:
-            return
-        source.autocommit = True
-        try:
-            with source.cursor() as cursor:
-                for name in large:
-                    cursor.execute(f"VACUUM {quote(schema)}.{quote(name)}")
-        finally:
-            if not source.closed:
-                source.autocommit = False
 
 
 def verify_all(move: Move, rounds: Iterable[Rounds]) -> None:
@@ -244,13 +204,11 @@ def _apply(leg: Move, written: Sequence[Captured]) -> None:
     incoming = quote(leg.record.incoming)
     with leg.servers.target.cursor() as cursor:
         for it in written:
-            cursor.execute(f"ANALYZE {_keys(it)}")
+            cursor.execute(f"ANALYZE {it.keys}")
             cursor.execute(f"DELETE FROM ONLY {incoming}.{quote(it.table.name)} WHERE {_among(it)}")
         for it in written:
             columns = ", ".join(it.table.insertable)
-            cursor.execute(
-                f"INSERT INTO {incoming}.{quote(it.table.name)} ({columns}) SELECT {columns} FROM {_rows(it)}"
-            )
+            cursor.execute(f"INSERT INTO {incoming}.{quote(it.table.name)} ({columns}) SELECT {columns} FROM {it.rows}")
 
 
 def _digests(connection: Any, schema: str, written: Sequence[Captured]) -> Digests:
@@ -262,13 +220,5 @@ def _digests(connection: Any, schema: str, written: Sequence[Captured]) -> Diges
         return {name: (int(rows), int(value)) for name, rows, value in cursor.fetchall()}
 
 
-def _keys(it: Captured) -> str:
-    return f"pg_temp.shardpool_keys_{it.number}"
-
-
-def _rows(it: Captured) -> str:
-    return f"pg_temp.shardpool_rows_{it.number}"
-
-
 def _among(it: Captured) -> str:
-    return f"({it.columns}) IN (SELECT {it.columns} FROM {_keys(it)})"
+    return f"({it.columns}) IN (SELECT {it.columns} FROM {it.keys})"

@@ -77,6 +77,11 @@ class Servers:
     def target(self) -> Any:
         return self._connection(self._record.target, self._record.incoming)
 
+    @property
+    def stream(self) -> Any:
+        """A second connection to the source, beside the transaction that `source` is in."""
+        return self._connection(self._record.source, self._record.capture)
+
     def on(self, shard: str) -> Any:
         """Return a connection to one of the two shards."""
         return self.source if shard == self._record.source else self.target

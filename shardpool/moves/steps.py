@@ -61,6 +61,27 @@ _SWITCH_ON = Step(
 )
 _RELEASE = Step("release", release, nothing, "drop the schema on the source")
 
+
+def _online(describe_capture: str) -> tuple[Step, ...]:
+    """The steps of a move whose writers go on."""
+    return (
+        Step("create", each_target(create_online), each_target(drop_incoming), _CREATE),
+        Step("capture", each_source(capture), each_source(drop_capture), describe_capture),
+        Step("copy", copy_online, nothing, "copy the rows, while writers go on"),
+        Step("finish", finish_online, nothing, _FINISH),
+        Step("verify", verify_ahead, nothing, "compare digests of all rows, while writers go on"),
+        Step("catch_up", catch_up, nothing, "carry over what was written meanwhile"),
+        Step("lock", each_source(lock_briefly), nothing, _LOCK),
+        Step("last", last_round, undo_notes, "carry over and compare what was written last"),
+        _FENCE,
+        _DRAIN,
+        _FLIP,
+        _SWITCH_ON,
+        Step("validate", each_target(validate), nothing, "validate foreign keys on the target"),
+        _RELEASE,
+    )
+
+
 #: The steps of each mode.
 STEPS: Mapping[Mode, tuple[Step, ...]] = {
     "block": (
@@ -75,22 +96,8 @@ STEPS: Mapping[Mode, tuple[Step, ...]] = {
         _SWITCH_ON,
         _RELEASE,
     ),
-    "trigger": (
-        Step("create", each_target(create_online), each_target(drop_incoming), _CREATE),
-        Step("capture", each_source(capture), each_source(drop_capture), "have triggers note which rows are written"),
-        Step("copy", copy_online, nothing, "copy the rows, while writers go on"),
-        Step("finish", finish_online, nothing, _FINISH),
-        Step("verify", verify_ahead, nothing, "compare digests of all rows, while writers go on"),
-        Step("catch_up", catch_up, nothing, "carry over what was written meanwhile"),
-        Step("lock", each_source(lock_briefly), nothing, _LOCK),
-        Step("last", last_round, undo_notes, "carry over and compare what was written last"),
-        _FENCE,
-        _DRAIN,
-        _FLIP,
-        _SWITCH_ON,
-        Step("validate", each_target(validate), nothing, "validate foreign keys on the target"),
-        _RELEASE,
-    ),
+    "trigger": _online("have triggers note which rows are written"),
+    "logical": _online("have a replication slot tell which rows are written"),
 }
 FIRST = "create"
 #: Where writers begin to wait: a cutover that takes too long is undone back to here, and an online move goes on before.

@@ -63,8 +63,9 @@ def release(move: Move) -> None:
     for leg, shard, schema in _old_schemas(move):
         try:
             connection = leg.servers.source if shard == "source" else leg.servers.target
-            # The triggers on the old tables keep their functions: these are not tried for in vain.
-            dropped = (schema != leg.record.capture or leg.record.moved in gone) and drop_schema(connection, schema)
+            # Triggers on the old tables keep their functions: these are not tried for in vain.
+            kept = record.mode == "trigger" and schema == leg.record.capture and leg.record.moved not in gone
+            dropped = not kept and drop_schema(connection, schema)
         except ShardUnavailable:
             dropped = False
         if dropped:

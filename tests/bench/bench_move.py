@@ -24,12 +24,14 @@ from shardpool import Config, Router, Sharded
 from shardpool.config import MoveConfig
 from shardpool.local import LocalCluster, binaries
 from shardpool.moves import MoveReport, move_partition
+from shardpool.moves.modes import Wanted
 from tests.support.backends import plain_connection
 
 SIZES = (1, 16, 128)
 #: Moves per size, those under writers and those without.
 MOVES = 20
 WRITERS = 2
+MODES: tuple[Wanted, ...] = ("trigger", "logical")
 #: So often writers are alone, and then beside moves.
 ROUNDS = 2
 ROW = 400
@@ -104,33 +106,39 @@ class Written:
     slowest: float
 
 
-def move(router: Router) -> MoveReport:
+def move(router: Router, mode: Wanted = "trigger") -> MoveReport:
     source = router.shard_map.owner(0).name
-    return move_partition(router, 0, "s1" if source == "s0" else "s0", mode="trigger")
+    return move_partition(router, 0, "s1" if source == "s0" else "s0", mode=mode)
 
 
-def measure(router: Router, megabytes: int) -> list[str]:
-    """Return a row of the table of pauses."""
+def measure(router: Router, megabytes: int) -> Iterator[list[str]]:
+    """Yield rows of the table of pauses, one for each mode; these take turns."""
     count = MOVES if megabytes <= 32 else max(MOVES // 4, 3)
-    written: list[Written] = []
-    reports: list[MoveReport] = []
+    alone: list[Written] = []
+    written: dict[Wanted, list[Written]] = {mode: [] for mode in MODES}
+    reports: dict[Wanted, list[MoveReport]] = {mode: [] for mode in MODES}
     for _ in range(ROUNDS):
-        with writing(router, written):
+        with writing(router, alone):
             time.sleep(3)
-        with writing(router, written):
-            reports += [move(router) for _ in range(count // ROUNDS)]
-    before, during = (statistics.median(it.rate for it in written[at::2]) for at in (0, 1))
+        for mode in MODES:
+            with writing(router, written[mode]):
+                reports[mode] += [move(router, mode) for _ in range(count // ROUNDS)]
+    before = statistics.median(it.rate for it in alone)
+    for mode in MODES:
+        during = statistics.median(it.rate for it in written[mode])
+        yield [f"{megabytes} MB", mode, *figures(reports[mode], written[mode]), f"{1 - during / before:.0%}"]
+
+
+def figures(reports: list[MoveReport], written: list[Written]) -> list[str]:
     pauses = sorted(it.pause * 1000 for it in reports)
     seconds = statistics.median(it.seconds for it in reports)
     return [
-        f"{megabytes} MB",
         str(len(reports)),
         f"{statistics.median(pauses):.0f}",
         f"{pauses[int(len(pauses) * 0.95)]:.0f}",
         f"{pauses[-1]:.0f}",
-        f"{max(it.slowest for it in written[1::2]) * 1000:.0f}",
+        f"{max(it.slowest for it in written) * 1000:.0f}",
         f"{seconds:.2f}",
-        f"{1 - during / before:.0%}",
     ]
 
 
@@ -193,7 +201,17 @@ def main() -> None:
     share = next((float(it.removeprefix("share=")) for it in sys.argv[1:] if it.startswith("share=")), 1.0)
     sizes = [int(it) for it in sys.argv[1:] if it.isdigit()] or list(SIZES)
     pauses = RichTable(title=f"moves under {WRITERS} writers, share {share:g}; milliseconds that they waited")
-    for heading in ("size", "moves", "median", "p95", "longest", "slowest write", "whole move, s", "writers slower by"):
+    for heading in (
+        "size",
+        "mode",
+        "moves",
+        "median",
+        "p95",
+        "longest",
+        "slowest write",
+        "whole move, s",
+        "writers slower by",
+    ):
         pauses.add_column(heading, justify="right")
     console = Console(width=120)
     for megabytes in sizes:
@@ -202,7 +220,8 @@ def main() -> None:
             router.config = replace(router.config, moves=MoveConfig(share=share))
             router.create_schema(DDL, {"lines": Sharded("key")})
             fill(router, megabytes)
-            pauses.add_row(*measure(router, megabytes))
+            for row in measure(router, megabytes):
+                pauses.add_row(*row)
             if megabytes == sizes[-1]:
                 console.print(throughput(cluster, router, megabytes))
     console.print(pauses)

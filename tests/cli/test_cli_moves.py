@@ -77,6 +77,9 @@ def test_the_way_back_and_an_abort(shop: Path) -> None:
     assert run("move", "start", partition, "s1", "--keep", "600", config=shop).code == 0
     assert run("move", "abort", partition, "--json", config=shop).json["recovered"][0]["outcome"] == "undone"
     assert run("move", "start", partition, "s0", "--mode", "block", "--json", config=shop).json["mode"] == "block"
+    logical = run("move", "start", partition, "s1", "--mode", "logical", "--json", config=shop).json
+    assert (logical["mode"], logical["reason"]) == ("logical", "asked for")
+    assert run("move", "start", partition, "s0", "--mode", "logical", config=shop).code == 0
     assert count(shop) == 60
 
 

@@ -104,7 +104,7 @@ def test_some_cuts(cut: Cut, party: str, when: When) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("party", PARTIES)
-@pytest.mark.parametrize("mode", ["block", "trigger"])
+@pytest.mark.parametrize("mode", ["block", "trigger", "logical"])
 def test_every_cut(cut: Cut, mode: Mode, party: str, when: When) -> None:
     count = count_commits(cut, party, mode)
     for number in range(1, count + 1):

@@ -44,6 +44,7 @@ ROUNDS = [f"move:{name}:{when}" for name in ("round", "last") for when in ("insi
 INSIDE = {
     "block": [],
     "trigger": ["move:capture:inside", *ROUNDS],
+    "logical": ["move:capture:inside", *ROUNDS],
 }
 
 
@@ -54,12 +55,22 @@ def points(mode: Mode) -> list[str]:
 
 
 BY_HAND = pytest.mark.slow
+#: What a replication slot adds to, in the default run.
+SLOT_SLICE = [
+    f"move:{it}" for it in ("capture:inside", "capture:after", "round:committed", "fence:after", "flip:after")
+]
+
+
+def in_slice(mode: Mode, at: int, point: str) -> bool:
+    return (mode == "trigger" and at % 2 == 0) or (mode == "logical" and point in SLOT_SLICE)
+
+
 EVERYWHERE = [
-    pytest.param(mode, it, marks=BY_HAND if mode == "block" or at % 2 else ())
+    pytest.param(mode, it, marks=() if in_slice(mode, at, it) else BY_HAND)
     for mode in STEPS
     for at, it in enumerate(points(mode))
 ]
-POINTS = points("trigger")
+POINTS = points("trigger")  # and of "logical"
 
 
 def committed(point: str) -> bool:
@@ -100,11 +111,21 @@ def test_a_mover_that_is_killed(place: Place, mode: Mode, point: str) -> None:
     place.assert_clean()
 
 
-@pytest.mark.parametrize("point", [pytest.param(it, marks=BY_HAND if at % 4 else ()) for at, it in enumerate(POINTS)])
-def test_a_move_that_is_gone_on_with(place: Place, point: str) -> None:
+GONE_ON_WITH: dict[Mode, int] = {"trigger": 4, "logical": 12}  # one of so many in the default run
+
+
+@pytest.mark.parametrize(
+    ("mode", "point"),
+    [
+        pytest.param(mode, it, marks=BY_HAND if at % every else ())
+        for mode, every in GONE_ON_WITH.items()
+        for at, it in enumerate(POINTS)
+    ],
+)
+def test_a_move_that_is_gone_on_with(place: Place, mode: Mode, point: str) -> None:
     """The same call again finishes what was wanted, and does not copy again what it need not."""
     source, target, before = place.owner(0), place.other(0), place.contents()
-    Mover(place.config, 0, target, point, mode="trigger").wait_killed()
+    Mover(place.config, 0, target, point, mode=mode).wait_killed()
     key = next(key for key in range(60) if place.router.partition_of(key).id == 0)
     if (
         not committed(point)
@@ -119,7 +140,7 @@ def test_a_move_that_is_gone_on_with(place: Place, point: str) -> None:
     def finished() -> bool:
         try:
             if place.owner(0) != target or move_status(place.router):
-                move_partition(place.router, 0, target, mode="trigger")
+                move_partition(place.router, 0, target, mode=mode)
         except (MoveInProgress, PreflightFailed) as error:
             return "already" in str(error)
         return True
@@ -148,6 +169,8 @@ FREEZES_ONLINE = ["move:capture:after", "move:round:inside", "move:round:committ
         *(pytest.param("block", it, marks=BY_HAND) for it in FREEZES),
         *(("trigger", it) for it in (*FREEZES, *FREEZES_ONLINE)),
         *(pytest.param("trigger", it, marks=BY_HAND) for it in POINTS[2:-1] if it not in (*FREEZES, *FREEZES_ONLINE)),
+        *(("logical", it) for it in FREEZES_ONLINE[:2]),
+        *(pytest.param("logical", it, marks=BY_HAND) for it in POINTS[2:-1] if it not in FREEZES_ONLINE[:2]),
     ],
 )
 def test_a_mover_that_is_frozen_and_wakes(place: Place, mode: Mode, point: str) -> None:
@@ -236,24 +259,28 @@ def crash(cluster: LocalCluster, name: str) -> None:
 
 PARTIES = ("source", "target", "catalog")
 CRASH_SLICE = ("copy:inside", "round:inside", "last:committed", "fence:after", "flip:after")
-CRASHES = [(point, who) for point in CRASH_SLICE for who in PARTIES]
+CRASHES = [("trigger", point, who) for point in CRASH_SLICE for who in PARTIES]
+CRASHES += [("logical", point, "source") for point in CRASH_SLICE[:3]]
 CRASHES += [
-    pytest.param(point.removeprefix("move:"), who, marks=BY_HAND)
+    pytest.param(mode, point.removeprefix("move:"), who, marks=BY_HAND)
+    for mode in GONE_ON_WITH
     for point in POINTS[2:]
     for who in PARTIES
-    if point.removeprefix("move:") not in CRASH_SLICE
+    if (mode, point.removeprefix("move:"), who) not in CRASHES
 ]
 
 
-@pytest.mark.parametrize(("point", "who"), CRASHES)
-def test_a_server_that_crashes(cluster: LocalCluster, fragile: Place, gates: Gates, point: str, who: str) -> None:
+@pytest.mark.parametrize(("mode", "point", "who"), CRASHES)
+def test_a_server_that_crashes(
+    cluster: LocalCluster, fragile: Place, gates: Gates, mode: Mode, point: str, who: str
+) -> None:
     """It is back when the move notices: the move is undone, or completed, before its error is told."""
     point = f"move:{point}"
     source = fragile.owner(1)
     target = {"s1": "s2", "s2": "s1"}[source]
     before = fragile.contents()
     gates.close(point)
-    moving = Background(lambda: move_partition(fragile.router, 1, target))
+    moving = Background(lambda: move_partition(fragile.router, 1, target, mode=mode))
     gates.wait_for(point)
     crash(cluster, {"source": source, "target": target, "catalog": "s0"}[who])
     gates.open_all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shardpool import Sharded
 from shardpool.moves import ChangePlan, MoveReport, change_partitions, plan_merge, plan_split
+from shardpool.moves.modes import Wanted
 from shardpool.topology.names import quote
 from tests.moves.move_tools import TABLES, Place
 
@@ -23,12 +24,14 @@ def all_rows(place: Place) -> dict[str, list[str]]:
     return {name: sorted(rows) for name, rows in found.items()}
 
 
-def split(place: Place, partition: int, at: int | None = None, to: str | None = None) -> MoveReport:
-    return change_partitions(place.router, plan_split(place.router, partition, at, to))
+def split(
+    place: Place, partition: int, at: int | None = None, to: str | None = None, mode: Wanted = "auto"
+) -> MoveReport:
+    return change_partitions(place.router, plan_split(place.router, partition, at, to), mode=mode)
 
 
-def merge(place: Place, *partitions: int, to: str | None = None) -> MoveReport:
-    return change_partitions(place.router, plan_merge(place.router, partitions, to))
+def merge(place: Place, *partitions: int, to: str | None = None, mode: Wanted = "auto") -> MoveReport:
+    return change_partitions(place.router, plan_merge(place.router, partitions, to), mode=mode)
 
 
 def change(place: Place, plan: ChangePlan) -> MoveReport:

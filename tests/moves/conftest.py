@@ -35,7 +35,7 @@ def place(server_urls: list[str]) -> Iterator[Place]:
             place.close()
 
 
-@pytest.fixture(params=["block", "trigger"])
+@pytest.fixture(params=["block", "trigger", pytest.param("logical", marks=pytest.mark.slow)])
 def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The mode that moves take."""
     return take_mode(request, monkeypatch)

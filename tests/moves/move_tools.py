@@ -56,6 +56,9 @@ CREATE TABLE plain (customer_id bigint NOT NULL, payload text);
 CREATE TABLE nothing_here (customer_id bigint PRIMARY KEY, t text);
 ALTER TABLE plain ADD COLUMN extra int DEFAULT 7;
 CREATE TABLE "Odd %s ""table""; --" (customer_id bigint NOT NULL, "%(x)s" int, "'; ""--" text);
+ALTER TABLE audit REPLICA IDENTITY FULL;
+ALTER TABLE plain REPLICA IDENTITY FULL;
+ALTER TABLE "Odd %s ""table""; --" REPLICA IDENTITY FULL;
 """
 ODD = 'Odd %s "table"; --'
 TABLES = {
@@ -181,6 +184,8 @@ class Place:
         assert self.catalog("SELECT * FROM shardpool_catalog.cleanup") == []
         for shard in self.router.shard_map.shards:
             eventually(lambda shard=shard: self.sql(shard, _SESSIONS) == [], f"no sessions of moves on {shard}")
+            for leftovers in _STREAMS:
+                assert self.sql(shard, leftovers) == []
             assert self.sql(shard, "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()") == []
         eventually(lambda: self.sql(min(self.config.shards), _LOCKS) == [], "no advisory locks in the catalog")
 
@@ -188,6 +193,10 @@ class Place:
 _DATABASE = "(SELECT oid FROM pg_database WHERE datname = current_database())"
 _SESSIONS = (
     "SELECT state FROM pg_stat_activity WHERE application_name LIKE 'shardpool move%' AND datname = current_database()"
+)
+_STREAMS = (
+    "SELECT slot_name FROM pg_replication_slots WHERE database = current_database()",
+    "SELECT pubname FROM pg_publication",
 )
 _LOCKS = f"SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND database = {_DATABASE}"
 
@@ -339,6 +348,6 @@ def _move(
             if plan is None:
                 move_partition(router, partition, to, mode=mode, keep=keep)
             else:
-                change_partitions(router, plan)
+                change_partitions(router, plan, mode=mode)
         except MoveTakenOver:
             os._exit(3)

@@ -11,6 +11,7 @@ from shardpool import Router, Sharded
 from shardpool.ddl import find_drift
 from shardpool.errors import MoveError, PreflightFailed, StalePlacement
 from shardpool.moves import plan_merge, plan_pin, plan_split, plan_unpin, relay, rounds, spread
+from shardpool.moves.modes import Wanted
 from tests.moves.change_tools import all_rows, change, merge, partition_ids, split
 from tests.moves.conftest import shop_config
 from tests.moves.move_tools import Background, Gates, Place
@@ -29,18 +30,20 @@ def own(server_urls: list[str]) -> Iterator[Place]:
             place.close()
 
 
-@pytest.mark.parametrize("elsewhere", [False, True])
-def test_split_and_merge(own: Place, elsewhere: bool) -> None:
+@pytest.mark.parametrize(("elsewhere", "mode"), [(False, "trigger"), (True, "trigger"), (True, "logical")])
+def test_split_and_merge(own: Place, elsewhere: bool, mode: Wanted) -> None:
     before, first = all_rows(own), partition_ids(own)[0]
     highest = own.catalog("SELECT max(id) FROM shardpool_catalog.partition")[0][0]
-    report = split(own, first, to=own.other(first) if elsewhere else None)
+    report = split(own, first, to=own.other(first) if elsewhere else None, mode=mode)
+    assert report.mode == mode
     assert report.kind == "split" and report.partitions == (highest + 1, highest + 2)
     assert partition_ids(own)[:2] == list(report.partitions)
     assert all_rows(own) == before
     own.assert_clean()
     assert (own.owner(report.partitions[0]) != own.owner(report.partitions[1])) == elsewhere
 
-    report = merge(own, *report.partitions, to=own.other(report.partitions[0]) if elsewhere else None)
+    to = own.other(report.partitions[0]) if elsewhere else None
+    report = merge(own, *report.partitions, to=to, mode=mode)
     assert report.kind == "merge" and report.partitions == (highest + 3,)
     assert partition_ids(own)[0] == highest + 3
     assert all_rows(own) == before

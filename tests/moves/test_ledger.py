@@ -14,7 +14,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -27,7 +27,6 @@ from shardpool import Config, Router
 from shardpool.errors import MoveError
 from shardpool.moves import (
     ChangePlan,
-    capture,
     change,
     change_partitions,
     create,
@@ -42,8 +41,10 @@ from shardpool.moves import (
     rounds,
     runner,
     steps,
+    triggers,
 )
 from shardpool.moves.journal import Journal
+from shardpool.moves.modes import Wanted
 from shardpool.moves.move import Move
 from shardpool.moves.record import MoveRecord
 from shardpool.topology.key import KeyType, hash_key
@@ -259,12 +260,18 @@ def _count_up(config: Config, key: int, ended: Any, acknowledged: Any) -> None:
 
 
 def run_ledger(
-    place: Place, moves: int, seed: int, kills: bool = True, changes: bool = False, frozen: bool = False
+    place: Place,
+    moves: int,
+    seed: int,
+    kills: bool = True,
+    changes: bool = False,
+    frozen: bool = False,
+    modes: Sequence[Wanted] = ("trigger",),
 ) -> None:
     """Run clients, and so many moves; in three of ten the mover is killed at some point.
 
-    With *changes* half of the moves are splits, merges, pins and unpins. With *frozen* there is a router that is
-    stopped while moves pass, and then goes on with its map and its statement.
+    Moves take one of *modes* by chance. With *changes* half of the moves are splits, merges, pins and unpins. With
+    *frozen* there is a router that is stopped while moves pass, and then goes on with its map and its statement.
     """
     print(f"seed {seed}, {moves} moves")
     chance = random.Random(seed)
@@ -294,7 +301,7 @@ def run_ledger(
         routers = [RouterProcess(place, hot)] if frozen else []
         for router in routers:
             stack.callback(router.process.kill)
-        move_about(place, moves, chance, clients, routers, kills, changes, hot)
+        move_about(place, moves, chance, clients, routers, kills, changes, hot, modes)
         ended.set()
         for background in clients:
             background.wait()
@@ -315,6 +322,7 @@ def move_about(
     kills: bool,
     changes: bool,
     hot: int,
+    modes: Sequence[Wanted],
 ) -> None:
     """Make the moves and changes of a ledger, until a client has failed."""
     for number in range(moves):
@@ -323,16 +331,16 @@ def move_about(
         for router in routers:
             router.signal(signal.SIGSTOP if number % 2 else signal.SIGCONT)
         plan = some_change(place, chance, hot) if changes and chance.random() < 0.5 else None
-        partition = chance.choice(partition_ids(place))
+        partition, mode = chance.choice(partition_ids(place)), chance.choice(modes)
         if kills and number % 10 in (2, 5, 8):
             to = place.other(partition)
-            Mover(place.config, partition, to, chance.choice(POINTS), plan=plan).wait_killed()
+            Mover(place.config, partition, to, chance.choice(POINTS), mode=mode, plan=plan).wait_killed()
             eventually(lambda: bool(recover_moves(place.router)) or not move_status(place.router), "it is settled")
             eventually(lambda: not recover_moves(place.router), "everything is settled")
         elif plan is not None:
-            change_partitions(place.router, plan)
+            change_partitions(place.router, plan, mode=mode)
         else:
-            move_partition(place.router, partition, place.other(partition))
+            move_partition(place.router, partition, place.other(partition), mode=mode)
 
 
 def some_change(place: Place, chance: random.Random, hot: int) -> ChangePlan:
@@ -354,8 +362,9 @@ def some_change(place: Place, chance: random.Random, hot: int) -> ChangePlan:
     return plan_split(place.router, chosen.id, chance.randrange(chosen.low + 1, chosen.high), to)
 
 
-def test_a_ledger(place: Place) -> None:
-    run_ledger(place, moves=6, seed=1)
+@pytest.mark.parametrize("mode", ["trigger", "logical"])
+def test_a_ledger(place: Place, mode: Wanted) -> None:
+    run_ledger(place, moves=6, seed=1, modes=[mode])
 
 
 @pytest.fixture
@@ -376,14 +385,14 @@ def test_a_ledger_beside_splits_and_merges(changing: Place) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12, 15))
 def test_a_long_ledger_beside_splits_and_merges(changing: Place, seed: int) -> None:
-    run_ledger(changing, moves=60, seed=seed, changes=True, frozen=True)
+    run_ledger(changing, moves=60, seed=seed, changes=True, frozen=True, modes=["trigger", "logical"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 7))
 def test_a_long_ledger(place: Place, seed: int) -> None:
     """A thousand moves."""
-    run_ledger(place, moves=200, seed=seed)
+    run_ledger(place, moves=200, seed=seed, modes=["trigger", "logical"])
 
 
 # -- the checker is checked -------------------------------------------------------------------------------------------
@@ -398,7 +407,7 @@ def without_last_round(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def without_capture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capture, "_triggers", lambda *_: "SELECT 1")
+    monkeypatch.setattr(triggers, "_triggers", lambda *_: "SELECT 1")
     monkeypatch.setattr(online, "check_captured", lambda move: None)
 
 

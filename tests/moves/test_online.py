@@ -19,6 +19,7 @@ from shardpool.moves import (
     abort_move,
     fence,
     lock,
+    modes,
     move_partition,
     move_status,
     recover_moves,
@@ -27,6 +28,7 @@ from shardpool.moves import (
 )
 from shardpool.moves.layout import TableLayout
 from shardpool.moves.move import Move
+from shardpool.moves.record import Mode
 from tests.moves.conftest import shop_config
 from tests.moves.move_tools import Background, Gates, Mover, Place, schema
 from tests.support.backends import databases, plain_connection
@@ -111,8 +113,11 @@ def written_at(monkeypatch: pytest.MonkeyPatch, points: dict[str, Callable[[], o
     monkeypatch.setattr("shardpool.faults.fault_point", reach)
 
 
+@pytest.mark.parametrize("mode", ["trigger", "logical"])
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_is_written_meanwhile_arrives(place: Place, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_whatever_is_written_meanwhile_arrives(
+    place: Place, monkeypatch: pytest.MonkeyPatch, mode: Mode, seed: int
+) -> None:
     scribe, source, target = Scribe(place, seed), place.owner(0), place.other(0)
     place.router.create_schema("COMMENT ON CONSTRAINT parent_fk ON orders IS 'it''s its own'")
     features = place.sql(source, FEATURES.format(schema=schema(0)))
@@ -123,8 +128,8 @@ def test_whatever_is_written_meanwhile_arrives(place: Place, monkeypatch: pytest
         expected.append(place.digest(source, schema(0)))
 
     written_at(monkeypatch, {**{f"move:{it}": scribe.write for it in POINTS}, LATE: last})
-    report = move_partition(place.router, 0, target, mode="trigger")
-    assert report.mode == "trigger" and report.leftovers == ()
+    report = move_partition(place.router, 0, target, mode=mode)
+    assert report.mode == mode and report.leftovers == ()
     assert place.digest(target, schema(0)) == expected[-1]
     assert place.sql(target, FEATURES.format(schema=schema(0))) == features
     place.assert_clean()
@@ -383,9 +388,18 @@ def test_status_tells_how_far_it_is(place: Place, gates: Gates, monkeypatch: pyt
     moving.wait()
 
 
-def test_auto_says_why(place: Place, server_urls: list[str]) -> None:
+def test_auto_says_why(place: Place, server_urls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     report = move_partition(place.router, 0, place.other(0))
     assert (report.mode, report.reason) == ("trigger", "its writers go on, and wait only for the cutover")
+    monkeypatch.setattr(modes, "MANY", 1)
+    monkeypatch.setattr(modes, "MOST", 0.0)
+    report = move_partition(place.router, 0, place.other(0))
+    assert report.mode == "logical" and "spares its writers the triggers" in report.reason
+    source = place.owner(0)
+    place.sql(source, f"ALTER TABLE {schema(0)}.plain REPLICA IDENTITY DEFAULT")
+    mode, reason = modes.choose_mode(place.router, 0, source, place.other(0), "auto")
+    place.sql(source, f"ALTER TABLE {schema(0)}.plain REPLICA IDENTITY FULL")
+    assert mode == "trigger" and "table plain has no primary key" in reason
     role = f"plain_{uuid.uuid4().hex[:8]}"
     with databases(server_urls[:2]) as urls:
         for url in urls:
