@@ -42,6 +42,7 @@ T = TypeVar("T")
 Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 Parameters = Mapping[str, Any]
 
+_ISOLATIONS = get_args(Isolation)
 _ARRIVED = (
     "SELECT s FROM unnest(%(schemas)s::text[]) AS t (s) WHERE NOT EXISTS "
     "(SELECT FROM pg_namespace n WHERE n.nspname = s AND n.oid = to_regnamespace(quote_ident(s)))"
@@ -67,8 +68,8 @@ class Transaction:
     """What `Router.transaction` gives. For one thread at a time; it ends with its block."""
 
     def __init__(self, around: Surroundings, isolation: Isolation, read_only: bool, retries: int) -> None:
-        if isolation not in get_args(Isolation):
-            raise ValueError(f"isolation is {isolation!r}, expected one of {', '.join(get_args(Isolation))}")
+        if isolation not in _ISOLATIONS:
+            raise ValueError(f"isolation is {isolation!r}, expected one of {', '.join(_ISOLATIONS)}")
         self._around = around
         self._retries = retries
         self._snapshots = isolation != "READ COMMITTED"
