@@ -32,6 +32,7 @@ from shardpool.ddl.refusals import refuse
 from shardpool.engines import Engines, PoolStats
 from shardpool.engines.registry import PasswordSource
 from shardpool.errors import SchemaBusy, StalePlacement, UnknownTable
+from shardpool.executor.at_once import Hands
 from shardpool.executor.background import Resolver
 from shardpool.executor.cache import PlanCache
 from shardpool.executor.constructs import Constructs
@@ -129,6 +130,7 @@ class Router(Transactional):
             self._threads,
             coordinator,
             Deadlocks(self.engines),
+            Hands(SCATTER_THREADS),
             config.query.max_gather_bytes,
         )
         self._sessions = routed_engine(lambda isolation: self.transaction(isolation=isolation), self._ids)
@@ -433,6 +435,7 @@ class Router(Transactional):
             self._listener.close()
         self._resolver.close()
         self._around.deadlocks.close()
+        self._around.hands.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
         self.engines.close()
         self.catalog.close()

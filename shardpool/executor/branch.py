@@ -39,8 +39,11 @@ class Branch:
         self.connection: Any = self._entry.dbapi_connection
 
     def send_mark(self) -> None:
-        """Give the session its name now, if it has not got it yet. Raise psycopg2's errors."""
-        if self._mark:
+        """Give the session its name now, if it has not got it yet; one without a transaction gets it with that.
+
+        Raise psycopg2's errors.
+        """
+        if self._mark and self.used:
             with self.connection.cursor() as cursor:
                 cursor.execute(self._mark)
             self._mark = ""

@@ -50,7 +50,8 @@ class Deadlocks:
 
     def __init__(self, engines: Engines) -> None:
         self._engines = engines
-        self._waiting: dict[str, tuple[float, Branch, tuple[Branch, ...]]] = {}
+        #: By transaction and shard: since when, the branch that waits, and all branches.
+        self._waiting: dict[tuple[str, str], tuple[float, Branch, tuple[Branch, ...]]] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
@@ -59,7 +60,8 @@ class Deadlocks:
     @contextmanager
     def watch(self, name: str, branch: Branch, branches: Iterable[Branch]) -> Iterator[None]:
         """While the block runs, the transaction *name* may wait on *branch*; it holds locks on all *branches*."""
-        self._waiting[name] = (time.monotonic(), branch, tuple(branches))
+        place = (name, branch.shard)
+        self._waiting[place] = (time.monotonic(), branch, tuple(branches))
         if self._thread is None:
             self._start()
         self._something.set()
@@ -67,7 +69,7 @@ class Deadlocks:
             yield
         finally:
             with self._lock:  # no cancellation is under way any more
-                del self._waiting[name]
+                del self._waiting[place]
 
     def close(self) -> None:
         """End the thread. Idempotent."""
@@ -97,12 +99,12 @@ class Deadlocks:
 
     def _look(self) -> None:
         overdue = time.monotonic() - PATIENCE
-        late = [name for name, (began, _, _) in list(self._waiting.items()) if began < overdue]
+        late = {name for (name, _), (began, _, _) in list(self._waiting.items()) if began < overdue}
         shards = {shard for name in late for shard in self._named(name)}
         if not shards:
             return
         first = self._ask(shards)
-        mine = {PREFIX + name for name in list(self._waiting)}
+        mine = {PREFIX + name for name, _ in list(self._waiting)}
         if not victims(first) & mine:
             return
         again = self._ask(shards)
@@ -112,10 +114,12 @@ class Deadlocks:
 
     def _named(self, name: str) -> list[str]:
         """See that all sessions of a transaction that still waits carry its name; return their shards."""
-        with self._lock:  # it uses none of them but the one that waits
-            _, waiting, branches = self._waiting.get(name, (0.0, None, ()))
+        with self._lock:  # it uses none of them but those that wait
+            entries = [entry for (other, _), entry in list(self._waiting.items()) if other == name]
+            waiting = [branch for _, branch, _ in entries]
+            branches = entries[0][2] if entries else ()
             for branch in branches:
-                if branch is not waiting:
+                if branch not in waiting:
                     with suppress(psycopg2.Error):  # a broken session waits for nobody, and holds nothing
                         branch.send_mark()
             return [branch.shard for branch in branches]
@@ -133,8 +137,8 @@ class Deadlocks:
     def _cancel(self, name: str, shard: str, process: int) -> None:
         # By a statement: the driver's own way holds up all threads of this process while it waits for the server.
         with self._lock, session(self._engines, shard) as connection:
-            found = self._waiting.get(name)
-            if found is not None and found[1].shard == shard:
+            found = self._waiting.get((name, shard))
+            if found is not None:
                 log.info("transaction %s is the victim of a deadlock over several shards", name)
                 found[1].cancelled = True
                 run(connection, "SELECT pg_cancel_backend(%s)", (process,))

@@ -24,6 +24,7 @@ from sqlalchemy.sql import Executable
 from shardpool.engines import Engines
 from shardpool.engines.translate import is_lost, is_stale, translate
 from shardpool.errors import CrossShardDeadlock, StalePlacement, TransactionAborted
+from shardpool.executor.at_once import Hands
 from shardpool.executor.branch import Branch
 from shardpool.executor.cache import PlanCache
 from shardpool.executor.constructs import Constructs
@@ -42,6 +43,7 @@ T = TypeVar("T")
 Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 Parameters = Mapping[str, Any]
 
+_ISOLATIONS = get_args(Isolation)
 _ARRIVED = (
     "SELECT s FROM unnest(%(schemas)s::text[]) AS t (s) WHERE NOT EXISTS "
     "(SELECT FROM pg_namespace n WHERE n.nspname = s AND n.oid = to_regnamespace(quote_ident(s)))"
@@ -60,6 +62,7 @@ class Surroundings:
     threads: ThreadPoolExecutor
     coordinator: Coordinator
     deadlocks: Deadlocks
+    hands: Hands
     max_gather_bytes: int
 
 
@@ -67,8 +70,8 @@ class Transaction:
     """What `Router.transaction` gives. For one thread at a time; it ends with its block."""
 
     def __init__(self, around: Surroundings, isolation: Isolation, read_only: bool, retries: int) -> None:
-        if isolation not in get_args(Isolation):
-            raise ValueError(f"isolation is {isolation!r}, expected one of {', '.join(get_args(Isolation))}")
+        if isolation not in _ISOLATIONS:
+            raise ValueError(f"isolation is {isolation!r}, expected one of {', '.join(_ISOLATIONS)}")
         self._around = around
         self._retries = retries
         self._snapshots = isolation != "READ COMMITTED"
@@ -136,6 +139,11 @@ class Transaction:
         return self._topology
 
     @property
+    def savepoints(self) -> Sequence[str]:
+        """The names of those that are open."""
+        return self._savepoints
+
+    @property
     def shards(self) -> Sequence[str]:
         """The shards that take part so far; those that were written first."""
         return sorted(self._branches, key=lambda shard: (not self._branches[shard].may_write, shard))
@@ -173,17 +181,26 @@ class Transaction:
         branch = self.branch(shard)
         branch.may_write = branch.may_write or may_write
         try:
-            if len(self._branches) == 1:
-                result = branch.run(sql, params, self._savepoints, texts)
-            else:
-                with self._around.deadlocks.watch(self._name, branch, self._branches.values()):
-                    result = branch.run(sql, params, self._savepoints, texts)
+            result = self.waiting(branch, lambda: branch.run(sql, params, self._savepoints, texts))
         except psycopg2.Error as error:
-            if branch.cancelled:
-                raise self.give_up(CrossShardDeadlock(shard)) from error
             raise self.failed(error, branch.connection, shard, placements) from error
+        except CrossShardDeadlock as error:
+            self.give_up(error)
+            raise
         self.check_in_place(placements)
         return result
+
+    def waiting(self, branch: Branch, work: Callable[[], T]) -> T:
+        """Do *work* on a branch, where it may wait for others. Raise psycopg2's errors, `CrossShardDeadlock`."""
+        if len(self._branches) == 1:
+            return work()
+        try:
+            with self._around.deadlocks.watch(self._name, branch, self._branches.values()):
+                return work()
+        except psycopg2.Error as error:
+            if branch.cancelled:
+                raise CrossShardDeadlock(branch.shard) from error
+            raise
 
     def branch(self, shard: str) -> Branch:
         """Return the shard's branch, opened if it is not yet."""

@@ -1,7 +1,9 @@
-"""Writes over several partitions: their steps, one after another in one transaction.
+"""Writes over several partitions: their steps, in one transaction.
 
-The shards are taken in the order of their names, so that two such writes never wait for each other on two shards. What
-is one step on one shard is sent by itself, in one round trip.
+The shards are taken in the order of their names, so that two such writes never wait for each other on two shards. Where
+only new rows are written, that can only be for equal ones: there a write that is a transaction of its own takes the
+shards at once, and if that came to a deadlock, again in order. What is one step on one shard is sent by itself, in one
+round trip.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import psycopg2
 from sqlalchemy.exc import DBAPIError
 
 from shardpool.engines.translate import translate
-from shardpool.errors import GatherTooLarge, SchemaDrift, StalePlacement, WriteConflict
+from shardpool.errors import CrossShardDeadlock, GatherTooLarge, SchemaDrift, StalePlacement, WriteConflict
+from shardpool.executor.at_once import on_branches
 from shardpool.executor.current import CurrentTopology
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.statements import MAX_RETRIES, Statements
@@ -28,6 +31,7 @@ from shardpool.planner.writes import CompiledWrite, Copies, Found, Guarded, Stag
 from shardpool.topology.shard_map import Topology
 
 if TYPE_CHECKING:
+    from shardpool.executor.branch import Branch
     from shardpool.executor.transaction import Transaction
 
 Parameters = Mapping[str, Any]
@@ -69,15 +73,19 @@ class Writes:
                     raise translate(error, None, step.shard, step.sql, writes=True) from error
 
     def _together(self, compiled: CompiledWrite, parameters: Parameters, bound: Bound) -> RoutedResult:
-        retries = 0
+        retries, at_once = 0, True
         while True:
             try:
                 with self._begin() as transaction:
-                    return write(transaction, compiled, parameters, bound)
+                    return write(transaction, compiled, parameters, bound, at_once)
             except StalePlacement:
                 retries += 1
                 if retries > MAX_RETRIES:
                     raise
+            except CrossShardDeadlock:
+                if not at_once:
+                    raise
+                at_once = False
 
 
 def answer(transaction: Transaction, compiled: CompiledQuery | CompiledWrite, parameters: Parameters) -> RoutedResult:
@@ -88,21 +96,28 @@ def answer(transaction: Transaction, compiled: CompiledQuery | CompiledWrite, pa
 
 
 def write(
-    transaction: Transaction, compiled: CompiledWrite, parameters: Parameters, bound: Bound | None = None
+    transaction: Transaction,
+    compiled: CompiledWrite,
+    parameters: Parameters,
+    bound: Bound | None = None,
+    at_once: bool = False,
 ) -> RoutedResult:
-    """Carry out a write as a part of *transaction*; as *bound*, if that is for its topology."""
+    """Carry out a write as a part of *transaction*; as *bound*, if that is for its topology. *at_once*: new rows may be
+    written on all shards at the same time, though that may come to a deadlock with others of the same rows."""
     if bound is None or bound.topology is not transaction.topology:
         bound = Bound(transaction.topology, compiled.bind(parameters, transaction.topology))
-    result, steps = _written(transaction, bound.steps, parameters)
+    result, steps = _written(transaction, bound.steps, parameters, at_once)
     return _with_reservations(transaction, compiled, result, steps) if isinstance(compiled, Guarded) else result
 
 
-def _written(transaction: Transaction, steps: Steps | Staged, parameters: Parameters) -> tuple[RoutedResult, Steps]:
+def _written(
+    transaction: Transaction, steps: Steps | Staged, parameters: Parameters, at_once: bool
+) -> tuple[RoutedResult, Steps]:
     if steps.copies is not None:
         _lock_copies(transaction, steps.copies)
     if isinstance(steps, Steps):
-        return _carried_out(transaction, steps, parameters), steps
-    return _staged(transaction, steps, parameters)
+        return _carried_out(transaction, steps, parameters, at_once), steps
+    return _staged(transaction, steps, parameters, at_once)
 
 
 def _with_reservations(transaction: Transaction, guarded: Guarded, result: RoutedResult, steps: Steps) -> RoutedResult:
@@ -123,7 +138,9 @@ def _with_reservations(transaction: Transaction, guarded: Guarded, result: Route
     return RoutedResult(result.description[:-width], [row[:-width] for row in result.rows], result.rowcount)
 
 
-def _staged(transaction: Transaction, staged: Staged, parameters: Parameters) -> tuple[RoutedResult, Steps]:
+def _staged(
+    transaction: Transaction, staged: Staged, parameters: Parameters, at_once: bool
+) -> tuple[RoutedResult, Steps]:
     """Find the rows and write them; again if somebody changed them in between."""
     for _ in range(ATTEMPTS):
         try:
@@ -132,7 +149,7 @@ def _staged(transaction: Transaction, staged: Staged, parameters: Parameters) ->
                 found = Found(type_names(transaction, result.description), result.rows)
                 _check_size(found, transaction.around.max_gather_bytes)
                 steps = staged.steps(found, parameters, transaction.topology)
-                return _carried_out(transaction, steps, parameters), steps
+                return _carried_out(transaction, steps, parameters, at_once), steps
         except DBAPIError as error:
             # As any statement that fails, though its savepoint was rolled back.
             raise transaction.fail(error) from error.__cause__
@@ -149,11 +166,13 @@ class _Changed(Exception):
     """Rows that were found are no longer the same."""
 
 
-def _carried_out(transaction: Transaction, steps: Steps, parameters: Parameters) -> RoutedResult:
+def _carried_out(transaction: Transaction, steps: Steps, parameters: Parameters, at_once: bool) -> RoutedResult:
     if steps.guard is not None:
         _pass(transaction, steps.guard)
     if steps.moment:
         parameters = {**parameters, MOMENT: _now(transaction, steps.steps[0].shard)}
+    if steps.new and at_once:
+        return _joined(steps.steps, _at_once(transaction, steps, parameters))
     results = []
     for step in steps.steps:
         placements = [step.placement] if step.placement else []
@@ -164,6 +183,22 @@ def _carried_out(transaction: Transaction, steps: Steps, parameters: Parameters)
     if steps.copies is not None:
         return _alike(transaction, steps, steps.copies, results)
     return _joined(steps.steps, results)
+
+
+def _at_once(transaction: Transaction, steps: Steps, parameters: Parameters) -> list[RoutedResult]:
+    by_shard: dict[str, list[Step]] = {}
+    for step in steps.steps:
+        by_shard.setdefault(step.shard, []).append(step)
+    savepoints = transaction.savepoints
+
+    def work(branch: Branch) -> list[RoutedResult]:
+        own = by_shard[branch.shard]
+        return [branch.run(step.sql, {**parameters, **step.parameters}, savepoints) for step in own]
+
+    placements = [step.placement for step in steps.steps if step.placement is not None]
+    results = on_branches(transaction, dict.fromkeys(by_shard, work), placements, at_once=True)
+    found = {shard: iter(those) for shard, those in results.items()}
+    return [next(found[step.shard]) for step in steps.steps]
 
 
 def _now(transaction: Transaction, shard: str) -> Any:

@@ -233,7 +233,8 @@ class _Commit:
         try:
             guarded(first)
         finally:
-            wait(futures)
+            if futures:
+                wait(futures)
         return failed
 
     def _settle_interrupted(self) -> str:

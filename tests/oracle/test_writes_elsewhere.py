@@ -136,13 +136,13 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, router: Router, sql: str, times: 
     """Run *sql* for key 1 between the finding and the writing of rows, the first few times."""
     left = [times]
 
-    def carried_out(transaction: Any, steps: Any, parameters: Any, own: Any = writes._carried_out) -> Any:
+    def carried_out(*given: Any, own: Any = writes._carried_out) -> Any:
         if left[0]:
             left[0] -= 1
             with router.shard(router.shard_of(1).name).engine.begin() as connection:
                 schema = router.partition_of(1).schema
                 connection.execute(text(sql.replace("sums", f"{schema}.sums")))
-        return own(transaction, steps, parameters)
+        return own(*given)
 
     monkeypatch.setattr(writes, "_carried_out", carried_out)
     return left

@@ -45,6 +45,8 @@ class InsertRows:
     assigned: tuple[WrittenKey, ...]
     #: Why the rows must not be inserted on several shards, or "".
     alone: str
+    #: There is no ON CONFLICT.
+    new: bool
 
     def bind(self, parameters: Mapping[str, Any], topology: Topology) -> Steps:
         by_partition: dict[int, list[int]] = {}
@@ -65,7 +67,7 @@ class InsertRows:
             schema = topology.qualifiers[partition.id].removesuffix(".")
             sql = topology.search_paths[partition.id] + text.replace(_CUT, schema + ".")
             steps.append(Step(placement.shard, sql, placement, tuple(places)))
-        return Steps(tuple(steps))
+        return Steps(tuple(steps), new=self.new)
 
 
 def without_constant_rows(statement: Statement) -> Statement:
@@ -99,6 +101,7 @@ def compile_rows(statement: Statement, light: Statement, topology: Topology) -> 
         tuple(inserted_keys(insert, table, statement, topology)),
         tuple(assigned_keys(insert.on_conflict_clause.target_list, table, statement)),
         _not_per_row(light.node.insert_stmt, topology),
+        not insert.HasField("on_conflict_clause"),
     )
 
 

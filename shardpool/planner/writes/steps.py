@@ -51,13 +51,14 @@ class Copies:
 class Steps:
     """The whole write, to be taken one after another. The rows of `guard`, if any, are reasons to refuse it; with
     `moment` the current time is a parameter, which the executor is to ask for. `before`: the rows that are changed, as
-    they were found, in the order of the table's columns."""
+    they were found, in the order of the table's columns. `new`: only rows that were not there are written."""
 
     steps: tuple[Step, ...]
     copies: Copies | None = None
     guard: Step | None = None
     moment: bool = False
     before: tuple[tuple[str | None, ...], ...] = ()
+    new: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,127 @@
+"""Writes of one transaction on several shards at the same time.
+
+They may wait for locks for long, and what they wait for may need threads to end. So they never queue for threads: who
+does not find enough free ones visits the shards one after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Semaphore
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import psycopg2
+
+from shardpool.engines import Engines
+from shardpool.engines.translate import is_stale, translate
+from shardpool.errors import CrossShardDeadlock, ScatterFailed
+from shardpool.executor.scatter import leased, on_shards
+from shardpool.topology.shard_map import Placement
+
+if TYPE_CHECKING:
+    from shardpool.executor.branch import Branch
+    from shardpool.executor.transaction import Transaction
+
+T = TypeVar("T")
+
+
+class Hands:
+    """Threads that are there at once, or not at all."""
+
+    def __init__(self, count: int) -> None:
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix="shardpool-writes")
+        self._free = Semaphore(count)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    @contextmanager
+    def taken(self, count: int) -> Iterator[ThreadPoolExecutor | None]:
+        """Give a pool in which *count* tasks begin at once; None if there are not as many threads free."""
+        taken = 0
+        try:
+            while taken < count and self._free.acquire(blocking=False):
+                taken += 1
+            yield self._threads if taken == count else None
+        finally:
+            if taken:
+                self._free.release(taken)
+
+
+def on_branches(
+    transaction: Transaction,
+    works: Mapping[str, Callable[[Branch], T]],
+    placements: Sequence[Placement],
+    *,
+    at_once: bool,
+) -> dict[str, T]:
+    """Write on several shards, and return the results by shard; *at_once*: at the same time if there are threads.
+
+    Else in the order of the shards' names, so that two such writes never wait for each other. *works* raise psycopg2's
+    errors. Raise `sqlalchemy.exc` errors, `ShardUnavailable`, `StalePlacement`, `CrossShardDeadlock`.
+    """
+
+    def work(shard: str, connection: Any) -> T:
+        branch = transaction.branch(shard)
+        branch.may_write = True
+        try:
+            return transaction.waiting(branch, lambda: works[shard](branch))
+        except psycopg2.Error as error:
+            if is_stale(error):
+                raise
+            raise translate(error, branch.connection, shard, "", writes=False) from error
+
+    try:
+        with (
+            transaction.around.hands.taken(len(works) if at_once else 0) as threads,
+            leased(cast(Engines, _Branches(transaction)), list(works)) as leases,
+        ):
+            if at_once and len(works) > 1 and threads is not None:
+                results = on_shards(threads, leases, dict.fromkeys(works, work))
+            else:
+                results = {shard: work(shard, None) for shard in leases.shards}
+    except psycopg2.Error as error:
+        raise transaction.failed(error, None, "", placements) from error
+    except CrossShardDeadlock as error:
+        transaction.give_up(error)
+        raise
+    except BaseException as error:
+        transaction.note_failure(error)
+        if isinstance(error, ScatterFailed) and len(error.errors) == 1:
+            raise next(iter(error.errors.values())) from error
+        raise
+    transaction.check_in_place(placements)
+    return results
+
+
+@dataclass(frozen=True)
+class _Branches:
+    """As much of `Engines` as `leased` uses: pools that lend the transaction's own connections."""
+
+    transaction: Transaction
+
+    def pool(self, shard: str) -> Any:
+        return _Lent(self.transaction, shard)
+
+
+@dataclass(frozen=True)
+class _Lent:
+    transaction: Transaction
+    shard: str
+
+    def lease(self) -> _Lent:
+        self.transaction.branch(self.shard)
+        return self
+
+    @property
+    def dbapi_connection(self) -> Any:
+        return self.transaction.branch(self.shard).connection
+
+    def give_back(self, entry: _Lent) -> None:
+        """It stays with the transaction."""
+
+    def discard(self, entry: _Lent) -> None:
+        self.dbapi_connection.close()

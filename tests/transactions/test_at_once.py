@@ -1,0 +1,169 @@
+"""Rows that are new are written on all shards at the same time; what others have locked makes no deadlock of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from shardpool import Router, parse_config
+from shardpool.errors import CrossShardDeadlock
+from shardpool.executor import writes
+from tests.support.backends import plain_connection
+from tests.support.waiting import eventually
+from tests.transactions.bank import ACCOUNTS, AMOUNT, Bank, open_bank
+
+NEW = 1000
+WAITING = (
+    "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' "
+    "AND query LIKE '%INSERT INTO%accounts%'"
+)
+
+
+@pytest.fixture(scope="module")
+def bank(server_urls: list[str]) -> Iterator[Bank]:
+    with open_bank(server_urls) as found:
+        # Without the proxies: they are threads of this process, all of which stop while the driver cancels a statement.
+        shards = {name: {"url": url} for name, url in found.urls.items()}
+        document = {"keyspace": "bank", "partitions": 6, "catalog": found.urls["s0"], "shards": shards}
+        with Router(parse_config(document, source="test"), listen=False) as router:
+            found = replace(found, router=router)
+            yield found
+        assert found.total() == ACCOUNTS * AMOUNT
+        assert all(stats.in_use == 0 for stats in found.router.stats().pools.values())
+
+
+@pytest.fixture
+def new(bank: Bank) -> Iterator[tuple[int, ...]]:
+    """A free account on each shard."""
+    first = {bank.router.shard_of(key).name: key for key in range(NEW, NEW + 100)}
+    yield first["s0"], first["s1"], first["s2"]
+    bank.router.query("DELETE FROM accounts WHERE id >= :new", {"new": NEW})
+
+
+def insert(bank: Bank, *keys: int) -> None:
+    values = ", ".join(f"({key}, 0)" for key in keys)
+    bank.router.query(f"INSERT INTO accounts VALUES {values}")
+
+
+def holding(stack: ExitStack, bank: Bank, key: int) -> Any:
+    """A session that has inserted *key*, and not committed."""
+    placement = bank.router.partition_of(key)
+    connection = stack.enter_context(closing(plain_connection(bank.urls[bank.router.shard_of(key).name])))
+    connection.autocommit = False
+    with connection.cursor() as cursor:
+        cursor.execute(f"INSERT INTO {placement.schema}.accounts VALUES ({key}, 0)")
+    return connection
+
+
+def waiters(bank: Bank, shard: str) -> int:
+    return len(bank.on(shard, WAITING))
+
+
+def test_all_shards_are_taken_at_once(bank: Bank, new: tuple[int, ...]) -> None:
+    with ThreadPoolExecutor(1) as threads, ExitStack() as stack:
+        holders = [holding(stack, bank, key) for key in new]
+        writing = threads.submit(insert, bank, *new)
+        eventually(lambda: all(waiters(bank, shard) for shard in bank.direct), "a wait on each shard")
+        for holder in holders:
+            holder.rollback()
+        writing.result(30)
+    assert bank.router.query("SELECT count(*) FROM accounts WHERE id >= 1000").scalar() == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "INSERT INTO accounts VALUES ({}, 0), ({}, 0), ({}, 0) ON CONFLICT DO NOTHING",
+        "UPDATE accounts SET amount = amount WHERE id IN ({}, {}, {})",
+    ],
+)
+def test_rows_that_may_be_there_are_taken_in_order(bank: Bank, new: tuple[int, ...], words: str) -> None:
+    insert(bank, *new)
+    with ThreadPoolExecutor(1) as threads, ExitStack() as stack:
+        holders = []
+        for key in new:
+            connection = stack.enter_context(closing(plain_connection(bank.urls[bank.router.shard_of(key).name])))
+            connection.autocommit = False
+            with connection.cursor() as cursor:
+                cursor.execute(f"DELETE FROM {bank.router.partition_of(key).schema}.accounts WHERE id = {key}")
+            holders.append(connection)
+        writing = threads.submit(bank.router.query, words.format(*new))
+        waits = WAITING.replace("INSERT INTO", words.split()[0])
+        for place, holder in enumerate(holders):
+            eventually(lambda place=place: bank.on(f"s{place}", waits), f"a wait on s{place}")  # type: ignore[misc]
+            assert not any(bank.on(shard, waits) for shard in bank.direct if shard != f"s{place}")
+            holder.rollback()
+        writing.result(30)
+
+
+def test_a_deadlock_is_gone_around_in_order(bank: Bank, new: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The statement is the younger transaction, and thus the victim. In order, it just finds that the rows exist."""
+    tried = []
+    original = writes.write
+    monkeypatch.setattr(writes, "write", lambda *given: tried.append(given[-1]) or original(*given))
+    a, b, c = new
+    row = "INSERT INTO accounts VALUES (:key, 0)"
+    with ThreadPoolExecutor(1) as threads:
+        with bank.router.transaction() as tx:
+            tx.execute(c, row, {"key": c})
+            tx.execute(a, row, {"key": a})
+            writing = threads.submit(insert, bank, a, b)
+            eventually(lambda: waiters(bank, "s0"), "a wait for what the transaction has")
+            tx.execute(b, row, {"key": b})
+        with pytest.raises(IntegrityError, match="already exists"):
+            writing.result(30)
+    assert tried == [True, False]
+
+
+def test_the_others_end_when_one_shard_fails(bank: Bank, new: tuple[int, ...]) -> None:
+    a, b, c = new
+    insert(bank, a)
+    with ThreadPoolExecutor(1) as threads, ExitStack() as stack:
+        holder = holding(stack, bank, b)
+        writing = threads.submit(insert, bank, a, b, c)
+        with pytest.raises(IntegrityError):
+            writing.result(30)
+        eventually(lambda: not waiters(bank, "s1"), "nobody waiting")
+        holder.rollback()
+    assert bank.router.query("SELECT id FROM accounts WHERE id >= 1000").all() == [(a,)]
+
+
+def test_without_threads_the_shards_are_taken_in_order(bank: Bank, new: tuple[int, ...]) -> None:
+    """Nobody queues for threads: those who have them may wait for the one who would queue."""
+    hands = bank.router._around.hands
+    with ThreadPoolExecutor(1) as threads, ExitStack() as stack, hands.taken(32) as all_of_them:
+        assert all_of_them is not None
+        first, second = holding(stack, bank, new[0]), holding(stack, bank, new[1])
+        writing = threads.submit(insert, bank, *new)
+        eventually(lambda: waiters(bank, "s0"), "a wait on the first shard")
+        assert not waiters(bank, "s1")
+        first.rollback()
+        eventually(lambda: waiters(bank, "s1"), "a wait on the second shard")
+        second.rollback()
+        writing.result(30)
+
+
+def test_in_a_transaction_a_deadlock_is_the_callers(bank: Bank, new: tuple[int, ...]) -> None:
+    """There the shards are taken in order: the transaction may hold locks already."""
+    a, b, c = new
+    row = "INSERT INTO accounts VALUES (:key, 0)"
+
+    def both() -> None:
+        with bank.router.transaction() as tx:
+            tx.query(f"INSERT INTO accounts VALUES ({a}, 0), ({b}, 0)")
+
+    with ThreadPoolExecutor(1) as threads:
+        with bank.router.transaction() as tx:
+            tx.execute(c, row, {"key": c})
+            tx.execute(b, row, {"key": b})
+            writing = threads.submit(both)
+            eventually(lambda: waiters(bank, "s1"), "a wait for what the transaction has")
+            tx.execute(a, row, {"key": a})
+        with pytest.raises(CrossShardDeadlock):
+            writing.result(30)
