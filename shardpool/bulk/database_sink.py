@@ -87,7 +87,7 @@ class DatabaseSink:
     def _write_batch(self, connection: Any, batch: Rows, limit: int) -> list[Rejected]:
         relation = f"{quote(self._schema)}.{quote(batch.table)}"
         try:
-            found = self._writer(connection, relation, batch.columns, batch.records, limit)
+            found = self._writer(connection, "", relation, batch.columns, batch.records, limit)
         except psycopg2.Error as error:
             if is_fault_of_data(error) and not connection.closed and hasattr(error, "row"):
                 raise BadRows(batch.source_of(error.row), reason_of(error), limit) from error

@@ -24,7 +24,7 @@ class Fields:
 
     def __init__(self, layout: Layout) -> None:
         self._csv = layout.format == "csv"
-        self._null = layout.null
+        self.null = layout.null
         delimiter = re.escape(layout.delimiter)
         if self._csv:
             self._field = rb'[^"%b]*+(?:"[^"]*+"[^"%b]*+)*+' % (delimiter, delimiter)
@@ -55,8 +55,8 @@ class Fields:
                 if raw.count(QUOTE) % 2:
                     raise Ambiguous
                 return _QUOTED.sub(lambda match: match[1].replace(b'""', QUOTE), raw)
-            return None if raw == self._null else raw
-        if raw == self._null:
+            return None if raw == self.null else raw
+        if raw == self.null:
             return None
         return _unescape(raw) if b"\\" in raw else raw
 

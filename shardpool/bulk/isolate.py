@@ -14,22 +14,22 @@ from shardpool.bulk.chunk import Record
 Refused = tuple[int, str]
 
 
-#: Writes records by the cursor's connection.
-Write = Callable[[Any, Sequence[Record]], None]
+#: Writes records by the cursor's connection; the given words go before its statement, in the same message.
+Write = Callable[[Any, Sequence[Record], str], None]
 
 
-def copy_good_rows(connection: Any, statement: str, records: Sequence[Record], limit: int) -> list[Refused]:
-    """Run the COPY *statement* with *records*, as `keep_good_rows` does."""
+def copy_good_rows(connection: Any, before: str, copy: str, records: Sequence[Record], limit: int) -> list[Refused]:
+    """Run the statement *copy* with *records*, as `keep_good_rows` does."""
 
-    def copy(cursor: Any, some: Sequence[Record]) -> None:
+    def write(cursor: Any, some: Sequence[Record], begin: str) -> None:
         data = b"\n".join([*some, b""])
-        cursor.copy_expert(statement, io.BytesIO(data), size=max(len(data), 1))
+        cursor.copy_expert(begin + copy, io.BytesIO(data), size=max(len(data), 1))
 
-    return keep_good_rows(connection, copy, records, limit)
+    return keep_good_rows(connection, before, write, records, limit)
 
 
-def keep_good_rows(connection: Any, write: Write, records: Sequence[Record], limit: int) -> list[Refused]:
-    """Write *records* but for those that the server refuses, which are returned.
+def keep_good_rows(connection: Any, before: str, write: Write, records: Sequence[Record], limit: int) -> list[Refused]:
+    """Write *records* but for those that the server refuses, which are returned. *before*: statements to set it up.
 
     At most *limit* are left out; the error of one more is raised, with the attribute `row`, its index. What is wrong
     with the connection, or with all rows alike, is raised as it is.
@@ -37,7 +37,7 @@ def keep_good_rows(connection: Any, write: Write, records: Sequence[Record], lim
     refused: list[Refused] = []
 
     def attempt(first: int, last: int) -> None:
-        error = _try(connection, write, records[first:last])
+        error = _try(connection, before, write, records[first:last])
         if error is None:
             return
         if last - first > 1:
@@ -54,12 +54,11 @@ def keep_good_rows(connection: Any, write: Write, records: Sequence[Record], lim
     return refused
 
 
-def _try(connection: Any, write: Write, records: Sequence[Record]) -> psycopg2.Error | None:
+def _try(connection: Any, before: str, write: Write, records: Sequence[Record]) -> psycopg2.Error | None:
     """Write *records*; return the error if it is one of the data, with the transaction as it was before."""
     with connection.cursor() as cursor:
-        cursor.execute("SAVEPOINT shardpool_rows")
         try:
-            write(cursor, records)
+            write(cursor, records, f"{before} SAVEPOINT shardpool_rows; ")
             cursor.execute("RELEASE SAVEPOINT shardpool_rows")
             return None
         except psycopg2.Error as error:

@@ -24,6 +24,8 @@ CACHE_KEY_BYTES = 64
 
 #: The length before each part of a composite key: see `shardpool.topology.key`.
 _pack_length = struct.Struct("<I").pack
+#: The bytes of an integer: ibid. So many digits always fit.
+_pack_integer, PLAIN_DIGITS = struct.Struct("<q").pack, 18
 
 _INTEGER = re.compile(rb"[ \t-\r]*[+-]?[0-9]+[ \t-\r]*")
 _UUID = re.compile(rb"(\{)?[0-9a-fA-F]{4}(?:-?[0-9a-fA-F]{4}){7}(?(1)\})")
@@ -135,9 +137,13 @@ class Places(dict[bytes, int]):
         (part,) = _parts(fields, table)
         self._canonical = part.canonical
         self._lows = lows
+        self._digits = table.key_types == (KeyType.INTEGER,) and not fields.null.isdigit()
 
     def __missing__(self, raw: bytes) -> int:
-        place = bisect_right(self._lows, hash_bytes(self._canonical(raw))) - 1
+        # Plain numbers, which most keys are, need none of the words that could be wrong with others.
+        plain = self._digits and len(raw) <= PLAIN_DIGITS and raw.isdigit()
+        data = _pack_integer(int(raw)) if plain else self._canonical(raw)
+        place = bisect_right(self._lows, hash_bytes(data)) - 1
         _remember(self, raw, place)
         return place
 

@@ -30,17 +30,19 @@ from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Topology
 from shardpool.topology.tables import Table
 
-#: Writes records by one statement: (connection, table in full, columns, records, may be left out) -> left out.
-Writer = Callable[[object, str, Sequence[str], Sequence[Record], int], list[Refused]]
+#: Writes records by one statement: (connection, statements before it, table in full, columns, records, may be left
+#: out) -> left out.
+Writer = Callable[[object, str, str, Sequence[str], Sequence[Record], int], list[Refused]]
 
 _QUOTED = re.compile(r'"[^"]*"')
 
 
 def insert(
-    connection: object, relation: str, columns: Sequence[str], records: Sequence[Record], limit: int
+    connection: object, before: str, relation: str, columns: Sequence[str], records: Sequence[Record], limit: int
 ) -> list[Refused]:
     """Write by COPY."""
-    return copy_good_rows(connection, f"COPY {relation} ({', '.join(map(quote, columns))}) FROM STDIN", records, limit)
+    copy = f"COPY {relation} ({', '.join(map(quote, columns))}) FROM STDIN"
+    return copy_good_rows(connection, before, copy, records, limit)
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,7 @@ class KeyspaceSink:
         for shard in part.shards:
             connection = together.lane(shard).connection
             try:
-                with connection.cursor() as cursor:
-                    cursor.execute(part.path)
-                found = self._writer(connection, relation, batch.columns, records, limit)
+                found = self._writer(connection, part.path, relation, batch.columns, records, limit)
             except psycopg2.Error as error:
                 if is_fault_of_data(error) and not connection.closed and hasattr(error, "row"):
                     index = part.indexes[error.row]
@@ -155,16 +155,16 @@ def _places(
     lows = [placement.partition.low for placement in topology.shard_map.placements]
     router = RecordRouter(table, lows, COPY_TEXT, Fields(COPY_TEXT), batch.columns, batch.table)
     indexes = list(range(len(batch.records)))
+    block = Block(list(batch.records), 0)
     while indexes:
-        block = Block([batch.records[index] for index in indexes], 0)
         try:
             router.route(block)
+            break
         except BadRow as error:
+            del block.records[error.line]
             index = indexes.pop(error.line)
             reason = _QUOTED.sub("the value", error.reason)
             if len(left_out) >= ticket.may_reject:
                 raise BadRows(batch.source_of(index), reason, ticket.may_reject) from error
             left_out.append(Rejected(batch.source_of(index), reason))
-            continue
-        return indexes, block.places
-    return [], []
+    return indexes, block.places

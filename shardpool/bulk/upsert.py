@@ -29,21 +29,21 @@ class Upsert:
         self._table, self._kept = table, {*kept, *table.primary_key}
 
     def __call__(
-        self, connection: Any, relation: str, columns: Sequence[str], records: Sequence[Record], limit: int
+        self, connection: Any, before: str, relation: str, columns: Sequence[str], records: Sequence[Record], limit: int
     ) -> list[Refused]:
         decode = Fields(COPY_TEXT).decode
         statement = self._statement(relation, columns)
         places = [columns.index(name) for name in self._table.primary_key]
 
-        def write(cursor: Any, some: Sequence[Record]) -> None:
+        def write(cursor: Any, some: Sequence[Record], begin: str) -> None:
             rows = {}
             for record in some:
                 fields = record.split(b"\t")
                 rows[tuple(fields[place] for place in places)] = fields
             turned = zip(*rows.values(), strict=True)
-            cursor.execute(statement, [[_text(decode(field)) for field in column] for column in turned])
+            cursor.execute(begin + statement, [[_text(decode(field)) for field in column] for column in turned])
 
-        return keep_good_rows(connection, write, records, limit)
+        return keep_good_rows(connection, before, write, records, limit)
 
     def _statement(self, relation: str, columns: Sequence[str]) -> str:
         missing = [name for name in self._table.primary_key if name not in columns]

@@ -70,7 +70,7 @@ def _replace(cursor: Any, schema: str, table: Table, rows: dict[Key, bytes]) -> 
     here = _rows(cursor, relation, table)
     written = [record for key, record in rows.items() if here.get(key) != record]
     if written:
-        Upsert(table)(cursor.connection, relation, table.insertable, written, 0)
+        Upsert(table)(cursor.connection, "", relation, table.insertable, written, 0)
     gone = [key for key in here if key not in rows]
     if gone:
         delete_rows(cursor, schema, table, gone)

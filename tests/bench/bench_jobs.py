@@ -44,6 +44,8 @@ name = "in"
 [from]
 url = "{url}"
 frozen = true
+[run]
+chunk_rows = 50000
 [tables]
 visit = {{ key = "customer" }}
 """
@@ -56,6 +58,7 @@ env = "BENCH_SECRET"
 [run]
 executor = "{executor}"
 workers = 2
+chunk_rows = 50000
 [tables.visit]
 customer = "pseudonym"
 number = "keep"

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import text
 
 from shardpool import Router
-from shardpool.bulk import keyspace_sink, runner, throttle, together
+from shardpool.bulk import keyset, keyspace_sink, runner, throttle, together
 from shardpool.bulk.chunk import Chunk, Ticket
 from shardpool.bulk.keyspace_sink import KeyspaceSink
 from shardpool.bulk.runner import JobProgress
@@ -68,6 +68,20 @@ def test_chunks_are_even_and_complete(router: Router) -> None:
         assert sum(sizes) == len(work.source.read(Chunk(0, stream.name, "part", 0, stream.partition)).records)
         assert all(size == 30 for size in sizes[:-1])
         assert 15 <= sizes[-1] <= 45
+
+
+def test_large_tables_are_cut_by_a_sample(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks may be of any size then, but together they are the table."""
+    monkeypatch.setattr(keyset, "LARGE", 0)
+    work = CopyWork(router.config).opened(router)
+    for stream in work.source.streams():
+        cuts: list[Any] = [None, *work.source.bounds(stream, 100), None]
+        found: list[bytes] = []
+        for after, upto in itertools.pairwise(cuts):
+            chunk = Chunk(0, stream.name, stream.table, 0, stream.partition, after, upto)
+            found += work.source.read(chunk).records
+        whole = work.source.read(Chunk(0, stream.name, stream.table, 0, stream.partition)).records
+        assert sorted(found) == sorted(whole)
 
 
 # -- death ----------------------------------------------------------------------------------------------------------

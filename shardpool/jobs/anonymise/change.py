@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import datetime
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal, InvalidOperation
 from functools import lru_cache
 
-from shardpool.bulk.values import BadValue
+from shardpool.bulk.values import BadValue, to_field
 from shardpool.errors import JobRefused
 from shardpool.jobs.anonymise.secret import Keyed
 
+_NO_DATE = "not a date of the years 1 to 9999"
 #: How many values of a kind a fake is chosen from.
 FAKES = 4096
 KINDS = ("name", "first_name", "last_name", "company", "job", "city", "street_address", "postcode", "phone_number")
@@ -22,14 +24,37 @@ EMAIL = re.compile(r"[A-Za-z0-9._%+'-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+")
 PHONE = re.compile(r"(?<![\w.])(?!\d{4}-\d\d-\d\d(?!\d))(?:\+|\(|00)?\d(?:[ ()./-]{0,2}\d){6,}(?!\w)")
 
 
+class Change(ABC):
+    """Makes another value of a value, always the same one."""
+
+    @abstractmethod
+    def __call__(self, text: str) -> str: ...
+
+    def fields(self, plain: Sequence[bytes]) -> list[bytes]:
+        """The same for many fields at once, none of which is NULL or has anything escaped."""
+        return [to_field(self(field.decode())) for field in plain]
+
+
 @dataclass(frozen=True)
-class Mask:
+class Mask(Change):
     """Letters become letters, digits digits, all else stays; *keep_first* and *keep_last* characters too."""
 
     keyed: Keyed
     keep_first: int = 0
     keep_last: int = 0
     sign: str | None = None
+
+    def fields(self, plain: Sequence[bytes]) -> list[bytes]:
+        joined = b"\t".join(plain)
+        if self.keep_first or self.keep_last or self.sign or not joined.isascii() or max(map(len, plain)) > _DIGEST:
+            return super().fields(plain)
+        digests = self.keyed.digests([b"0,0," + field for field in plain])
+        random = b"\t".join([digest[: len(field)] for digest, field in zip(digests, plain, strict=True)])
+        masked = _blend(joined, random).split(b"\t")
+        same = [place for place, pair in enumerate(zip(masked, plain, strict=True)) if pair[0] == pair[1]]
+        for place in same:
+            masked[place] = self(plain[place].decode()).encode()
+        return masked
 
     def __call__(self, text: str) -> str:
         first, last = self.keep_first, max(len(text) - self.keep_last, 0)
@@ -82,6 +107,19 @@ _CHOICES = {
 }
 
 
+#: Kind of character -> what makes 255 of it and 0 of all else. Tabs stay.
+_IS = {kind: bytes(255 * (it == kind[0]) for it in _ASCII) for kind in _CHOICES}
+_DIGEST = 32
+
+
+def _blend(text: bytes, random: bytes) -> bytes:
+    """Put characters made of *random* bytes in the place of those of *text* that do not stay: bitwise, all at once."""
+    number, blended = int.from_bytes, 0
+    for kind, choice in _CHOICES.items():
+        blended |= number(text.translate(_IS[kind])) & number(random.translate(choice) if choice else text)
+    return blended.to_bytes(len(text))
+
+
 @lru_cache(maxsize=4096)
 def _runs(shape: bytes) -> Sequence[tuple[int, int, bytes]]:
     """Return the stretches of characters of one kind: from, to, and what makes random bytes such characters."""
@@ -89,10 +127,14 @@ def _runs(shape: bytes) -> Sequence[tuple[int, int, bytes]]:
 
 
 @dataclass(frozen=True)
-class Scrub:
+class Scrub(Change):
     """Replaces e-mail addresses and telephone numbers within a text; the same one always by the same."""
 
     keyed: Keyed
+
+    def fields(self, plain: Sequence[bytes]) -> list[bytes]:
+        # Neither pattern goes over a tab, or takes it for a part of a word.
+        return self("\t".join([field.decode() for field in plain])).encode().split(b"\t")
 
     def __call__(self, text: str) -> str:
         text = EMAIL.sub(lambda match: self._email(match[0]), text)
@@ -103,7 +145,7 @@ class Scrub:
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(Change):
     """Numbers, rounded down to a multiple of *step*."""
 
     step: Decimal
@@ -114,22 +156,29 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Period:
+class Period(Change):
     """Dates and times, set back to the beginning of their month, quarter, year or decade. The time zone stays."""
 
     to: str
 
     def __call__(self, text: str) -> str:
-        day = date_of(text)
-        month = {"month": day.month, "quarter": (day.month - 1) // 3 * 3 + 1}.get(self.to, 1)
-        year = day.year - day.year % 10 if self.to == "decade" else day.year
         time = text[10:]
         zone = time[max(time.find("+"), time.find("-")) :] if "+" in time or "-" in time else ""
-        return f"{max(year, 1):04d}-{month:02d}-01" + (f" 00:00:00{zone}" if time else "")
+        if text.endswith("BC"):
+            raise BadValue(_NO_DATE)
+        return _beginning(text[:10], self.to) + (f" 00:00:00{zone}" if time else "")
+
+
+@lru_cache(maxsize=1 << 15)
+def _beginning(text: str, period: str) -> str:
+    day = date_of(text)
+    month = {"month": day.month, "quarter": (day.month - 1) // 3 * 3 + 1}.get(period, 1)
+    year = day.year - day.year % 10 if period == "decade" else day.year
+    return f"{max(year, 1):04d}-{month:02d}-01"
 
 
 @dataclass(frozen=True)
-class Prefix:
+class Prefix(Change):
     """The first characters of a text: districts of postcodes, for example."""
 
     length: int
@@ -139,14 +188,20 @@ class Prefix:
 
 
 @dataclass(frozen=True)
-class Fake:
+class Fake(Change):
     """A value of a kind, chosen by the HMAC; never the value itself."""
 
     keyed: Keyed
     pool: Sequence[str]
 
     def __call__(self, text: str) -> str:
-        place = self.keyed.number(text.encode())
+        return self._choose(text, self.keyed.number(text.encode()))
+
+    def fields(self, plain: Sequence[bytes]) -> list[bytes]:
+        numbers = self.keyed.numbers(plain)
+        return [to_field(self._choose(it.decode(), number)) for it, number in zip(plain, numbers, strict=True)]
+
+    def _choose(self, text: str, place: int) -> str:
         found = self.pool[place % len(self.pool)]
         return found if found.casefold() != text.strip().casefold() else self.pool[(place + 1) % len(self.pool)]
 
@@ -187,4 +242,4 @@ def date_of(text: str) -> datetime.date:
             raise ValueError
         return datetime.date.fromisoformat(text[:10])
     except ValueError:
-        raise BadValue("not a date of the years 1 to 9999") from None
+        raise BadValue(_NO_DATE) from None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Protocol
 
 from shardpool.bulk.values import NULL, BadValue, to_field, to_text
-from shardpool.jobs.anonymise.change import date_of, decimal_of
+from shardpool.jobs.anonymise.change import Change, date_of, decimal_of
 from shardpool.jobs.anonymise.secret import Keyed
 
 CACHE_ENTRIES = 1 << 16
@@ -22,23 +22,26 @@ class Rule(Protocol):
         """Return the new fields. *keys* are the rows' own, as they were. Raise `BadValue`."""
 
 
-class PerValue(dict[bytes, bytes]):
-    """Equal values become equal values. A bounded cache, as values repeat."""
+class PerValue:
+    """Equal values become equal values; what *change* made is kept for a while, as values repeat."""
 
-    def __init__(self, change: Callable[[str], str]) -> None:
-        super().__init__()
+    def __init__(self, change: Change) -> None:
         self._change = change
+        self._known = {NULL: NULL}
 
     def apply(self, column: Sequence[bytes], keys: Sequence[bytes]) -> list[bytes]:
-        return [self[field] for field in column]
-
-    def __missing__(self, field: bytes) -> bytes:
-        if field == NULL:
-            return NULL
-        changed = to_field(self._change(to_text(field)))
-        if len(self) >= CACHE_ENTRIES:
-            self.clear()
-        self[field] = changed
+        # Other threads add to it, and take another one: nothing is ever taken out.
+        known = self._known
+        fresh = [field for field in dict.fromkeys(column) if field not in known]
+        plain = fresh if b"\\" not in b"\t".join(fresh) else [field for field in fresh if b"\\" not in field]
+        if len(plain) < len(fresh):
+            escaped = [field for field in fresh if b"\\" in field]
+            known.update((field, to_field(self._change(to_text(field)))) for field in escaped)
+        if plain:
+            known.update(zip(plain, self._change.fields(plain), strict=True))
+        changed = [known[field] for field in column]
+        if len(known) > CACHE_ENTRIES:
+            self._known = {NULL: NULL}
         return changed
 
 
@@ -65,10 +68,10 @@ class Noise:
         self._numerator, self._denominator = numerator, denominator << 63
 
     def apply(self, column: Sequence[bytes], keys: Sequence[bytes]) -> list[bytes]:
-        digest, change = self._keyed.digest, self._day if self._days is not None else self._number
+        numbers = self._keyed.numbers([b"%b\0%b" % pair for pair in zip(keys, column, strict=True)])
+        change = self._day if self._days is not None else self._number
         return [
-            field if field == NULL else change(field, int.from_bytes(digest(key + b"\0" + field)[:8], "big"))
-            for field, key in zip(column, keys, strict=True)
+            field if field == NULL else change(field, number) for field, number in zip(column, numbers, strict=True)
         ]
 
     def _day(self, field: bytes, number: int) -> bytes:
@@ -108,7 +111,7 @@ class Shuffle:
             if not self.nullable:
                 raise BadValue("there is no other row to take a value from")
             return [NULL]
-        order = sorted(range(len(column)), key=lambda index: self.keyed.digest(keys[index]))
+        order = sorted(range(len(column)), key=self.keyed.digests(keys).__getitem__)
         shuffled = list(column)
         for place, index in enumerate(order):
             shuffled[index] = column[order[place - 1]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 
 from shardpool.errors import JobRefused
 
@@ -32,16 +33,30 @@ class Keyed:
         """Return the hashes of a domain: equal values have equal ones within it, and unrelated ones in another."""
         return Keyed(self.digest(b"domain\0" + name.encode()))
 
+    def digests(self, many: Iterable[bytes]) -> list[bytes]:
+        """Return the digest of each."""
+        inner, outer = self._inner.copy, self._outer.copy
+        found = []
+        for data in many:
+            first = inner()
+            first.update(data)
+            second = outer()
+            second.update(first.digest())
+            found.append(second.digest())
+        return found
+
     def digest(self, data: bytes) -> bytes:
         """Return 32 bytes that nobody can relate to *data* without the secret."""
-        inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(data)
-        outer.update(inner.digest())
-        return outer.digest()
+        return self.digests((data,))[0]
+
+    def numbers(self, many: Iterable[bytes]) -> list[int]:
+        """Return 64 bits of each digest as a number."""
+        number = int.from_bytes
+        return [number(digest[:8], "big") for digest in self.digests(many)]
 
     def number(self, data: bytes) -> int:
         """Return 64 bits of the digest as a number."""
-        return int.from_bytes(self.digest(data)[:8], "big")
+        return self.numbers((data,))[0]
 
 
 def read_secret(variable: str) -> Keyed:

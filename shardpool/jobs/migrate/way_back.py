@@ -119,7 +119,7 @@ class _OldTables:
                 # One that was changed all the same is found by the comparison.
                 kept = [column for table, column in self._identities if table == page.table.name]
                 write = Upsert(page.table, kept)
-                write(cursor.connection, quote(page.table.name), page.table.insertable, page.records, 0)
+                write(cursor.connection, "", quote(page.table.name), page.table.insertable, page.records, 0)
             gone.append((page.table, page.gone()))
         cursor.execute("SELECT current_schema()")
         (schema,) = cursor.fetchone()

@@ -75,7 +75,7 @@ class DatabaseReceiver:
                 count += len(page.keys)
                 delete_rows(cursor, self._schema, page.table, page.keys)
                 relation = f"{quote(self._schema)}.{quote(page.table.name)}"
-                insert(cursor.connection, relation, page.table.insertable, page.records, 0)
+                insert(cursor.connection, "", relation, page.table.insertable, page.records, 0)
             fault_point("batch-applied")
             return count
 
