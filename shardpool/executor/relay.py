@@ -84,37 +84,37 @@ class FanOut:
 class Producer:
     """One shard's stream: the file of its COPY TO."""
 
+    __slots__ = ("_held", "_relay", "_size", "_started")
+
     def __init__(self, relay: Relay | FanOut) -> None:
         self._relay = relay
         self._held: list[bytes] = []
         self._size = 0
         self._started = False
 
-    def write(self, message: bytes) -> int:
-        data = bytes(message)
-        if not self._started:
-            if not data.startswith(SIGNATURE):
-                raise ValueError("not a binary COPY stream")
-            data = data[len(HEADER) :]
-            self._started = True
-        self._held.append(data)
-        self._size += len(data)
+    def write(self, message: bytes) -> None:
+        """Take a message; this runs once per row."""
+        self._held.append(message)
+        self._size += len(message)
         if self._size >= CHUNK_BYTES:
             # The last message is held back: it may be the trailer.
-            self._flush(len(self._held) - 1)
-        return len(message)
+            last = self._held.pop()
+            self._pass_on(b"".join(self._held))
+            self._held, self._size = [last], len(last)
 
     def close(self) -> None:
         """The stream ended well: pass on what is left, without the trailer."""
         rest = b"".join(self._held)
         if not rest.endswith(TRAILER):
             raise ValueError("a binary COPY stream ended without its trailer")
-        if len(rest) > len(TRAILER):
-            self._relay.put(rest[: -len(TRAILER)])
+        self._pass_on(rest[: -len(TRAILER)])
         self._relay.put(None)
 
-    def _flush(self, count: int) -> None:
-        if count:
-            self._relay.put(b"".join(self._held[:count]))
-            del self._held[:count]
-            self._size = sum(map(len, self._held))
+    def _pass_on(self, data: bytes) -> None:
+        if not self._started and data:
+            if not data.startswith(SIGNATURE):
+                raise ValueError("not a binary COPY stream")
+            data = data[len(HEADER) :]
+            self._started = True
+        if data:
+            self._relay.put(data)
