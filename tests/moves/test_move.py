@@ -184,16 +184,16 @@ def test_waiting_writers_leave_room_in_the_pool(place: Place, gates: Gates, mode
         by_partition = {
             it.id: next(k for k in range(60) if router.partition_of(k) == it) for it in router.shard_map.partitions
         }
-        here = [it.id for it in router.shard_map.by_shard()[place.owner(0)]]
-        other = next(it for it in here if it != 0)
+        here = next(found for found in router.shard_map.by_shard().values() if len(found) > 1)
+        moved, other = here[0].id, here[1].id
         gates.close(WRITERS_WAIT[mode])
-        moving = Background(lambda: move_partition(place.router, 0, place.other(0)))
+        moving = Background(lambda: move_partition(place.router, moved, place.other(moved)))
         gates.wait_for(WRITERS_WAIT[mode])
-        eventually(lambda: router.shard_map.placement(0).moving, "the router knows")
-        key = by_partition[0]
+        eventually(lambda: router.shard_map.placement(moved).moving, "the router knows")
+        key = by_partition[moved]
         write = "UPDATE plain SET extra = coalesce(extra, 0) + 1 WHERE customer_id = :key"
         writing = [Background(lambda: router.execute(key, write, {"key": key})) for _ in range(8)]
-        shard = place.owner(0)
+        shard = place.owner(moved)
         eventually(lambda: router.stats().pools[shard].in_use >= 2, "writers wait in the server")
         for _ in range(20):
             router.execute(by_partition[other], write, {"key": by_partition[other]})
