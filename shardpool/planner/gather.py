@@ -120,7 +120,9 @@ class Sources:
         if self._everything or {column.name for column in columns}.issuperset(key or ("",)):
             return False
         same = all(column.base_type in KEY_TYPES and not column.collation for column in columns)
-        return same and all(any(item.scope.select is check for check in self._checks) for item in items)
+        return same and all(
+            not item.sampled and any(item.scope.select is check for check in self._checks) for item in items
+        )
 
     def share(self, name: str, occurrences: Collection[Item]) -> float:
         """Guess the share of a table's rows that those of the *occurrences* need that are of it."""
