@@ -123,8 +123,8 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
     ),
     "SP141": (
         "the definition of view {what!r} cannot stand where the statement names it",
-        "name it plainly in FROM, with or without an alias: no TABLE, ONLY or TABLESAMPLE",
-        "table large",
+        "name it plainly in FROM, with or without an alias, and no TABLESAMPLE",
+        "select * from large tablesample system (5)",
     ),
     "SP142": (
         "view {what!r} refers to itself, or to views of views beyond 12 levels",
@@ -132,9 +132,9 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
         "select * from endless",
     ),
     "SP143": (
-        "the row of view {what!r} as one value has no type in a query over partitions",
+        "the row of view {what!r} as one value is a record, and pg_typeof or a function of yours may look at its type",
         "name the columns, or make it a value by to_jsonb; another alias, if a column of this name is meant",
-        "select large from large",
+        "select large, pg_typeof(large) from large",
     ),
     "SP110": (
         "{what} inside execute(): every call is a transaction of its own",

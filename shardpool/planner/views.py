@@ -37,7 +37,7 @@ def expanded(statement: Statement, topology: Topology) -> Statement:
     """Return *statement* with all views replaced. Raise `UnsupportedStatement` where that is not proven, or for writes
     to a view.
     """
-    if not topology.views:
+    if not _may_name_views(statement.numbered, topology):
         return statement
     refuse_writes(statement.node, topology)
     for _ in range(MAX_LEVELS):
@@ -45,7 +45,17 @@ def expanded(statement: Statement, topology: Topology) -> Statement:
         if not uses:
             return statement
         statement = _replaced(statement, uses, topology)
+        if not any(_may_name_views(topology.views[use.relname].definition, topology) for use in uses):
+            return statement
     raise refuse("SP142", uses[0].relname)
+
+
+def _may_name_views(text: str, topology: Topology) -> bool:
+    """Whether a view's name stands anywhere in a text, or could in another spelling."""
+    if not topology.views:
+        return False
+    lowered = text.encode().lower()
+    return b'""' in lowered or b'u&"' in lowered or any(name.encode().lower() in lowered for name in topology.views)
 
 
 def refuse_writes(statement: Tree, topology: Topology) -> None:
@@ -118,6 +128,7 @@ def _replaced(statement: Statement, uses: list[Tree], topology: Topology) -> Sta
         if first is None:
             raise refuse("SP141", use.relname)
         last = first + (2 if use.schemaname else 0)
+        edits += _around(tokens, first, last)
         alias = "" if use.HasField("alias") else f" AS {quote(use.relname)}"
         definition = _definition(topology.views[use.relname].definition, ctes, topology.keyspace)
         edits.append((tokens[first].start, tokens[last].end, f"({definition}){alias}"))
@@ -132,6 +143,23 @@ def _replaced(statement: Statement, uses: list[Tree], topology: Topology) -> Sta
     if not proven:
         raise refuse("SP141", uses[0].relname)
     return changed
+
+
+def _around(tokens: list[pb.ScanToken], first: int, last: int) -> Iterator[Edit]:
+    """Take away what a table has and a subquery has not: ONLY, a star after the name, TABLE in place of SELECT."""
+    following = tokens[last + 1].token if last + 1 < len(tokens) else None
+    before = [token.token for token in tokens[max(first - 2, 0) : first]]
+    removed: list[int] = []
+    if before[-1:] == [pb.ONLY]:
+        removed = [first - 1]
+    elif before == [pb.ONLY, pb.ASCII_40]:
+        removed = [first - 2, first - 1, last + 1]
+    elif following == pb.ASCII_42:
+        removed = [last + 1]
+    yield from ((tokens[place].start, tokens[place].end, "") for place in removed)
+    place = min([first, *removed]) - 1
+    if place >= 0 and tokens[place].token == pb.TABLE:
+        yield tokens[place].start, tokens[place].end, "SELECT * FROM"
 
 
 def _meant(statement: Statement, ctes: frozenset[str], topology: Topology) -> Tree:
@@ -150,7 +178,13 @@ def _meant(statement: Statement, ctes: frozenset[str], topology: Topology) -> Tr
 
 
 def _check_whole_rows(statement: Statement, uses: list[Tree], topology: Topology) -> None:
-    """Refuse ``SELECT v FROM v``: the row of a subquery is a record, that of a view has a type of its own."""
+    """Refuse ``SELECT f(v) FROM v``: the row of a subquery is a record, that of a view has a type of its own.
+
+    As values they are alike, but what looks at the type sees the difference: pg_typeof, and functions of the user.
+    """
+    looking = topology.user_functions | {"pg_typeof"}
+    if not any(_called(node) & looking for node in walk(statement.node)):
+        return
     rows: dict[str, str] = {}
     for use in uses:
         view, alias = topology.views[use.relname], use.alias.aliasname or use.relname
@@ -165,6 +199,15 @@ def _check_whole_rows(statement: Statement, uses: list[Tree], topology: Topology
         for child in children(parent):
             if isinstance(child, pb.ColumnRef) and len(child.fields) == 1 and column_fields(child)[0] in rows:
                 raise refuse("SP143", rows[column_fields(child)[0]])
+
+
+def _called(node: Tree) -> set[str]:
+    """The functions that a node may call: ``v.f`` may be f(v), too."""
+    if isinstance(node, pb.FuncCall):
+        return {names(node.funcname)[-1]}
+    if isinstance(node, pb.ColumnRef) and len(node.fields) > 1:
+        return {column_fields(node)[-1]}
+    return set()
 
 
 def _columns_by_schema(tree: Tree, topology: Topology) -> Iterator[Tree]:
