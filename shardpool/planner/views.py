@@ -10,7 +10,7 @@ between; where there is none of such a name, the bare name is written, as in the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 import postgast
@@ -119,9 +119,10 @@ def _names_view(relation: Tree, topology: Topology) -> bool:
 
 def _replaced(statement: Statement, uses: list[Tree], topology: Topology) -> Statement:
     """Put definitions in the places of *uses*, with the proof."""
-    _check_whole_rows(statement, uses, topology)
+    nodes = list(walk(statement.node))
+    _check_whole_rows(nodes, uses, topology)
     tokens, places = _tokens(statement.numbered)
-    ctes = frozenset(it.ctename for it in walk(statement.node) if isinstance(it, pb.CommonTableExpr))
+    ctes = frozenset(it.ctename for it in nodes if isinstance(it, pb.CommonTableExpr))
     edits: list[Edit] = []
     for use in uses:
         first = places.get(use.location)
@@ -132,7 +133,7 @@ def _replaced(statement: Statement, uses: list[Tree], topology: Topology) -> Sta
         alias = "" if use.HasField("alias") else f" AS {quote(use.relname)}"
         definition = _definition(topology.views[use.relname].definition, ctes, topology.keyspace)
         edits.append((tokens[first].start, tokens[last].end, f"({definition}){alias}"))
-    for node in _columns_by_schema(statement.node, topology):
+    for node in _columns_by_schema(nodes, topology):
         first = places[node.location]
         edits.append((tokens[first].start, tokens[first + 2].start, ""))
     changed = statement.edited(edits)
@@ -166,24 +167,25 @@ def _meant(statement: Statement, ctes: frozenset[str], topology: Topology) -> Tr
     """The statement's tree with the trees of the definitions in it."""
     tree = pb.Node()
     tree.CopyFrom(statement.node)
-    for column in list(_columns_by_schema(tree, topology)):
+    for column in list(_columns_by_schema(walk(tree), topology)):
         del column.fields[0]
     for node in list(_uses(tree, topology)):
         name, alias = node.range_var.relname, pb.Alias()
         alias.CopyFrom(node.range_var.alias)
         alias.aliasname = alias.aliasname or name
         definition = _definition(topology.views[name].definition, ctes, topology.keyspace)
-        node.range_subselect.CopyFrom(pb.RangeSubselect(subquery=parse(definition).stmts[0].stmt, alias=alias))
+        node.range_subselect.subquery.CopyFrom(_definition_tree(definition))
+        node.range_subselect.alias.CopyFrom(alias)
     return tree
 
 
-def _check_whole_rows(statement: Statement, uses: list[Tree], topology: Topology) -> None:
+def _check_whole_rows(nodes: list[Tree], uses: list[Tree], topology: Topology) -> None:
     """Refuse ``SELECT f(v) FROM v``: the row of a subquery is a record, that of a view has a type of its own.
 
     As values they are alike, but what looks at the type sees the difference: pg_typeof, and functions of the user.
     """
     looking = topology.user_functions | {"pg_typeof"}
-    if not any(_called(node) & looking for node in walk(statement.node)):
+    if not any(_called(node) & looking for node in nodes):
         return
     rows: dict[str, str] = {}
     for use in uses:
@@ -191,7 +193,7 @@ def _check_whole_rows(statement: Statement, uses: list[Tree], topology: Topology
         given = names(use.alias.colnames)
         if alias not in given + view.columns[len(given) :]:
             rows[alias] = view.name
-    for parent in walk(statement.node):
+    for parent in nodes:
         if isinstance(parent, pb.A_Indirection | pb.NullTest):
             continue
         if isinstance(parent, pb.FuncCall) and names(parent.funcname) in _BLIND_TO_TYPES:
@@ -210,9 +212,9 @@ def _called(node: Tree) -> set[str]:
     return set()
 
 
-def _columns_by_schema(tree: Tree, topology: Topology) -> Iterator[Tree]:
+def _columns_by_schema(nodes: Iterable[Tree], topology: Topology) -> Iterator[Tree]:
     """ColumnRefs that name a view with its schema: a subquery has none."""
-    for node in walk(tree):
+    for node in nodes:
         if isinstance(node, pb.ColumnRef):
             parts = column_fields(node)
             if len(parts) == 3 and parts[0] == topology.keyspace and parts[1] in topology.views:
@@ -233,6 +235,11 @@ def _definition(definition: str, ctes: frozenset[str], keyspace: str) -> str:
     for start, end in sorted(qualifier_cuts(definition, qualified), reverse=True):
         data = data[:start] + data[end:]
     return data.decode()
+
+
+@lru_cache(maxsize=1000)
+def _definition_tree(definition: str) -> Tree:
+    return parse(definition).stmts[0].stmt
 
 
 def _tokens(text: str) -> tuple[list[pb.ScanToken], dict[int, int]]:
