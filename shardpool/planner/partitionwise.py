@@ -257,7 +257,9 @@ class PartitionWise:
 
     def _check(self, node: Tree, scope: Scope, carriers: Sequence[Carrier], *, sets: bool = False) -> None:
         for part in _parts(node):
-            reason = None if is_a(part, "column_ref") else not_repeatable(part, self._topology, whole=True, sets=sets)
+            reason = None
+            if not is_a(part, "column_ref"):
+                reason = not_repeatable(part, self._topology, scope, whole=True, sets=sets)
             if reason is not None:
                 raise NotPartitionWise(reason)
             for inner in walk_flat(part):
