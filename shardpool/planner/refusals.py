@@ -70,11 +70,6 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
         "run it on one partition: transaction.execute(key, ...)",
         "select number_of_orders()",
     ),
-    "SP131": (
-        "reference table {what!r} is named with its schema in a query that gathers its rows from the transaction",
-        "name it without the schema",
-        "with recursive r as (select total from orders union select total from r) select * from r, shop.country",
-    ),
     "SP132": (
         "the write does not mean in each partition what it means over all: {what}",
         "pin it to one partition key, or query the rows first and write them by their keys in one transaction",
