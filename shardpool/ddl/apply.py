@@ -34,6 +34,7 @@ from shardpool.ddl.script import parse_script
 from shardpool.ddl.session import ShardSession
 from shardpool.ddl.statement import DdlStatement, Scope
 from shardpool.errors import CatalogUnavailable, SchemaBusy, SchemaError
+from shardpool.planner.depth import deep_trees
 from shardpool.topology.shard_map import Partition
 from shardpool.topology.tables import TableKind
 
@@ -127,6 +128,7 @@ class SchemaManager:
     def _locked(self) -> Iterator[None]:
         """Hold the lock under which moves begin and cut over; while one is under way, tables stay as they are."""
         with ExitStack() as stack:
+            stack.enter_context(deep_trees())
             # A lock whose holder has just ended is free a moment later, when its server has noticed.
             waiting = Retrying(
                 retry=retry_if_exception_type(SchemaBusy),

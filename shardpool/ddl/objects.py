@@ -15,6 +15,7 @@ from shardpool.ddl.refusals import refuse
 from shardpool.ddl.script import ParsedStatement, respell, without_if_not_exists, words
 from shardpool.ddl.statement import DdlStatement, Effect
 from shardpool.ddl.tree import digest, find, strings, type_name
+from shardpool.planner.depth import parsed
 
 _INPUTS = (pb.FUNC_PARAM_IN, pb.FUNC_PARAM_INOUT, pb.FUNC_PARAM_VARIADIC, pb.FUNC_PARAM_DEFAULT)
 
@@ -157,7 +158,7 @@ def _check_body(planning: Planning, function: pb.CreateFunctionStmt, name: str, 
 
 def is_sql_function(text: str) -> bool:
     """Whether a CREATE FUNCTION has a body in SQL."""
-    function = postgast.parse(text).stmts[0].stmt.create_function_stmt
+    function = parsed(text).stmts[0].stmt.create_function_stmt
     return _language(function) == "sql"
 
 
@@ -168,7 +169,7 @@ def _language(function: pb.CreateFunctionStmt) -> str:
 
 def _check_grammar(body: str, name: str, line: int) -> None:
     try:
-        postgast.parse(body)
+        parsed(body)
     except postgast.PgQueryError as error:
         raise refuse("SP200", line=line, reason=f"function {name!r}: {error.message}") from error
 

@@ -20,6 +20,7 @@ from postgast import pg_query_pb2 as pb
 from shardpool.ddl.qualification import ANYWHERE, remove_qualification
 from shardpool.ddl.refusals import refuse
 from shardpool.ddl.tree import canonical, inner, statement_tree
+from shardpool.planner.depth import parsed
 from shardpool.topology.names import check_identifier
 
 
@@ -44,7 +45,7 @@ def parse_script(ddl: str, keyspace: str) -> list[ParsedStatement]:
     """Split a script into statements. Raise `SchemaError` if PostgreSQL's grammar or an identifier is violated."""
     data = _encode(ddl)
     try:
-        statements = postgast.parse(ddl).stmts
+        statements = parsed(ddl).stmts
     except postgast.PgQueryError as error:
         raise refuse("SP200", line=_line(data, max(error.cursorpos - 1, 0)), reason=error.message) from error
     _check_identifiers(ddl, data)
@@ -64,7 +65,7 @@ def created_tables(script: Iterable[ParsedStatement]) -> set[str]:
 
 def parse_statement(text: str, keyspace: str, line: int = 1) -> ParsedStatement:
     """Parse one statement and take the keyspace's name out of it. Raise `SchemaError` for other schemas."""
-    kind = str(postgast.parse(text).stmts[0].stmt.WhichOneof("node"))
+    kind = str(parsed(text).stmts[0].stmt.WhichOneof("node"))
     tree = _tree(text)
     places = remove_qualification(tree, keyspace, line)
     if places:
@@ -117,7 +118,7 @@ def _tokens(text: str) -> Iterator[Any]:
 
 
 def _tree(text: str) -> Message:
-    statements = postgast.parse(text).stmts
+    statements = parsed(text).stmts
     if len(statements) != 1:
         raise postgast.PgQueryError(f"expected one statement, got {len(statements)}")
     return inner(statements[0].stmt)

@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import postgast
 from postgast import pg_query_pb2 as pb
 
 from shardpool.ddl.history import History
@@ -22,6 +21,7 @@ from shardpool.ddl.script import ParsedStatement
 from shardpool.ddl.statement import DdlStatement, Effect, Scope
 from shardpool.ddl.tree import canonical, find
 from shardpool.errors import InvalidSQL, PlanError, RoutingError
+from shardpool.planner.depth import parsed
 from shardpool.planner.ladder import compile_query
 from shardpool.planner.statement import from_text
 from shardpool.planner.views import expanded, qualifier_cuts, relations_read
@@ -139,7 +139,7 @@ def check_answerable(views: Mapping[str, View], topology: Topology) -> None:
 
 def _named_by_keyspace(printed: Printed, keyspace: str, scope: Scope) -> View:
     """Put the keyspace's name in place of the partition's, with a proof."""
-    text, tree = printed.definition.strip(), postgast.parse(printed.definition.strip())
+    text, tree = printed.definition.strip(), parsed(printed.definition.strip())
     own = [it for it in relations_read(tree.stmts[0].stmt) if it.range_var.schemaname == printed.schema]
     data = text.encode()
     for start, end in sorted(qualifier_cuts(text, iter(own)), reverse=True):
@@ -147,6 +147,6 @@ def _named_by_keyspace(printed: Printed, keyspace: str, scope: Scope) -> View:
     for node in own:
         node.range_var.schemaname = keyspace
     changed = data.decode()
-    if canonical(postgast.parse(changed)) != canonical(tree):
+    if canonical(parsed(changed)) != canonical(tree):
         raise refuse("SP270", name=printed.name, reason="its definition cannot be proven to be the same elsewhere")
     return View(printed.name, tuple(printed.columns), changed, scope == "partition")

@@ -23,6 +23,7 @@ from shardpool.executor.trace import Trace
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.plan import GatherPlan, Plan, PushdownPlan, ReferencePlan, Relation, SinglePlan
 from shardpool.planner.refusals import refuse
+from shardpool.planner.words import over_gathered
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Topology
 from shardpool.topology.tables import Table
@@ -111,8 +112,6 @@ def _with_reference_tables(transaction: Transaction, compiled: CompiledQuery, pl
     found: dict[str, Table] = {}
     for item in compiled.analysis.occurrences:
         if item.table is not None and not item.table.sharded:
-            if item.node.schemaname:
-                raise refuse("SP131", item.table.name)
             found[item.table.name] = item.table
     if not found:
         return plan
@@ -131,7 +130,8 @@ def _with_reference_tables(transaction: Transaction, compiled: CompiledQuery, pl
         )
         for table in found.values()
     ]
-    return replace(plan, relations=(*plan.relations, *relations))
+    words = over_gathered(compiled.statement, transaction.topology, everything=True)
+    return replace(plan, relations=(*plan.relations, *relations), sql=words)
 
 
 def _whole(table: Table, keyspace: str) -> str:

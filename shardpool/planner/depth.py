@@ -29,10 +29,6 @@ _CALLS = 60_000
 #: Bytes of memory that is only reserved, and taken as it is used.
 _STACK = 256 * 1024 * 1024
 
-_lock = threading.Lock()
-_users = 0
-_calls = 0
-
 
 def at_any_depth(work: Callable[[], T]) -> T:
     """Return what *work* returns, called again without limits if it failed by them.
@@ -44,7 +40,7 @@ def at_any_depth(work: Callable[[], T]) -> T:
     except (DecodeError, RecursionError):
         pass
     try:
-        with _unlimited():
+        with deep_trees(), _calls.lifted():
             return _with_room(work)
     except RecursionError as error:
         raise refuse("SP115") from error
@@ -55,12 +51,12 @@ def parsed(sql: str) -> Any:
     try:
         return postgast.parse(sql)
     except DecodeError:
-        with _unlimited():
+        with deep_trees():
             return postgast.parse(sql)
 
 
 def _with_room(work: Callable[[], T]) -> T:
-    with _lock:
+    with _starting:
         before = threading.stack_size(_STACK)
         try:
             executor = ThreadPoolExecutor(1)
@@ -71,28 +67,49 @@ def _with_room(work: Callable[[], T]) -> T:
         return future.result()
 
 
-@contextmanager
-def _unlimited() -> Iterator[None]:
-    global _users, _calls
-    with _lock:
-        _users += 1
-        if _users == 1:
-            _calls = sys.getrecursionlimit()
-            sys.setrecursionlimit(max(_CALLS, _calls))
-            _set(True)
-    try:
-        yield
-    finally:
-        with _lock:
-            _users -= 1
-            if _users == 0:
-                _set(False)
-                sys.setrecursionlimit(_calls)
-
-
-def _set(unlimited: bool) -> None:
+def _allow_levels(lifted: bool) -> None:
     implementation: Any = api_implementation
     if implementation.Type() == "python":
-        decoder.SetRecursionLimit(_LEVELS if unlimited else _DEFAULT_LEVELS)
+        decoder.SetRecursionLimit(_LEVELS if lifted else _DEFAULT_LEVELS)
     else:
-        implementation._c_module.SetAllowOversizeProtos(unlimited)
+        implementation._c_module.SetAllowOversizeProtos(lifted)
+
+
+class _Calls:
+    """How deep Python may call itself; the former limit stands again afterwards."""
+
+    before = 0
+
+    def __call__(self, lifted: bool) -> None:
+        if lifted:
+            self.before = sys.getrecursionlimit()
+        sys.setrecursionlimit(max(_CALLS, self.before) if lifted else self.before)
+
+
+class _Limit:
+    """A limit of the process that is lifted while anybody needs it to be."""
+
+    def __init__(self, lift: Callable[[bool], None]) -> None:
+        self._lift = lift
+        self._lock = threading.Lock()
+        self._users = 0
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._lift(True)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    self._lift(False)
+
+
+_levels, _calls = _Limit(_allow_levels), _Limit(_Calls())
+#: Lets trees be of any depth meanwhile: `with deep_trees():`.
+deep_trees = _levels.lifted
+_starting = threading.Lock()

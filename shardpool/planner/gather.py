@@ -245,7 +245,7 @@ class Sources:
         links = [node for node in nodes if isinstance(node, pb.SubLink)]
         if not all(self._is_answered_everywhere(link) for link in links):
             return False
-        return not_repeatable(fact.condition, self._topology, whole=bool(links)) is None
+        return not_repeatable(fact.condition, self._topology, item.scope, whole=bool(links)) is None
 
     def _is_answered_everywhere(self, link: Tree) -> bool:
         """Whether a subquery reads stages and reference tables only, and looks at nothing outside of itself."""

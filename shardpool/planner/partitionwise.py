@@ -3,7 +3,8 @@
 A FROM clause has a *carrier*: a sharded occurrence of which every row of the clause has exactly one row, so that it
 belongs to that row's partition. Reference tables have none. A join keeps the property when
 
-- both sides have carriers whose keys are equal by facts that hold for the joined rows (colocated), or
+- both sides have carriers whose keys are equal by facts that hold for the joined rows (colocated); of a FULL JOIN,
+  by its own condition, and then a row belongs to the partition of either side, whichever it has; or
 - only one side has one, and no row of the other side can appear without it.
 
 A whole query keeps it when its groups, DISTINCT rows and window partitions lie within a partition: their expressions
@@ -21,6 +22,7 @@ from postgast import pg_query_pb2 as pb
 from shardpool.planner.ast import Tree, column_fields, is_a, is_star, names, unwrap, walk_flat
 from shardpool.planner.clauses import conditions, is_grouped, outputs, windows
 from shardpool.planner.functions import is_aggregate
+from shardpool.planner.needed_rows import conjuncts
 from shardpool.planner.pins import Equalities
 from shardpool.planner.safety import not_repeatable
 from shardpool.planner.scopes import Analysis, Item, Member, Scope
@@ -135,7 +137,9 @@ class PartitionWise:
         if join.jointype == pb.JOIN_FULL:
             if left is None and right is None:
                 return None
-            raise NotPartitionWise("FULL JOIN of a sharded table")
+            if left is None or right is None:
+                raise NotPartitionWise("FULL JOIN of a sharded table with one that is not")
+            return self._full(join, scope, left, right)
         kept, supplied = (left, right) if join.jointype == pb.JOIN_LEFT else (right, left)
         if supplied is None:
             return kept
@@ -144,22 +148,35 @@ class PartitionWise:
         self._check_colocated(supplied, kept)
         return kept
 
+    def _full(self, join: Tree, scope: Scope, left: Carrier, right: Carrier) -> Carrier:
+        """Only what it joins on counts: a WHERE would look at rows that found no partner elsewhere."""
+        own = [*conjuncts(join.quals)] if join.HasField("quals") else []
+        using = names(join.using_clause)
+        facts = [
+            fact
+            for fact in scope.facts
+            if any(fact.condition is part for part in own)
+            or (fact.items == frozenset() and fact.equality is not None and fact.equality[0][1] in using)
+        ]
+        self._check_colocated(right, left, Equalities(right.item, self._statement, facts))
+        return Carrier((*left.roots, *right.roots), left.item, (), left.key_types)
+
     def _inner(self, left: Carrier | None, right: Carrier | None) -> Carrier | None:
         if left is not None and right is not None:
             self._check_colocated(right, left)
         return left or right
 
-    def _check_colocated(self, carrier: Carrier, other: Carrier) -> None:
-        if not self._same_keys(carrier, other):
+    def _check_colocated(self, carrier: Carrier, other: Carrier, equal: Equalities | None = None) -> None:
+        if not self._same_keys(carrier, other, equal):
             raise NotPartitionWise(
                 f"{other.item.alias} and {carrier.item.alias} are not joined on their partition keys"
             )
 
-    def _same_keys(self, carrier: Carrier, other: Carrier) -> bool:
-        """Whether the keys are equal by facts that hold for *carrier*'s rows."""
+    def _same_keys(self, carrier: Carrier, other: Carrier, equal: Equalities | None = None) -> bool:
+        """Whether the keys are equal, by facts that hold for *carrier*'s rows if no others are given."""
         if not carrier.keys or not other.keys or carrier.key_types != other.key_types:
             return False
-        equal = Equalities(carrier.item, self._statement)
+        equal = equal or Equalities(carrier.item, self._statement)
         return all(
             equal.same((carrier.item, mine), (other.item, theirs))
             for mine, theirs in zip(carrier.keys, other.keys, strict=True)
@@ -257,7 +274,9 @@ class PartitionWise:
 
     def _check(self, node: Tree, scope: Scope, carriers: Sequence[Carrier], *, sets: bool = False) -> None:
         for part in () if is_star(node) else (node,):
-            reason = None if is_a(part, "column_ref") else not_repeatable(part, self._topology, whole=True, sets=sets)
+            reason = None
+            if not is_a(part, "column_ref"):
+                reason = not_repeatable(part, self._topology, scope, whole=True, sets=sets)
             if reason is not None:
                 raise NotPartitionWise(reason)
             for inner in walk_flat(part):

@@ -109,17 +109,18 @@ class Meaning:
 
 
 class Equalities:
-    """The classes of columns that are equal, and the constants they equal, by the facts that hold for *item*'s rows."""
+    """The classes of columns that are equal, and the constants they equal, by the facts that hold for *item*'s rows,
+    or by *facts* alone.
+    """
 
-    def __init__(self, item: Item, statement: Statement) -> None:
+    def __init__(self, item: Item, statement: Statement, facts: Iterable[Fact] | None = None) -> None:
         self._statement = statement
         self._parent: dict[Member, Member] = {}
         self._sources: dict[Member, list[Sources]] = {}
         self._item = item
         self._never = False
-        for fact in item.scope.facts:
-            if fact.holds_for(item):
-                self._learn(fact)
+        for fact in (fact for fact in item.scope.facts if fact.holds_for(item)) if facts is None else facts:
+            self._learn(fact)
 
     def sources(self, member: Member) -> list[Sources]:
         """All lists of alternatives for a column, from anything in its class; an empty one if nothing can be true."""

@@ -70,11 +70,6 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
         "run it on one partition: transaction.execute(key, ...)",
         "select number_of_orders()",
     ),
-    "SP131": (
-        "reference table {what!r} is named with its schema in a query that gathers its rows from the transaction",
-        "name it without the schema",
-        "with recursive r as (select total from orders union select total from r) select * from r, shop.country",
-    ),
     "SP132": (
         "the write does not mean in each partition what it means over all: {what}",
         "pin it to one partition key, or query the rows first and write them by their keys in one transaction",
@@ -123,8 +118,8 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
     ),
     "SP141": (
         "the definition of view {what!r} cannot stand where the statement names it",
-        "name it plainly in FROM, with or without an alias: no TABLE, ONLY or TABLESAMPLE",
-        "table large",
+        "name it plainly in FROM, with or without an alias, and no TABLESAMPLE",
+        "select * from large tablesample system (5)",
     ),
     "SP142": (
         "view {what!r} refers to itself, or to views of views beyond 12 levels",
@@ -132,9 +127,9 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
         "select * from endless",
     ),
     "SP143": (
-        "the row of view {what!r} as one value has no type in a query over partitions",
+        "the row of view {what!r} as one value is a record, and pg_typeof or a function of yours may look at its type",
         "name the columns, or make it a value by to_jsonb; another alias, if a column of this name is meant",
-        "select large from large",
+        "select large, pg_typeof(large) from large",
     ),
     "SP110": (
         "{what} inside execute(): every call is a transaction of its own",

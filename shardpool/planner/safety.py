@@ -22,8 +22,9 @@ from shardpool.planner.functions import (
     is_set,
 )
 from shardpool.planner.refusals import refuse
-from shardpool.planner.scopes import SYSTEM_COLUMNS
+from shardpool.planner.scopes import SYSTEM_COLUMNS, Scope
 from shardpool.topology.shard_map import Topology
+from shardpool.topology.tables import Column
 
 #: Inputs of date and time types that mean "when this was read".
 _MOVING_DATE = re.compile(r"\b(now|today|tomorrow|yesterday)\b", re.IGNORECASE)
@@ -120,9 +121,12 @@ def _is_builtin(call: Tree, topology: Topology) -> bool:
     return is_known(path[-1]) and path[:-1] in ((), ("pg_catalog",)) and path[-1] not in topology.user_functions
 
 
-def not_repeatable(expression: Tree, topology: Topology, *, whole: bool = False, sets: bool = False) -> str | None:
+def not_repeatable(
+    expression: Tree, topology: Topology, scope: Scope | None = None, *, whole: bool = False, sets: bool = False
+) -> str | None:
     """Return what in *expression* is not proven repeatable, or None.
 
+    *scope* is where its columns are; without one they are those of the keyspace's tables, under their own names.
     *whole*: aggregates, window functions and subqueries pass, as their rows are looked at elsewhere. *sets*: functions
     that return sets pass. What is inside of subqueries is not looked at.
     """
@@ -130,7 +134,9 @@ def not_repeatable(expression: Tree, topology: Topology, *, whole: bool = False,
         match node:
             case pb.FuncCall():
                 name = names(node.funcname)[-1]
-                if name in _TEMPORAL_TYPES and not all(_is_temporal(argument, topology) for argument in node.args):
+                if name in _TEMPORAL_TYPES and not all(
+                    _is_temporal(argument, topology, scope) for argument in node.args
+                ):
                     return "a text that is read as a date or time may mean the current one"
                 allowed = is_repeatable(name) or (whole and is_of_groups(name)) or (sets and is_set(name))
                 if not allowed or not _is_builtin(node, topology) or (node.HasField("over") and not whole):
@@ -146,7 +152,7 @@ def not_repeatable(expression: Tree, topology: Topology, *, whole: bool = False,
                 if len(node.name) > 1 or operator in topology.user_functions:
                     return f"the operator {operator} is not PostgreSQL's own"
             case pb.TypeCast():
-                if _reads_text_as_time(node, topology):
+                if _reads_text_as_time(node, topology, scope):
                     return "a text that is read as a date or time may mean the current one"
             case pb.TypeName() | pb.SortBy():
                 pass
@@ -171,6 +177,10 @@ _TEMPORAL_TYPES = frozenset(
         "tstzmultirange",
     ]
 )
+#: The same as a server spells them.
+_TEMPORAL_COLUMNS = _TEMPORAL_TYPES - {"time", "timetz", "timestamp", "timestamptz"} | {
+    f"{kind} {zone} time zone" for kind in ("time", "timestamp") for zone in ("with", "without")
+}
 #: Functions that give a date or time and read none from text.
 _TEMPORAL_FUNCTIONS = frozenset(
     [
@@ -189,32 +199,41 @@ _TEMPORAL_FUNCTIONS = frozenset(
 )
 
 
-def _reads_text_as_time(cast: Tree, topology: Topology) -> bool:
+def _reads_text_as_time(cast: Tree, topology: Topology, scope: Scope | None) -> bool:
     """Whether a cast might turn a computed or stored text like 'now' into a date or time."""
     name = (names(cast.type_name.names) or ("",))[-1]
-    return name in _TEMPORAL_TYPES and not _is_temporal(cast.arg, topology)
+    return name in _TEMPORAL_TYPES and not _is_temporal(cast.arg, topology, scope)
 
 
-def _is_temporal(node: Tree, topology: Topology) -> bool:
+def _is_temporal(node: Tree, topology: Topology, scope: Scope | None) -> bool:
     """Whether an expression surely is a date or time already, or a literal or parameter, which are checked apart."""
     value = unwrap(node)
     match value:
         case pb.A_Const() | pb.ParamRef():
             return True
         case pb.ColumnRef():
-            name = column_fields(value)[-1]
-            found = [column for table in topology.tables.values() if (column := table.column(name)) is not None]
-            return bool(found) and all(column.type.startswith(("date", "time")) for column in found)
+            found = _columns_meant(value, topology, scope)
+            return bool(found) and all(column.base_type in _TEMPORAL_COLUMNS for column in found)
         case pb.TypeCast():
-            return names(value.type_name.names)[-1] in _TEMPORAL_TYPES and _is_temporal(value.arg, topology)
+            return names(value.type_name.names)[-1] in _TEMPORAL_TYPES and _is_temporal(value.arg, topology, scope)
         case pb.FuncCall():
             return names(value.funcname)[-1] in _TEMPORAL_FUNCTIONS
         case pb.A_Expr():
             sides = [side for side in (value.lexpr, value.rexpr) if not isinstance(unwrap(side), pb.A_Const)]
             return names(value.name) in (("+",), ("-",)) and any(
-                not isinstance(unwrap(side), pb.ParamRef) and _is_temporal(side, topology) for side in sides
+                not isinstance(unwrap(side), pb.ParamRef) and _is_temporal(side, topology, scope) for side in sides
             )
     return False
+
+
+def _columns_meant(reference: Tree, topology: Topology, scope: Scope | None) -> list[Column]:
+    """The columns of tables that a ColumnRef may mean; none if it is not certain to be one."""
+    name = column_fields(reference)[-1]
+    if scope is None:
+        return [column for table in topology.tables.values() if (column := table.column(name)) is not None]
+    member = scope.resolve(reference)
+    column = None if member is None else member[0].column(member[1])
+    return [] if column is None else [column]
 
 
 def moving_parameters(parameters: Mapping[str, Any]) -> bool:

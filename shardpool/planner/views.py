@@ -10,7 +10,7 @@ between; where there is none of such a name, the bare name is written, as in the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 import postgast
@@ -37,7 +37,7 @@ def expanded(statement: Statement, topology: Topology) -> Statement:
     """Return *statement* with all views replaced. Raise `UnsupportedStatement` where that is not proven, or for writes
     to a view.
     """
-    if not topology.views:
+    if not _may_name_views(statement.numbered, topology):
         return statement
     refuse_writes(statement.node, topology)
     for _ in range(MAX_LEVELS):
@@ -45,7 +45,17 @@ def expanded(statement: Statement, topology: Topology) -> Statement:
         if not uses:
             return statement
         statement = _replaced(statement, uses, topology)
+        if not any(_may_name_views(topology.views[use.relname].definition, topology) for use in uses):
+            return statement
     raise refuse("SP142", uses[0].relname)
+
+
+def _may_name_views(text: str, topology: Topology) -> bool:
+    """Whether a view's name stands anywhere in a text, or could in another spelling."""
+    if not topology.views:
+        return False
+    lowered = text.encode().lower()
+    return b'""' in lowered or b'u&"' in lowered or any(name.encode().lower() in lowered for name in topology.views)
 
 
 def refuse_writes(statement: Tree, topology: Topology) -> None:
@@ -109,19 +119,21 @@ def _names_view(relation: Tree, topology: Topology) -> bool:
 
 def _replaced(statement: Statement, uses: list[Tree], topology: Topology) -> Statement:
     """Put definitions in the places of *uses*, with the proof."""
-    _check_whole_rows(statement, uses, topology)
+    nodes = list(walk(statement.node))
+    _check_whole_rows(nodes, uses, topology)
     tokens, places = _tokens(statement.numbered)
-    ctes = frozenset(it.ctename for it in walk(statement.node) if isinstance(it, pb.CommonTableExpr))
+    ctes = frozenset(it.ctename for it in nodes if isinstance(it, pb.CommonTableExpr))
     edits: list[Edit] = []
     for use in uses:
         first = places.get(use.location)
         if first is None:
             raise refuse("SP141", use.relname)
         last = first + (2 if use.schemaname else 0)
+        edits += _around(tokens, first, last)
         alias = "" if use.HasField("alias") else f" AS {quote(use.relname)}"
         definition = _definition(topology.views[use.relname].definition, ctes, topology.keyspace)
         edits.append((tokens[first].start, tokens[last].end, f"({definition}){alias}"))
-    for node in _columns_by_schema(statement.node, topology):
+    for node in _columns_by_schema(nodes, topology):
         first = places[node.location]
         edits.append((tokens[first].start, tokens[first + 2].start, ""))
     changed = statement.edited(edits)
@@ -134,30 +146,54 @@ def _replaced(statement: Statement, uses: list[Tree], topology: Topology) -> Sta
     return changed
 
 
+def _around(tokens: list[pb.ScanToken], first: int, last: int) -> Iterator[Edit]:
+    """Take away what a table has and a subquery has not: ONLY, a star after the name, TABLE in place of SELECT."""
+    following = tokens[last + 1].token if last + 1 < len(tokens) else None
+    before = [token.token for token in tokens[max(first - 2, 0) : first]]
+    removed: list[int] = []
+    if before[-1:] == [pb.ONLY]:
+        removed = [first - 1]
+    elif before == [pb.ONLY, pb.ASCII_40]:
+        removed = [first - 2, first - 1, last + 1]
+    elif following == pb.ASCII_42:
+        removed = [last + 1]
+    yield from ((tokens[place].start, tokens[place].end, "") for place in removed)
+    place = min([first, *removed]) - 1
+    if place >= 0 and tokens[place].token == pb.TABLE:
+        yield tokens[place].start, tokens[place].end, "SELECT * FROM"
+
+
 def _meant(statement: Statement, ctes: frozenset[str], topology: Topology) -> Tree:
     """The statement's tree with the trees of the definitions in it."""
     tree = pb.Node()
     tree.CopyFrom(statement.node)
-    for column in list(_columns_by_schema(tree, topology)):
+    for column in list(_columns_by_schema(walk(tree), topology)):
         del column.fields[0]
     for node in list(_uses(tree, topology)):
         name, alias = node.range_var.relname, pb.Alias()
         alias.CopyFrom(node.range_var.alias)
         alias.aliasname = alias.aliasname or name
         definition = _definition(topology.views[name].definition, ctes, topology.keyspace)
-        node.range_subselect.CopyFrom(pb.RangeSubselect(subquery=parse(definition).stmts[0].stmt, alias=alias))
+        node.range_subselect.subquery.CopyFrom(_definition_tree(definition))
+        node.range_subselect.alias.CopyFrom(alias)
     return tree
 
 
-def _check_whole_rows(statement: Statement, uses: list[Tree], topology: Topology) -> None:
-    """Refuse ``SELECT v FROM v``: the row of a subquery is a record, that of a view has a type of its own."""
+def _check_whole_rows(nodes: list[Tree], uses: list[Tree], topology: Topology) -> None:
+    """Refuse ``SELECT f(v) FROM v``: the row of a subquery is a record, that of a view has a type of its own.
+
+    As values they are alike, but what looks at the type sees the difference: pg_typeof, and functions of the user.
+    """
+    looking = topology.user_functions | {"pg_typeof"}
+    if not any(_called(node) & looking for node in nodes):
+        return
     rows: dict[str, str] = {}
     for use in uses:
         view, alias = topology.views[use.relname], use.alias.aliasname or use.relname
         given = names(use.alias.colnames)
         if alias not in given + view.columns[len(given) :]:
             rows[alias] = view.name
-    for parent in walk(statement.node):
+    for parent in nodes:
         if isinstance(parent, pb.A_Indirection | pb.NullTest):
             continue
         if isinstance(parent, pb.FuncCall) and names(parent.funcname) in _BLIND_TO_TYPES:
@@ -167,9 +203,18 @@ def _check_whole_rows(statement: Statement, uses: list[Tree], topology: Topology
                 raise refuse("SP143", rows[column_fields(child)[0]])
 
 
-def _columns_by_schema(tree: Tree, topology: Topology) -> Iterator[Tree]:
+def _called(node: Tree) -> set[str]:
+    """The functions that a node may call: ``v.f`` may be f(v), too."""
+    if isinstance(node, pb.FuncCall):
+        return {names(node.funcname)[-1]}
+    if isinstance(node, pb.ColumnRef) and len(node.fields) > 1:
+        return {column_fields(node)[-1]}
+    return set()
+
+
+def _columns_by_schema(nodes: Iterable[Tree], topology: Topology) -> Iterator[Tree]:
     """ColumnRefs that name a view with its schema: a subquery has none."""
-    for node in walk(tree):
+    for node in nodes:
         if isinstance(node, pb.ColumnRef):
             parts = column_fields(node)
             if len(parts) == 3 and parts[0] == topology.keyspace and parts[1] in topology.views:
@@ -190,6 +235,11 @@ def _definition(definition: str, ctes: frozenset[str], keyspace: str) -> str:
     for start, end in sorted(qualifier_cuts(definition, qualified), reverse=True):
         data = data[:start] + data[end:]
     return data.decode()
+
+
+@lru_cache(maxsize=1000)
+def _definition_tree(definition: str) -> Tree:
+    return parse(definition).stmts[0].stmt
 
 
 def _tokens(text: str) -> tuple[list[pb.ScanToken], dict[int, int]]:

@@ -6,7 +6,7 @@ way to the partition's schema, or to ``pg_temp`` where the table was gathered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import postgast
 from postgast import pg_query_pb2 as pb
@@ -20,9 +20,12 @@ from shardpool.topology.shard_map import Topology
 Template = tuple[str, ...]
 
 
-def over_gathered(statement: Statement, topology: Topology) -> str:
-    """The statement for the merge node, where sharded tables are temporary tables of their own names."""
-    return statement.render(_edits(statement, topology, "pg_temp."))
+def over_gathered(statement: Statement, topology: Topology, *, everything: bool = False) -> str:
+    """The statement for the merge node, where sharded tables, or *everything*, are temporary tables of their own
+    names.
+    """
+    names = topology.tables if everything else topology.sharded_names
+    return statement.render(_edits(statement, topology, "pg_temp.", names))
 
 
 def on_search_path(statement: Statement, topology: Topology, marks: Iterable[Edit] = ()) -> Template:
@@ -44,9 +47,9 @@ def _pieces(statement: Statement, edits: list[Edit]) -> Template:
     return tuple(statement.render(edits).split(SCHEMA_MARKER))
 
 
-def _edits(statement: Statement, topology: Topology, schema: str) -> list[Edit]:
-    """Replace the keyspace's name before sharded tables by *schema*, and cut it off before columns."""
-    found = list(_qualified(statement, topology))
+def _edits(statement: Statement, topology: Topology, schema: str, tables: Collection[str] | None = None) -> list[Edit]:
+    """Replace the keyspace's name before *tables*, the sharded ones, by *schema*, and cut it off before columns."""
+    found = list(_qualified(statement, topology, topology.sharded_names if tables is None else tables))
     if not found:
         return []
     tokens = [token for token in postgast.scan(statement.numbered).tokens if not _is_comment(token)]
@@ -55,10 +58,10 @@ def _edits(statement: Statement, topology: Topology, schema: str) -> list[Edit]:
     return [(start, tokens[places[start] + 2].start, schema if is_table else "") for start, is_table in found]
 
 
-def _qualified(statement: Statement, topology: Topology) -> Iterator[tuple[int, bool]]:
+def _qualified(statement: Statement, topology: Topology, tables: Collection[str]) -> Iterator[tuple[int, bool]]:
     for node in walk(statement.node):
         if isinstance(node, pb.RangeVar) and node.schemaname == topology.keyspace and not node.catalogname:
-            if node.relname in topology.sharded_names:
+            if node.relname in tables:
                 yield node.location, True
         elif isinstance(node, pb.ColumnRef):
             parts = column_fields(node)

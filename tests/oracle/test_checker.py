@@ -6,6 +6,7 @@ Each plant is a bug that a sharded PostgreSQL has really had. The statement is a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from shardpool.planner import (
     views,
 )
 from shardpool.planner.ast import Tree, is_a
-from shardpool.planner.partitionwise import PartitionWise
+from shardpool.planner.partitionwise import Carrier, PartitionWise
 from shardpool.planner.plan import Concatenation, MergeQuery
 from shardpool.planner.rewrite import copied
 from tests.oracle.generator import Generator
@@ -239,7 +240,7 @@ def another_table_s_column_of_the_same_name_pins(patch: pytest.MonkeyPatch) -> N
 
 @plant("select count(*) from orders a join orders b on a.id = b.id + 1")
 def joins_of_other_columns_are_colocated(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(PartitionWise, "_check_colocated", lambda self, carrier, other: None)
+    patch.setattr(PartitionWise, "_check_colocated", lambda *given: None)
 
 
 @plant("select c.code, o.id from country c left join orders o on c.code = o.code")
@@ -264,7 +265,7 @@ def groups_are_taken_for_whole(patch: pytest.MonkeyPatch) -> None:
 
 @plant("select count(*) from orders o where exists (select from orders p where p.id = o.id + 1)")
 def subqueries_are_taken_for_tied(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(PartitionWise, "_same_keys", lambda self, carrier, other: True)
+    patch.setattr(PartitionWise, "_same_keys", lambda *given: True)
 
 
 @plant("select count(*) from orders where id in (select customer_id from orders where total > 10)")
@@ -343,6 +344,36 @@ def a_shard_s_rows_are_lost(patch: pytest.MonkeyPatch) -> None:
 )
 def a_condition_that_reduced_a_table_is_not_checked_where_it_must_be(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gather, "finds_one", lambda own, other: True)
+
+
+@plant(
+    "select a.n, b.age from logins a full join people b on b.boss = a.login",
+    "select a.v, b.v from tiny a full join short b on a.customer_id = b.id",
+)
+def a_full_join_on_other_columns_is_colocated(patch: pytest.MonkeyPatch) -> None:
+    def full(self: Any, join: Tree, scope: Any, left: Carrier, right: Carrier) -> Carrier:
+        return Carrier((*left.roots, *right.roots), left.item, (), left.key_types)
+
+    patch.setattr(PartitionWise, "_full", full)
+
+
+@plant("select a.customer_id, count(*) from tiny a full join short b on a.customer_id = b.customer_id group by 1")
+def the_key_of_one_side_of_a_full_join_is_each_rows(patch: pytest.MonkeyPatch) -> None:
+    original = PartitionWise._full
+
+    def full(self: PartitionWise, join: Tree, scope: Any, left: Carrier, right: Carrier) -> Carrier:
+        return replace(original(self, join, scope, left, right), keys=left.keys)
+
+    patch.setattr(PartitionWise, "_full", full)
+
+
+@plant(
+    "select c.customer_id from customers c left join orders o on o.customer_id = 1 and o.customer_id = 2",
+    "select (select max(v) from tiny where customer_id = 1 and customer_id = 2), customer_id from orders",
+)
+def a_contradiction_empties_what_does_not_need_it(patch: pytest.MonkeyPatch) -> None:
+    everything = property(lambda self: tuple(range(len(self.analysis.occurrences))))
+    patch.setattr(ladder.CompiledQuery, "_decisive", everything)
 
 
 @plant("select code, sum(total) from orders group by code")

@@ -35,7 +35,7 @@ def test_a_long_chain_beside_a_key_is_sent_as_it_is() -> None:
 
 
 def test_a_difference_at_the_bottom_is_seen() -> None:
-    with depth._unlimited():
+    with depth.deep_trees():
         same = parse(f"select {CHAIN}") == parse(f"select {CHAIN}")
         other = parse(f"select {CHAIN}") == parse(f"select {CHAIN.replace('note', 'name', 1)}")
     assert (same, other) == (True, False)
@@ -62,7 +62,7 @@ def test_two_at_once_do_not_take_each_other_s_room() -> None:
     inside, done = threading.Event(), threading.Event()
 
     def other() -> None:
-        with depth._unlimited():
+        with depth.deep_trees():
             inside.set()
             done.wait(30)
 

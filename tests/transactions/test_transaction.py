@@ -118,11 +118,12 @@ def test_queries_of_tables_that_the_transaction_has_for_itself(shop: Router, run
         raise RuntimeError("undone")
 
 
-def test_a_gathered_reference_table_is_read_in_the_transaction(shop: Router) -> None:
+@pytest.mark.parametrize("country", ["country c", "shop.country c", "shop . /* x */ country AS c"])
+def test_a_gathered_reference_table_is_read_in_the_transaction(shop: Router, country: str) -> None:
     shop.copy_into("country", [("de", "Germany"), ("fr", "France")])
     sql = (
         "WITH RECURSIVE o AS (SELECT total FROM orders UNION SELECT total FROM o) SELECT c.name, o.total FROM o "
-        "JOIN country c ON c.code = CASE WHEN o.total > 5 THEN 'de' ELSE 'fr' END ORDER BY o.total"
+        f"JOIN {country} ON c.code = CASE WHEN o.total > 5 THEN 'de' ELSE 'fr' END ORDER BY o.total"
     )
     assert "gather" in shop.explain(sql).rung
     with shop.transaction(isolation="REPEATABLE READ") as tx:
@@ -138,7 +139,7 @@ def test_a_gathered_reference_table_is_read_in_the_transaction(shop: Router) -> 
 
 
 def test_what_the_merge_query_reads_is_read_in_the_transaction(shop: Router) -> None:
-    sql = "SELECT count(*), (SELECT count(*) FROM country) FROM orders"
+    sql = "SELECT count(*), (SELECT count(shop.country.name) FROM shop.country) FROM orders"
     assert shop.explain(sql).rung == "pushdown"
     before = shop.query(sql).one()
     with pytest.raises(RuntimeError, match="undone"), shop.transaction() as tx:

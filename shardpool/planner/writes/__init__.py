@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from shardpool.errors import CrossShardTransaction, ShardpoolError, UnsupportedStatement
 from shardpool.planner.ast import is_a, kind, unwrap
+from shardpool.planner.depth import at_any_depth
 from shardpool.planner.ladder import CompiledQuery, compile_query
 from shardpool.planner.refusals import refuse
 from shardpool.planner.safety import check_session
@@ -148,7 +149,7 @@ class FirstProven:
                 return steps, ""
         assert refusal is not None
         if "staged" not in self._found:
-            self._found["staged"] = _attempt(lambda: _staged(self.statement, topology))
+            self._found["staged"] = _attempt(lambda: at_any_depth(lambda: _staged(self.statement, topology)))
         staged, also = self._found["staged"]
         if staged is None:
             raise _both(refusal, also)

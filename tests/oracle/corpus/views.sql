@@ -159,20 +159,16 @@ select * from large natural join (select 7::bigint as customer_id) x order by id
 
 select id, customer_id, n from large join by_customer using (customer_id) order by id;
 
--- refused: SP141
 table by_code;
 
--- refused: SP141
 select count(*) from only large;
 
 -- refused: SP117
 select null::large;
 
--- refused: SP143
 select l from large l order by id limit 1;
 
--- refused: SP143
-select array_agg(b) from by_code b;
+select array_agg(b order by b) from by_code b;
 
 select n from numbers n order by n;
 
@@ -182,3 +178,30 @@ select ctid from large;
 select * from large tablesample bernoulli (50);
 
 select nothing from large;
+
+table only large order by id;
+
+select * from by_code * order by code;
+
+select (table numbers order by 1 limit 1), id from seven order by id;
+
+table by_customer union all (table by_customer order by customer_id limit 2) order by 1, 2;
+
+select b, b is null, b = b, b.n from by_customer b order by b;
+
+select c.customer_id, s from customers c left join seven s on s.id = c.customer_id order by 1, 2;
+
+select k, count(*) from kinds k group by k order by k;
+
+select distinct large_by_rate from large_by_rate where id < 40 order by 1;
+
+select coalesce(s, null), row(s), (s).total, s::text from seven s order by (s).id;
+
+select l from large l where l.customer_id = 7 order by l limit 5;
+
+select max(r.n) from rates, lateral (select count(rates) as n) r;
+
+select x from (select o from "Odd View" o) x order by x;
+
+-- refused: SP143
+select pg_typeof(s) from seven s;
