@@ -511,14 +511,15 @@ def test_ctrl_c_while_servers_work(place: Place, monkeypatch: pytest.MonkeyPatch
 # -- an ordinary role -------------------------------------------------------------------------------------------------
 
 
-def test_no_superuser_is_needed(server_urls: list[str]) -> None:
+def test_no_superuser_is_needed(server_urls: list[str], mode: Mode) -> None:
     """The owner of the databases moves, recovers and joins shards."""
     role = f"plain_{uuid.uuid4().hex[:8]}"
     with databases(server_urls[:2]) as urls:
         for url in urls:
             connection = plain_connection(url)
             connection.cursor().execute(
-                f"CREATE ROLE {role} LOGIN; ALTER DATABASE {make_url(url).database} OWNER TO {role}"
+                f"CREATE ROLE {role} LOGIN {'REPLICATION' if mode == 'logical' else ''}; "
+                f"ALTER DATABASE {make_url(url).database} OWNER TO {role}"
             )
             connection.close()
         place = Place(shop_config([str(make_url(url).set(username=role)) for url in urls]))
