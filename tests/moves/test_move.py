@@ -98,11 +98,17 @@ def test_parents_come_first() -> None:
 # -- clients ----------------------------------------------------------------------------------------------------------
 
 
+def neighbour_of(place: Place, partition: int) -> int:
+    """Another partition on the same shard; one is moved there if there is none."""
+    other = next(it.id for it in place.router.shard_map.partitions if it.id != partition)
+    if place.owner(other) != place.owner(partition):
+        move_partition(place.router, other, place.owner(partition))
+    return other
+
+
 def test_writers_wait_and_readers_go_on(place: Place, gates: Gates, mode: Mode) -> None:
     source, before = place.owner(0), place.contents()
-    other = next(it.id for it in place.router.shard_map.partitions if it.id != 0)
-    if place.owner(other) != source:
-        move_partition(place.router, other, source)
+    other = neighbour_of(place, 0)
     gates.close(WRITERS_WAIT[mode], "move:fence:before")
     moving = Background(lambda: move_partition(place.router, 0, place.other(0)))
     gates.wait_for(WRITERS_WAIT[mode])
@@ -184,8 +190,7 @@ def test_waiting_writers_leave_room_in_the_pool(place: Place, gates: Gates, mode
         by_partition = {
             it.id: next(k for k in range(60) if router.partition_of(k) == it) for it in router.shard_map.partitions
         }
-        here = [it.id for it in router.shard_map.by_shard()[place.owner(0)]]
-        other = next(it for it in here if it != 0)
+        other = neighbour_of(place, 0)
         gates.close(WRITERS_WAIT[mode])
         moving = Background(lambda: move_partition(place.router, 0, place.other(0)))
         gates.wait_for(WRITERS_WAIT[mode])
