@@ -106,12 +106,13 @@ def abort(
 
 @app.command()
 def recover(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """Finish or undo the moves whose process died, and remove what they left behind."""
-    from shardpool.moves import recover_moves
+    """Finish or undo the moves whose process died, remove what they left behind, and keep ways back current."""
+    from shardpool.moves import care_for_moves, recover_moves
     from shardpool.router import Router
 
     with Router.from_file(config, listen=False) as router:
         facts = {"recovered": recover_moves(router)}
+        care_for_moves(router)
     show(facts, as_json, _recovered_picture)
     if any(it.outcome == "unsettled" for it in facts["recovered"]):
         raise typer.Exit(FAILED)

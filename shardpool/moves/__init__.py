@@ -5,9 +5,10 @@ writers wait, rename it on the source so that nobody reaches it there any more, 
 rename it on the target so that everybody reaches it there. No instant has two owners, and before the flip everything
 can be undone.
 
-There are two such tuples. In mode "block" writers wait from the start. In mode "trigger" they wait only at the end:
-`capture` notes the keys of what they write meanwhile, `rounds` carries it over, `online` has the steps, `cutover` tries
-again when the end takes too long, `resume` goes on for a process that died, `reverse` keeps the way back open.
+There are two such tuples. In mode "block" writers wait from the start. In modes "trigger" and "logical" they wait only
+at the end: `capture` notes the keys of what they write meanwhile, by `triggers` or by a replication `slot`; `rounds`
+carries it over, `online` has the steps, `cutover` tries again when the end takes too long, `resume` goes on for a
+process that died, `reverse` keeps the way back open and `keeping` current. `modes` picks.
 
 A split, merge, pin or unpin (`change`) is the second tuple over several sources or targets, whose pairs are its legs:
 `spread` sorts their rows out by the hash of the key.

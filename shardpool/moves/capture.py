@@ -14,10 +14,10 @@ from shardpool import faults
 from shardpool.errors import CutoverTimeout, MoveError, ShardUnavailable
 from shardpool.moves.captured import Captured, captured_tables
 from shardpool.moves.create import drop_schema
-from shardpool.moves.holders import read_server_writers
+from shardpool.moves.holders import read_server_writers, tenders
 from shardpool.moves.journal import Leftover
 from shardpool.moves.keys import KeySource, LogKeys, SlotKeys
-from shardpool.moves.lock import once_writers_ended
+from shardpool.moves.lock import once_writers_ended, wait_for_old
 from shardpool.moves.move import Move
 from shardpool.moves.parallel import Work, together
 from shardpool.moves.slot import create_publication, create_slot, slot_name, trouble, untold
@@ -37,13 +37,15 @@ def _follow_log(move: Move) -> None:
     """Have a slot tell what is written. The publication comes first, lest the slot tell of writes that it lacks."""
     record, source = move.record, move.servers.source
     tables = captured_tables(move, source, record.schema)
+    patience = move.router.config.moves.patience
+    # It waits for whoever keeps the tables from being vacuumed; no writer waits behind it.
+    wait_for_old(source, record.schema, tenders, str(record))
     create_publication(source, record.capture, record.schema, tables)
     # Now no definition can change unseen.
     if found := untold(source, record.schema):
         raise MoveError(f"{record}: changes on {record.source} cannot be followed: {'; '.join(found)}")
     source.commit()
     faults.fault_point("move:capture:inside")
-    patience = move.router.config.moves.patience
     name = slot_name(source, record.capture)
     try:
         together([Work(source, lambda: create_slot(source, name, patience))])

@@ -84,9 +84,10 @@ def _begin(router: Router, plan: ChangePlan, wanted: Wanted, meter: Meter, locks
 
 def _check(router: Router, plan: ChangePlan, wanted: Wanted) -> tuple[Mode, str]:
     """Return the mode and its reason. Raise `PreflightFailed` with everything that is in the way."""
-    failures: list[str] = []
     if wanted == "block":
-        failures.append(f'a {plan.kind} has no mode "block"')
+        raise PreflightFailed([f'a {plan.kind} has no mode "block": take "trigger" or "logical"'])
+    failures: list[str] = []
+    chosen: list[tuple[Mode, str]] = []
     for number, source in plan.sources:
         found = router.shard_map.heirs(number)
         if found[0].partition.id != number:
@@ -94,10 +95,11 @@ def _check(router: Router, plan: ChangePlan, wanted: Wanted) -> tuple[Mode, str]
         for target in dict.fromkeys(piece.shard for piece in plan.pieces):
             try:
                 mode, reason = choose_mode(router, number, source, target, wanted)
+                chosen.append((mode, reason))
                 failures += [reason] if mode == "block" else []
                 check_move(router, number, source, target)
             except PreflightFailed as error:
                 failures += error.failures
     if failures:
         raise PreflightFailed(list(dict.fromkeys(failures)))
-    return mode, reason
+    return next((it for it in chosen if it[0] == "trigger"), chosen[0])  # what all sources can have

@@ -5,7 +5,9 @@ from __future__ import annotations
 from shardpool import faults
 from shardpool.moves.layout import look_into, qualified, read_layout
 from shardpool.moves.move import Move
+from shardpool.moves.parallel import keep_alive
 from shardpool.moves.relay import Relay
+from shardpool.moves.uniques import without_uniques
 
 
 def copy(move: Move) -> None:
@@ -19,6 +21,7 @@ def copy(move: Move) -> None:
             cursor.execute(f"TRUNCATE {qualified(record.incoming, tables)}")
     relay = Relay(source, [target], meter.add_bytes, meter.tick)
     for table in tables:
-        meter.rows += relay.copy(table, record.schema, [record.incoming])
+        with without_uniques([(target, record.incoming)], table, lambda: keep_alive(source)):
+            meter.rows += relay.copy(table, record.schema, [record.incoming])
         faults.fault_point("move:copy:inside")
     target.commit()

@@ -88,6 +88,12 @@ def writers(holders: Collection[Holder]) -> list[Holder]:
     return [holder for holder in holders if holder.modes - {"AccessShareLock"}]
 
 
+def tenders(holders: Collection[Holder]) -> list[Holder]:
+    """Return those whose locks keep the tables from being published."""
+    light = {"AccessShareLock", "RowShareLock", "RowExclusiveLock"}
+    return [holder for holder in holders if holder.modes - light]
+
+
 def readers(holders: Collection[Holder]) -> list[Holder]:
     """Return those that have read and may read again. A prepared transaction executes nothing any more."""
     return [holder for holder in holders if holder.pid is not None and "AccessShareLock" in holder.modes]

@@ -16,7 +16,7 @@ from shardpool.moves.captured import Captured
 from shardpool.moves.move import Move
 from shardpool.moves.parallel import Work, keep_alive, together
 from shardpool.moves.pgoutput import Key, KeyReader, position, transaction_end
-from shardpool.moves.slot import slot_name
+from shardpool.moves.slot import log_running, slot_name
 from shardpool.topology.names import quote
 
 #: Logs of triggers larger than this, in bytes, are vacuumed after a round, lest later ones read their dead rows again.
@@ -112,6 +112,8 @@ class SlotKeys:
 
     def take(self, cursor: Any, locked: bool) -> dict[Captured, int]:
         self._move.servers.stream.rollback()  # of a cutover that was broken off
+        if not locked:
+            log_running(self._move.servers.stream, self._slot)
         cursor.execute("SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text")
         seen, until = cursor.fetchone()
         with _Spool(self._tables.values()) as spool:

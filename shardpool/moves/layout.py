@@ -20,7 +20,10 @@ SELECT c.relname,
        pg_table_size(c.oid), pg_total_relation_size(c.oid), greatest(c.reltuples, 0)::bigint,
        (SELECT array_agg(quote_ident(k.attname) ORDER BY k.attnum) FROM pg_index i
         JOIN pg_attribute k ON k.attrelid = c.oid AND k.attnum = ANY(i.indkey)
-        WHERE i.indrelid = c.oid AND i.indisprimary)
+        WHERE i.indrelid = c.oid AND i.indisprimary),
+       coalesce(bool_and(a.atttypid = ANY('{bool,bytea,int8,int2,int4,text,oid,json,float4,float8,bpchar,
+                varchar,date,time,timestamp,timestamptz,interval,timetz,bit,varbit,numeric,uuid,jsonb,inet,cidr,
+                macaddr}'::regtype[])), true)
 FROM pg_class c
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_type t ON t.oid = a.atttypid
@@ -44,7 +47,7 @@ class TableLayout:
     """A table of a partition. Columns are quoted; `insertable` are those that take a value.
 
     `heap` is the size of its rows in bytes, `total` includes indexes; `estimated_rows` is the planner's guess;
-    `primary_key` is empty if there is none.
+    `primary_key` is empty if there is none. `basic`: the binary form of a row means the same on every server.
     """
 
     name: str
@@ -55,6 +58,7 @@ class TableLayout:
     total: int
     estimated_rows: int
     primary_key: tuple[str, ...] = ()
+    basic: bool = False
 
 
 def read_layout(connection: Any, schema: str) -> tuple[TableLayout, ...]:
@@ -97,7 +101,15 @@ def schemas_of(connection: Any, names: Sequence[str]) -> set[str]:
 
 
 def _table(
-    name: str, insertable: Names, columns: Names, binary: bool, heap: int, total: int, rows: int, primary_key: Names
+    name: str,
+    insertable: Names,
+    columns: Names,
+    binary: bool,
+    heap: int,
+    total: int,
+    rows: int,
+    primary_key: Names,
+    basic: bool,
 ) -> TableLayout:
     lists = tuple(insertable or ()), tuple(columns or ())
-    return TableLayout(name, *lists, binary, heap, total, rows, tuple(primary_key or ()))
+    return TableLayout(name, *lists, binary, heap, total, rows, tuple(primary_key or ()), basic)

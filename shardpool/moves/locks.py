@@ -37,6 +37,14 @@ def move_locked(router: Router, partition: int, patience: float = 0.0) -> Iterat
 
 
 @contextmanager
+def way_back_locked(router: Router, partition: int) -> Iterator[None]:
+    """Be the only one that keeps a way back current. Raise `MoveInProgress` if another process does."""
+    busy = MoveInProgress(f"the way back of partition {partition} is kept current by another process")
+    with _locked(router, f"way back {partition}", busy, 0.0):
+        yield
+
+
+@contextmanager
 def _locked(router: Router, name: str, busy: MoveInProgress, patience: float) -> Iterator[None]:
     retrying = Retrying(
         retry=retry_if_exception_type(MoveInProgress),

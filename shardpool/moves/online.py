@@ -26,6 +26,7 @@ from shardpool.moves.reverse import note_from_the_first
 from shardpool.moves.rounds import Rounds, verify_all
 from shardpool.moves.spread import Spread
 from shardpool.moves.throttle import Throttle, throttled
+from shardpool.moves.uniques import without_uniques
 
 #: A round of so few keys is followed by the lock.
 FEW = 300
@@ -78,10 +79,11 @@ def _copy_table(move: Move, table: TableLayout, throttle: Throttle) -> int:
         known = move.router.topology.tables[table.name]
         spread = Spread(known, table.insertable, list(move.record.bounds.values()))
     schemas = [leg.record.incoming for leg in legs]
-    for leg in move.by_source:
-        relay = Relay(leg.servers.source, targets, passed, meter.tick)
-        rows += relay.copy(table, leg.record.schema, schemas, spread)
-        leg.servers.source.rollback()
+    with without_uniques(list(zip(targets, schemas, strict=True)), table, meter.tick):
+        for leg in move.by_source:
+            relay = Relay(leg.servers.source, targets, passed, meter.tick)
+            rows += relay.copy(table, leg.record.schema, schemas, spread)
+            leg.servers.source.rollback()
     for leg in legs:
         note(leg, f"copied {table.name}", {"rows": rows, "bytes": meter.bytes - before})
         leg.servers.target.commit()

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from shardpool.errors import MoveInProgress, PreflightFailed, ShardpoolError
 from shardpool.moves.create import drop_schema
 from shardpool.moves.journal import Journal, Leftover
+from shardpool.moves.keeping import keep_current
 from shardpool.moves.locks import break_move_lock, move_locked
 from shardpool.moves.record import MoveRecord
 from shardpool.moves.settle import settle
@@ -68,7 +69,8 @@ def recover_moves(
 
 
 def care_for_moves(router: Router) -> None:
-    """Settle what keeps a partition from being served, and moves that nobody has worked on for a while.
+    """Settle what keeps a partition from being served, and moves that nobody has worked on for a while; keep ways back
+    current.
 
     An online move whose process was killed earlier than that is left for half a minute, so that it can be gone on with.
     Raise `CatalogUnavailable`.
@@ -76,8 +78,8 @@ def care_for_moves(router: Router) -> None:
     journal = Journal(router.catalog)
     for record in journal.running():
         if journal.kept(record):
-            continue
-        if is_cut_over(record.mode, record.step) or journal.seconds_silent(record) > FROZEN_AFTER:
+            keep_current(router, record)
+        elif is_cut_over(record.mode, record.step) or journal.seconds_silent(record) > FROZEN_AFTER:
             _recover(router, record, FROZEN_AFTER)
     drop_leftovers(router)
 

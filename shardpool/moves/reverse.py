@@ -1,8 +1,8 @@
 """The way back: after a move, the old side is kept for a while, so that going back is another cutover and not a copy.
 
 The way back is a move of its own, from the new side to the old one, that stands where a copy is complete: its triggers
-note what is written on the new side from the first moment, and the old tables are its copy. Nobody works on it until
-somebody moves the partition back (which goes on with it), or its time has passed (which undoes it).
+note what is written on the new side from the first moment, and the old tables are its copy. Routers keep it current
+(`keeping`), until somebody moves the partition back (which goes on with it), or its time has passed (which undoes it).
 
 Its number is reserved when the first move begins, because the names of what it needs contain it. Its triggers are
 created on the new side before anybody can write there; it is entered in the catalog when the first move ends.

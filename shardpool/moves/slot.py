@@ -8,16 +8,23 @@ that schema stands for all three, and is written before the first of them exists
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import psycopg2
 
 from shardpool.topology.names import quote
 
 if TYPE_CHECKING:
     from shardpool.moves.captured import Captured
 
+log = logging.getLogger(__name__)
+
 #: Publications name the columns that are sent from this version on; earlier ones send whole rows.
 COLUMNS_SINCE = 150000
+#: So many milliseconds are enough for a server to log which transactions run.
+LOGGED_WITHIN = 500
 
 _IDENTITIES = """
 SELECT c.relname, c.relreplident::text, c.relpersistence::text, p.indexrelid IS NOT NULL,
@@ -109,6 +116,29 @@ def create_slot(connection: Any, name: str, seconds: float) -> None:
         )
         cursor.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", (name,))
     connection.commit()
+
+
+def log_running(connection: Any, name: str) -> None:
+    """Have the server log which transactions run: only behind such a record a slot begins to read its log anew.
+
+    By itself it does so every 15 seconds; what it has written since would be read again while writers wait. Without the
+    right to ask for it, the beginning of another slot has the same effect, if there is room for one.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT coalesce(has_function_privilege(to_regprocedure('pg_log_standby_snapshot()'), 'EXECUTE'), false)"
+        )
+        try:
+            if cursor.fetchone()[0]:
+                cursor.execute("SELECT pg_log_standby_snapshot()")
+            else:
+                cursor.execute(f"SET LOCAL statement_timeout = {LOGGED_WITHIN}")
+                cursor.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput', true)", (f"{name[:61]}_t",))
+                cursor.execute("SELECT pg_drop_replication_slot(%s)", (f"{name[:61]}_t",))
+            connection.commit()
+        except psycopg2.Error as error:
+            log.debug("the running transactions are not logged: %s", error)
+            connection.rollback()
 
 
 def trouble(connection: Any, capture: str) -> str | None:

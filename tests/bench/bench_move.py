@@ -23,7 +23,7 @@ from rich.table import Table as RichTable
 from shardpool import Config, Router, Sharded
 from shardpool.config import MoveConfig
 from shardpool.local import LocalCluster, binaries
-from shardpool.moves import MoveReport, move_partition
+from shardpool.moves import MoveReport, care_for_moves, move_partition
 from shardpool.moves.modes import Wanted
 from tests.support.backends import plain_connection
 
@@ -197,6 +197,42 @@ def throughput(cluster: LocalCluster, router: Router, megabytes: int) -> RichTab
     return table
 
 
+# -- the way back -----------------------------------------------------------------------------------------------------
+
+
+def way_back(router: Router, megabytes: int) -> RichTable:
+    """Move and move back, with many rows written in between; somebody keeps the old side current, or nobody does."""
+    table = RichTable(title=f"back after every third of the rows of {megabytes} MB was written, 3 rounds, medians")
+    for heading in ("old side", "its writers wait, ms", "carrying over, s", "whole, s"):
+        table.add_column(heading, justify="right")
+    found: dict[str, list[MoveReport]] = {"as it was": [], "kept current": []}
+    for _ in range(3):
+        for name, reports in found.items():
+            source = router.shard_map.owner(0).name
+            target = "s1" if source == "s0" else "s0"
+            move_partition(router, 0, target, mode="trigger", keep=3600)
+            router.refresh()
+            router.execute(0, "UPDATE lines SET hits = hits + 1 WHERE number % 3 = 0")
+            if name == "kept current":
+                care_for_moves(router)
+            reports.append(move_partition(router, 0, source))
+            router.refresh()
+    for name, reports in found.items():
+        pauses, carried, whole = [], [], []
+        for report in reports:
+            begun = dict(report.steps)
+            pauses.append(report.pause * 1000)
+            carried.append(begun["lock"] - begun["finish"])
+            whole.append(report.seconds)
+        row = (
+            f"{statistics.median(pauses):.0f}",
+            f"{statistics.median(carried):.2f}",
+            f"{statistics.median(whole):.2f}",
+        )
+        table.add_row(name, *row)
+    return table
+
+
 def main() -> None:
     share = next((float(it.removeprefix("share=")) for it in sys.argv[1:] if it.startswith("share=")), 1.0)
     sizes = [int(it) for it in sys.argv[1:] if it.isdigit()] or list(SIZES)
@@ -224,6 +260,7 @@ def main() -> None:
                 pauses.add_row(*row)
             if megabytes == sizes[-1]:
                 console.print(throughput(cluster, router, megabytes))
+                console.print(way_back(router, megabytes))
     console.print(pauses)
 
 

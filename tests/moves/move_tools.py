@@ -249,6 +249,7 @@ class Gates:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._closed: dict[str, threading.Event] = {}
         self._reached: dict[str, threading.Event] = {}
+        self._waiting: list[threading.Event] = []
         self.seen: list[str] = []
         monkeypatch.setattr(faults, "fault_point", self._pass)
 
@@ -263,15 +264,19 @@ class Gates:
     def open(self, name: str) -> None:
         self._closed[name].set()
 
+    def forget(self, name: str) -> None:
+        """Let others pass; who waits there stays."""
+        self._waiting.append(self._closed.pop(name))
+
     def open_all(self) -> None:
-        for gate in self._closed.values():
+        for gate in (*self._closed.values(), *self._waiting):
             gate.set()
 
     def _pass(self, name: str) -> None:
         self.seen.append(name)
-        if name in self._closed:
+        if (gate := self._closed.get(name)) is not None:
             self._reached[name].set()
-            assert self._closed[name].wait(60), f"{name} was never opened"
+            assert gate.wait(60), f"{name} was never opened"
 
 
 # -- movers in processes of their own -------------------------------------------------------------------------------

@@ -82,6 +82,8 @@ def test_what_cannot_be_planned(own: Place) -> None:
             plan_split(own.router, first, at)
     with pytest.raises(PreflightFailed, match="no shard 'moon'"):
         plan_split(own.router, first, to="moon")
+    with pytest.raises(PreflightFailed, match='no mode "block"'):
+        split(own, first, mode="block")
     with pytest.raises(PreflightFailed, match="no neighbours"):
         plan_merge(own.router, [first, third])
     for wrong in ([first], [first, first]):

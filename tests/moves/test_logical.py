@@ -142,6 +142,33 @@ def test_a_truncate_undoes_the_move(place: Place, monkeypatch: pytest.MonkeyPatc
         place.assert_clean()
 
 
+def noisy(own: Place, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have the server write 20 MB of log while a move copies; return how many bytes a slot reads under the lock."""
+    source, found = own.owner(0), list[int]()
+    noise = "CREATE TEMPORARY TABLE t (); SELECT pg_logical_emit_message(true, 'noise', repeat('x', 1000000))"
+    behind = (
+        "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint FROM pg_replication_slots "
+        "WHERE database = current_database()"
+    )
+
+    def write() -> None:
+        for _ in range(20):
+            own.sql(source, noise)
+
+    def look() -> None:
+        found.extend(number for (number,) in own.sql(source, behind))
+
+    written_at(monkeypatch, {"move:copy:after": write, "move:lock:before": look})
+    return found
+
+
+def test_little_is_read_while_writers_wait(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much the server has written meanwhile."""
+    behind = noisy(place, monkeypatch)
+    move(place)
+    assert 0 <= max(behind) < 10_000_000
+
+
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -187,7 +214,7 @@ def test_an_identity_that_changes_after_the_check(place: Place, monkeypatch: pyt
     place.assert_clean()
 
 
-def test_a_role_that_may_not_replicate(server_urls: list[str]) -> None:
+def test_a_role_that_may_not_replicate(server_urls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     role = f"plain_{uuid.uuid4().hex[:8]}"
     with databases(server_urls[:2]) as urls:
 
@@ -205,7 +232,9 @@ def test_a_role_that_may_not_replicate(server_urls: list[str]) -> None:
             with pytest.raises(PreflightFailed, match=r"may not replicate \(ALTER ROLE"):
                 move(own)
             everywhere(f"ALTER ROLE {role} REPLICATION")
+            behind = noisy(own, monkeypatch)
             move(own)  # no superuser is needed
+            assert 0 <= max(behind) < 10_000_000
             own.assert_clean()
         finally:
             own.close()

@@ -98,11 +98,17 @@ def test_parents_come_first() -> None:
 # -- clients ----------------------------------------------------------------------------------------------------------
 
 
+def neighbour_of(place: Place, partition: int) -> int:
+    """Another partition on the same shard; one is moved there if there is none."""
+    other = next(it.id for it in place.router.shard_map.partitions if it.id != partition)
+    if place.owner(other) != place.owner(partition):
+        move_partition(place.router, other, place.owner(partition))
+    return other
+
+
 def test_writers_wait_and_readers_go_on(place: Place, gates: Gates, mode: Mode) -> None:
     source, before = place.owner(0), place.contents()
-    other = next(it.id for it in place.router.shard_map.partitions if it.id != 0)
-    if place.owner(other) != source:
-        move_partition(place.router, other, source)
+    other = neighbour_of(place, 0)
     gates.close(WRITERS_WAIT[mode], "move:fence:before")
     moving = Background(lambda: move_partition(place.router, 0, place.other(0)))
     gates.wait_for(WRITERS_WAIT[mode])
@@ -184,16 +190,15 @@ def test_waiting_writers_leave_room_in_the_pool(place: Place, gates: Gates, mode
         by_partition = {
             it.id: next(k for k in range(60) if router.partition_of(k) == it) for it in router.shard_map.partitions
         }
-        here = next(found for found in router.shard_map.by_shard().values() if len(found) > 1)
-        moved, other = here[0].id, here[1].id
+        other = neighbour_of(place, 0)
         gates.close(WRITERS_WAIT[mode])
-        moving = Background(lambda: move_partition(place.router, moved, place.other(moved)))
+        moving = Background(lambda: move_partition(place.router, 0, place.other(0)))
         gates.wait_for(WRITERS_WAIT[mode])
-        eventually(lambda: router.shard_map.placement(moved).moving, "the router knows")
-        key = by_partition[moved]
+        eventually(lambda: router.shard_map.placement(0).moving, "the router knows")
+        key = by_partition[0]
         write = "UPDATE plain SET extra = coalesce(extra, 0) + 1 WHERE customer_id = :key"
         writing = [Background(lambda: router.execute(key, write, {"key": key})) for _ in range(8)]
-        shard = place.owner(moved)
+        shard = place.owner(0)
         eventually(lambda: router.stats().pools[shard].in_use >= 2, "writers wait in the server")
         for _ in range(20):
             router.execute(by_partition[other], write, {"key": by_partition[other]})
@@ -511,14 +516,15 @@ def test_ctrl_c_while_servers_work(place: Place, monkeypatch: pytest.MonkeyPatch
 # -- an ordinary role -------------------------------------------------------------------------------------------------
 
 
-def test_no_superuser_is_needed(server_urls: list[str]) -> None:
+def test_no_superuser_is_needed(server_urls: list[str], mode: Mode) -> None:
     """The owner of the databases moves, recovers and joins shards."""
     role = f"plain_{uuid.uuid4().hex[:8]}"
     with databases(server_urls[:2]) as urls:
         for url in urls:
             connection = plain_connection(url)
             connection.cursor().execute(
-                f"CREATE ROLE {role} LOGIN; ALTER DATABASE {make_url(url).database} OWNER TO {role}"
+                f"CREATE ROLE {role} LOGIN {'REPLICATION' if mode == 'logical' else ''}; "
+                f"ALTER DATABASE {make_url(url).database} OWNER TO {role}"
             )
             connection.close()
         place = Place(shop_config([str(make_url(url).set(username=role)) for url in urls]))

@@ -7,11 +7,13 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from psycopg2 import errors
 from sqlalchemy.engine import make_url
 
+from shardpool import Sharded
 from shardpool.bulk import pace, throttle
 from shardpool.config import MoveConfig
 from shardpool.errors import CutoverTimeout, DigestMismatch, MoveError, MoveTakenOver, PreflightFailed
@@ -24,6 +26,7 @@ from shardpool.moves import (
     move_status,
     recover_moves,
     rounds,
+    uniques,
     verify,
 )
 from shardpool.moves.layout import TableLayout
@@ -132,6 +135,46 @@ def test_whatever_is_written_meanwhile_arrives(
     assert report.mode == mode and report.leftovers == ()
     assert place.digest(target, schema(0)) == expected[-1]
     assert place.sql(target, FEATURES.format(schema=schema(0))) == features
+    place.assert_clean()
+
+
+KEYS = """
+CREATE TABLE keyed (
+    customer_id bigint, a int, b int, PRIMARY KEY (customer_id, a), CONSTRAINT "odd ""key" UNIQUE (customer_id, b)
+        DEFERRABLE INITIALLY DEFERRED
+);
+COMMENT ON CONSTRAINT "odd ""key" ON keyed IS 'it''s kept';
+ALTER TABLE keyed ADD CONSTRAINT filled UNIQUE (customer_id, a, b) WITH (fillfactor = 70);
+ALTER TABLE keyed ADD CONSTRAINT wide UNIQUE (customer_id, b, a) INCLUDE (a)
+"""
+
+
+def test_unique_constraints_are_as_they_were(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are built after the copy; those that a definition does not wholly tell were not touched."""
+    place.router.create_schema(KEYS, {"keyed": Sharded("customer_id")})
+    key, source = next(key for key in range(60) if place.router.partition_of(key).id == 1), place.owner(1)
+    place.sql(source, f"INSERT INTO {schema(1)}.keyed SELECT {key}, i, -i FROM generate_series(1, 1000) i")
+    features = (
+        f"SELECT conname, pg_get_constraintdef(oid), obj_description(oid), condeferred FROM pg_constraint "
+        f"WHERE conrelid = '{schema(1)}.keyed'::regclass AND contype <> 'n' ORDER BY 1",
+        f"SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = '{schema(1)}' ORDER BY 1",
+    )
+    before = [place.sql(source, query) for query in features]
+    dropped: list[str] = []
+    honest = uniques._rebuild
+
+    def rebuild(connection: Any, table: str) -> Callable[[], None]:
+        run = honest(connection, table)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_index WHERE indrelid = %s::regclass", (table,))
+            dropped.append(f"{table.split('.')[-1]} keeps {cursor.fetchone()[0]}")
+        return run
+
+    monkeypatch.setattr(uniques, "_rebuild", rebuild)
+    move_partition(place.router, 1, place.other(1), mode="trigger")
+    assert '"keyed" keeps 1' in dropped
+    assert [place.sql(place.owner(1), query) for query in features] == before
+    place.router.create_schema("DROP TABLE keyed")
     place.assert_clean()
 
 

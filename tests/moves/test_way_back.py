@@ -8,8 +8,10 @@ import pytest
 
 from shardpool.errors import MoveInProgress, PreflightFailed, SchemaError
 from shardpool.moves import abort_move, care_for_moves, move_partition, move_status, recover_moves
+from shardpool.moves.journal import Journal
+from shardpool.moves.keeping import keep_current
 from shardpool.moves.steps import is_committed
-from tests.moves.move_tools import Mover, Place, schema
+from tests.moves.move_tools import Background, Gates, Mover, Place, schema
 from tests.moves.test_online import FEATURES, Scribe, written_at
 from tests.support.waiting import eventually
 
@@ -68,6 +70,56 @@ def test_it_ends_when_its_time_has_passed(place: Place, monkeypatch: pytest.Monk
     care_for_moves(place.router)
     assert place.owner(0) == target and place.contents() == before
     place.assert_clean()
+
+
+def test_it_is_kept_current(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much is written: it is carried over before anybody wants it, so that little is left for the cutover."""
+    source, target = place.owner(0), place.other(0)
+    move_partition(place.router, 0, target, keep=HOUR)
+    key = next(key for key in range(60) if place.router.partition_of(key).id == 0)
+    logged = f"SELECT count(*) FROM {logs(place, target)}"
+    for number in range(2):
+        write = f"INSERT INTO {schema(0)}.things (customer_id, id) SELECT {key}, {number} * 1000 + i"
+        place.sql(target, f"{write} FROM generate_series(101, 200) i")
+        care_for_moves(place.router)
+        assert place.sql(target, logged) == [(100,)]  # too few to be worth it
+        place.sql(target, f"{write} FROM generate_series(201, 1100) i")
+        care_for_moves(place.router)
+        assert place.sql(target, logged) == [(0,)]
+        ((old,),) = place.sql(source, "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'shop_p0000__incoming%'")
+        assert place.digest(source, old) == place.digest(target, schema(0))
+    expected = place.digest(target, schema(0))
+    assert len(move_status(place.router)) == 1
+    report = move_partition(place.router, 0, source)
+    assert report.rows == 0 and place.digest(source, schema(0)) == expected
+    place.assert_clean()
+
+
+def test_who_goes_back_does_not_wait_for_who_keeps_it_current(place: Place, gates: Gates) -> None:
+    source, target = place.owner(0), place.other(0)
+    move_partition(place.router, 0, target, keep=HOUR)
+    key = next(key for key in range(60) if place.router.partition_of(key).id == 0)
+    place.sql(target, f"INSERT INTO {schema(0)}.audit SELECT {key}, 1, 'x' FROM generate_series(1, 1000)")
+    expected = place.digest(target, schema(0))
+    gates.close("move:round:inside")
+    (record,) = Journal(place.router.catalog).running(0)
+    keeping = Background(lambda: keep_current(place.router, record))
+    gates.wait_for("move:round:inside")
+    assert keep_current(place.router, record) is False  # one at a time
+    gates.forget("move:round:inside")
+    assert move_partition(place.router, 0, source).rows == 0
+    assert place.owner(0) == source and place.digest(source, schema(0)) == expected
+    gates.open_all()
+    assert keeping.wait() is False
+    assert keep_current(place.router, record) is False
+    assert place.digest(source, schema(0)) == expected
+    place.assert_clean()
+
+
+def logs(place: Place, shard: str) -> str:
+    """The log of `things`."""
+    ((name,),) = place.sql(shard, "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'shop_p0000__capture%'")
+    return f"{name}.log_6"
 
 
 def ended_by_abort(place: Place) -> None:
