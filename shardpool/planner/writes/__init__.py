@@ -24,7 +24,7 @@ from shardpool.planner.writes.changes import compile_staged_change
 from shardpool.planner.writes.ctes import compile_with
 from shardpool.planner.writes.everywhere import compile_reference, compile_truncate
 from shardpool.planner.writes.guarded import Guarded, guarded_table, with_hidden
-from shardpool.planner.writes.inserts import compile_staged_insert
+from shardpool.planner.writes.inserts import Copied, StagedInsert, compile_staged_insert
 from shardpool.planner.writes.merges import compile_merge, compile_staged_merge
 from shardpool.planner.writes.partitions import compile_partitions
 from shardpool.planner.writes.rows import compile_rows, has_rows, without_constant_rows
@@ -42,10 +42,12 @@ from shardpool.topology.shard_map import Topology
 
 __all__ = [
     "CompiledWrite",
+    "Copied",
     "Copies",
     "Found",
     "Guarded",
     "Staged",
+    "StagedInsert",
     "Step",
     "Steps",
     "chosen",
