@@ -105,7 +105,7 @@ class Sorter:
         self._head = _COUNT.pack(columns)
         self._place = place
         self._into = into
-        self._open: dict[Placement, list[bytes]] = {}
+        self._open: dict[int, tuple[Placement, list[bytes]]] = {}
         self._known: dict[Raw, list[bytes]] = {}
         self._size = 0
         self._started = False
@@ -155,14 +155,15 @@ class Sorter:
             self._hand_on()
 
     def _find(self, raw: Raw) -> list[bytes]:
-        rows = self._open.setdefault(self._place(raw), [])
+        placement = self._place(raw)
+        _, rows = self._open.setdefault(placement.partition.id, (placement, []))
         if len(self._known) >= MAX_KEYS:
             self._known.clear()
         self._known[raw] = rows
         return rows
 
     def _hand_on(self) -> None:
-        for placement, rows in self._open.items():
+        for placement, rows in self._open.values():
             if rows:
                 self._into.add(placement, b"".join(rows))
                 rows.clear()

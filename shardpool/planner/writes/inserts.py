@@ -45,9 +45,6 @@ from shardpool.planner.writes.steps import (
 from shardpool.topology.shard_map import Placement, Topology
 from shardpool.topology.tables import Column, Table
 
-#: Types whose binary form names things by numbers that each database gives for itself.
-_BY_NUMBER = "reg"
-
 _SELECT = f"SELECT {ROWS}.shardpool_columns FROM {ROWS}"
 
 
@@ -89,8 +86,7 @@ class StagedInsert:
         columns = tuple(value.column for value in self.values[: len(types)])
         names = [column.name for column in columns]
         alike = all(
-            found == unbounded(column) and not found.startswith(_BY_NUMBER) and not column.generated
-            for found, column in zip(types, columns, strict=False)
+            found == unbounded(column) and not column.generated for found, column in zip(types, columns, strict=False)
         )
         if not self.plain or not alike or len(types) > len(self.values) or not set(self.table.key) <= set(names):
             return None
