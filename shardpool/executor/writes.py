@@ -129,6 +129,8 @@ def _with_reservations(transaction: Transaction, guarded: Guarded, result: Route
         placements = [step.placement] if step.placement else []
         written = transaction.on_shard(step.shard, step.sql, step.parameters, placements, True)
         if written.rowcount != step.expected:
+            if step.why:
+                transaction.on_shard(step.shard, step.why, step.parameters, placements, True)
             error = SchemaDrift(
                 f"the reservations of table {guarded.table.name!r} do not agree with its rows: shardpool doctor tells "
                 "more; nothing was changed"
