@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from shardpool import Router, Sharded
+from shardpool import Config, Router, Sharded
 from shardpool.errors import SchemaDrift, UnsupportedStatement
 from shardpool.executor import copied, sorting, writes
+from shardpool.moves import move_partition
 from shardpool.planner.writes import Copied, StagedInsert
 
 ROWS = 60
@@ -221,6 +222,22 @@ def test_a_transaction_reads_its_own_rows_and_can_take_them_back(router: Router,
         assert tx.query(copy).rowcount == ROWS + 3  # type: ignore[attr-defined]
         tx.query("DELETE FROM source WHERE k >= 900")
     assert taken == [True, True] and len(placed(router)) == ROWS + 3
+
+
+@pytest.mark.parametrize(
+    "sql", ["INSERT INTO target (k) SELECT k + 1000 FROM source", "INSERT INTO target (k) VALUES {}"]
+)
+def test_a_router_with_an_old_map(router: Router, config: Config, taken: list[bool], sql: str) -> None:
+    """What it reads, and where it writes, has moved."""
+    words = sql.format(", ".join(f"({key})" for key in range(1000, 1001 + ROWS)))
+    with Router(config, listen=False) as stale:
+        moved = stale.shard_map.placements[0]
+        other = next(name for name in sorted(stale.shard_map.shards) if name != moved.shard)
+        move_partition(router, moved.partition.id, other)
+        assert stale.query(words).rowcount == ROWS + 1  # type: ignore[attr-defined]
+    router.refresh()
+    assert len(placed(router)) == ROWS + 1
+    move_partition(router, moved.partition.id, moved.shard)
 
 
 def test_columns_that_changed_under_the_router(
