@@ -126,3 +126,6 @@ class _Lent:
 
     def discard(self, entry: _Lent) -> None:
         self.dbapi_connection.close()
+
+    def cancel(self, connection: Any) -> None:
+        self.transaction.around.engines.pool(self.shard).cancel(connection)
