@@ -57,8 +57,9 @@ def on_branches(
     placements: Sequence[Placement],
     *,
     at_once: bool,
+    writes: bool = True,
 ) -> dict[str, T]:
-    """Write on several shards, and return the results by shard; *at_once*: at the same time if there are threads.
+    """Write, or read, on several shards; return the results by shard. *at_once*: at the same time if there are threads.
 
     Else in the order of the shards' names, so that two such writes never wait for each other. *works* raise psycopg2's
     errors. Raise `sqlalchemy.exc` errors, `ShardUnavailable`, `StalePlacement`, `CrossShardDeadlock`.
@@ -66,7 +67,7 @@ def on_branches(
 
     def work(shard: str, connection: Any) -> T:
         branch = transaction.branch(shard)
-        branch.may_write = True
+        branch.may_write = branch.may_write or writes
         try:
             return transaction.waiting(branch, lambda: works[shard](branch))
         except psycopg2.Error as error:
@@ -125,3 +126,6 @@ class _Lent:
 
     def discard(self, entry: _Lent) -> None:
         self.dbapi_connection.close()
+
+    def cancel(self, connection: Any) -> None:
+        self.transaction.around.engines.pool(self.shard).cancel(connection)

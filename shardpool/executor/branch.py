@@ -68,6 +68,13 @@ class Branch:
             rows = cursor.fetchall() if description is not None else []
             return RoutedResult(description, rows, cursor.rowcount)
 
+    def copy(self, sql: str, file: Any, parameters: Mapping[str, Any] | None = None) -> int:
+        """Run a COPY to or from *file*, after another statement, and return its rows. Raise psycopg2's errors."""
+        with self.connection.cursor() as cursor:
+            text = sql if parameters is None else cursor.mogrify(sql, parameters).decode()
+            cursor.copy_expert(text, file)
+            return int(cursor.rowcount)
+
     def enter(self, savepoints: Sequence[str]) -> None:
         """Open the transaction and set *savepoints*, if that is still to be done."""
         prefix = self._prefix(savepoints)

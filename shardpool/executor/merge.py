@@ -82,7 +82,7 @@ class Merger:
             else:
                 found = self._fetched(then, job)
                 rows = list(_cut((row for shard in sorted(found) for row in found[shard][1]), then, job.parameters))
-                result = RoutedResult(_common_description(found), rows, len(rows))
+                result = RoutedResult(common_description(found), rows, len(rows))
             step.rows = len(result.rows)
             return result
 
@@ -94,7 +94,7 @@ class Merger:
                 found = {job.node: _begun(cursors[job.node])}
             else:
                 cursors, found = self._opened(then, job)
-            yield _common_description(found)
+            yield common_description(found)
             rows = (row for shard in sorted(found) for row in _all_rows(found[shard][1], cursors[shard]))
             yield from rows if isinstance(then, MergeQuery) else _cut(rows, then, job.parameters)
 
@@ -242,7 +242,7 @@ def _roll_back(connection: Any, shard: str, leases: Leases) -> None:
         leases.abandon(shard)
 
 
-def _common_description(found: Mapping[str, tuple[Any, list[Any]]]) -> Any:
+def common_description(found: Mapping[str, tuple[Any, list[Any]]]) -> Any:
     """Return the description of all shards' rows. Raise `SchemaDrift` if they differ: a schema change is half way.
 
     Types of users have another number on every server.

@@ -58,10 +58,7 @@ class Leases:
         """Interrupt what runs on these shards. A cancel may arrive late, so their connections are not used again."""
         for shard in shards:
             self._broken.add(shard)
-            try:
-                self.connection(shard).cancel()
-            except psycopg2.Error:
-                continue
+            self._engines.pool(shard).cancel(self.connection(shard))
 
     def abandon(self, shard: str) -> None:
         self._broken.add(shard)

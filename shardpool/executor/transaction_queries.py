@@ -172,6 +172,9 @@ class _BranchPool:
     def discard(self, entry: _Lent) -> None:
         entry.dbapi_connection.close()
 
+    def cancel(self, connection: Any) -> None:
+        self.transaction.around.engines.pool(self.shard).cancel(connection)
+
 
 @dataclass(frozen=True)
 class _Lent:

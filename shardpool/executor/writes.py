@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from shardpool.engines.translate import translate
 from shardpool.errors import CrossShardDeadlock, GatherTooLarge, SchemaDrift, StalePlacement, WriteConflict
 from shardpool.executor.at_once import on_branches
+from shardpool.executor.copied import copied
 from shardpool.executor.current import CurrentTopology
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.statements import MAX_RETRIES, Statements
@@ -27,7 +28,7 @@ from shardpool.executor.transaction_queries import select
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.moment import MOMENT
 from shardpool.planner.refusals import refuse
-from shardpool.planner.writes import CompiledWrite, Copies, Found, Guarded, Staged, Step, Steps
+from shardpool.planner.writes import CompiledWrite, Copies, Found, Guarded, Staged, StagedInsert, Step, Steps
 from shardpool.topology.shard_map import Topology
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ def _with_reservations(transaction: Transaction, guarded: Guarded, result: Route
         placements = [step.placement] if step.placement else []
         written = transaction.on_shard(step.shard, step.sql, step.parameters, placements, True)
         if written.rowcount != step.expected:
+            if step.why:
+                transaction.on_shard(step.shard, step.why, step.parameters, placements, True)
             error = SchemaDrift(
                 f"the reservations of table {guarded.table.name!r} do not agree with its rows: shardpool doctor tells "
                 "more; nothing was changed"
@@ -145,6 +148,10 @@ def _staged(
     for _ in range(ATTEMPTS):
         try:
             with suppress(_Changed), transaction.savepoint():
+                if isinstance(staged, StagedInsert):
+                    done = copied(transaction, staged, parameters, at_once)
+                    if done is not None:
+                        return done, Steps(())
                 result = select(transaction, staged.source, parameters, transaction.topology, True)
                 found = Found(type_names(transaction, result.description), result.rows)
                 _check_size(found, transaction.around.max_gather_bytes)

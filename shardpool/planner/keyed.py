@@ -138,7 +138,7 @@ def _check_reserved(statement: Tree, topology: Topology) -> None:
 
 
 def reserved_columns(update: Tree, table: Table) -> set[str]:
-    """The columns that an UPDATE assigns and reservations hold: unique ones, and the key."""
+    """The columns that an UPDATE, or ON CONFLICT, assigns and reservations hold: unique ones, and the key."""
     return {it.res_target.name for it in update.target_list} & {*dict(table.unique), *table.key}
 
 

@@ -3,7 +3,7 @@
 literals    INSERT of 1,000 rows of literals, another text each time (plain: psycopg2's execute_values)
 parameters  INSERT of 1,000 rows of parameters, the same text each time
 beside      INSERT .. SELECT of 20,000 rows that stay in their partitions
-elsewhere   INSERT .. SELECT of 20,000 rows that belong to other partitions: through this process, as texts
+elsewhere   INSERT .. SELECT of 20,000 rows that belong to other partitions: through this process, as binary COPY
 key         UPDATE of the partition key of 20,000 rows
 """
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
 import threading
 import time
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import sqlalchemy.exc
@@ -18,6 +22,7 @@ from sqlalchemy import text
 from shardpool import Router, Sharded, parse_config
 from shardpool.catalog import ShardIdentity
 from shardpool.config import Secret
+from shardpool.engines.pool import ShardPool
 from shardpool.errors import (
     CatalogUnavailable,
     GatherTooLarge,
@@ -228,6 +233,44 @@ def test_statements_for_a_hanging_shard_do_not_hold_up_the_others(cluster: Local
         for thread in stuck:
             thread.join(30)
         assert elapsed < 5
+
+
+def test_a_cancellation_on_a_hanging_shard_does_not_hold_up_the_others(
+    cluster: LocalCluster, router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver's own cancellation would stop all threads of this process until the server answers."""
+    keys = {name: keys_on(router, name) for name in ("s0", "s1", "s2")}
+    begun = threading.Event()
+
+    def cancel(self: ShardPool, connection: Any, own: Any = ShardPool.cancel) -> None:
+        if self.shard == "s1":
+            begun.set()
+        own(self, connection)
+
+    monkeypatch.setattr(ShardPool, "cancel", cancel)
+    with pytest.raises(sqlalchemy.exc.IntegrityError), ThreadPoolExecutor(1) as threads:
+        router.query("SELECT count(DISTINCT body) FROM items")  # connections are open
+        hung = backends(cluster, "s1")
+        # Whatever happens here, the shard goes on in the end.
+        rescue = subprocess.Popen(["sh", "-c", f"sleep 15; kill -CONT {' '.join(map(str, hung))}"])
+        for pid in hung:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            rows = ", ".join(f"({key}, 'again')" for name in ("s0", "s1") for key in keys[name][:1])
+            writing = threads.submit(router.query, f"INSERT INTO items VALUES {rows}")
+            assert begun.wait(20)
+            start = time.monotonic()
+            for _ in range(200):
+                router.execute(keys["s2"][0], "SELECT 1 FROM items")
+            elapsed = time.monotonic() - start
+        finally:
+            rescue.kill()
+            rescue.wait()
+            for pid in hung:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+        assert elapsed < 8
+        writing.result(60)
 
 
 def backends(cluster: LocalCluster, shard: str) -> list[int]:

@@ -28,8 +28,8 @@ def opened(server_urls: list[str]) -> Iterator[Both]:
 @pytest.fixture
 def both(opened: Both) -> Iterator[Both]:
     with opened.plain.cursor() as cursor:
-        cursor.execute("TRUNCATE country, orders, items, sums, members")
-    for table in ("orders CASCADE", "sums", "country CASCADE", "members, emails"):
+        cursor.execute("TRUNCATE country, orders, items, sums, members, users")
+    for table in ("orders CASCADE", "sums", "country CASCADE", "members, emails", "users, logins"):
         opened.router.query(f"TRUNCATE {table}")
     opened.router._forget_plans()
     yield opened

@@ -27,12 +27,18 @@ CREATE TABLE items (
 );
 CREATE TABLE sums (customer bigint PRIMARY KEY, orders bigint, total numeric);
 CREATE TABLE members (customer bigint, id int, email text, nick text DEFAULT 'none', PRIMARY KEY (customer, id));
+CREATE TABLE users (customer bigint PRIMARY KEY, login text, visits int DEFAULT 1);
 """
 #: What keeps e-mails unique: reservations here; there a constraint, and a view that looks like the reservations.
-RESERVATIONS = "CREATE TABLE emails (email text PRIMARY KEY, customer bigint NOT NULL);"
+RESERVATIONS = """
+CREATE TABLE emails (email text PRIMARY KEY, customer bigint NOT NULL);
+CREATE TABLE logins (login text PRIMARY KEY, customer bigint NOT NULL);
+"""
 UNIQUE = """
 ALTER TABLE members ADD UNIQUE (email) DEFERRABLE INITIALLY IMMEDIATE;
 CREATE VIEW emails AS SELECT email, customer FROM members WHERE email IS NOT NULL;
+ALTER TABLE users ADD UNIQUE (login);
+CREATE VIEW logins AS SELECT login, customer FROM users WHERE login IS NOT NULL;
 """
 TABLES = {
     "country": Reference(),
@@ -41,6 +47,8 @@ TABLES = {
     "sums": Sharded("customer"),
     "members": Sharded("customer", {"email": "emails"}),
     "emails": Sharded("email"),
+    "users": Sharded("customer", {"login": "logins"}),
+    "logins": Sharded("login"),
 }
 CODES = ("de", "fr", "it", "es")
 KEYS = 12
@@ -152,7 +160,7 @@ class Generator:
     def statement(self) -> tuple[str, Parameters]:
         kinds = [self._insert] * 5 + [self._update] * 4 + [self._delete] * 2 + [self._select_into] * 2
         kinds += [self._reference] * 3 + [self._odd] * 2 + [self._moved] * 2 + [self._elsewhere] * 3
-        kinds += [self._merge] * 3 + [self._in_with] * 2 + [self._unique] * 4
+        kinds += [self._merge] * 3 + [self._in_with] * 2 + [self._unique] * 4 + [self._upsert] * 3
         return self._random.choice(kinds)()
 
     def _pick(self, *choices: str) -> str:
@@ -434,6 +442,25 @@ class Generator:
                 "UPDATE sums SET orders = 0 FROM w WHERE w.customer = sums.customer AND w.id = 1",
             ),
             {},
+        )
+
+    def _upsert(self) -> tuple[str, Parameters]:
+        """Rows that may be there already, of a table with a column that is unique over all partitions."""
+        logins = [self._pick("NULL", *(f"'l{number}'" for number in range(14))) for _ in range(3)]
+        keys = self._random.sample(range(KEYS), 3)
+        rows = ", ".join(f"({key}, {login})" for key, login in zip(keys, logins, strict=True))
+        update = "ON CONFLICT (customer) DO UPDATE SET visits = users.visits + "
+        returning = self._pick("", " RETURNING *", " RETURNING customer, visits * 2")
+        return self._random.choice(
+            [
+                (f"INSERT INTO users (customer, login) VALUES {rows} {update} 1{returning}", {}),
+                (f"INSERT INTO users VALUES (:k, {logins[0]}, 5) {update} :n", {"k": keys[0], "n": keys[1]}),
+                (f"INSERT INTO users VALUES {rows} {update} excluded.visits WHERE users.visits < 4{returning}", {}),
+                (f"INSERT INTO users SELECT customer, max(note) FROM orders GROUP BY customer {update} 10", {}),
+                (f"INSERT INTO users SELECT customer + 3, login || 'x' FROM users {update} 2{returning}", {}),
+                (f"DELETE FROM users WHERE customer <> {keys[0]}", {}),
+                (f"UPDATE users SET login = {logins[0]} WHERE customer = {keys[0]}", {}),
+            ]
         )
 
     def _unique(self) -> tuple[str, Parameters]:

@@ -13,6 +13,7 @@ import random
 import signal
 import subprocess
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ POINTS = (
 
 @dataclass(frozen=True)
 class Order:
-    """What a teller is to do: *transfers* per thread, and at the *hit*-th passing of *point* get *signal*."""
+    """What a teller is to do: *transfers* per thread, or what *serve* does; and at the *hit*-th passing of *point* get
+    *signal*."""
 
     config: Config
     log: Path
@@ -48,6 +50,7 @@ class Order:
     hit: int = 0
     signal: int = signal.SIGKILL
     plant: str = ""
+    serve: Callable[[Order, Router, int, int], None] | None = None
 
 
 class Teller:
@@ -90,7 +93,8 @@ def _work(order: Order) -> None:
     faulthandler.dump_traceback_later(40, file=order.log.with_suffix(".trace").open("w"))
     log = os.open(order.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     with Router(order.config, listen=False) as router:
-        threads = [threading.Thread(target=_serve, args=(order, router, log, number)) for number in range(THREADS)]
+        serve = order.serve or _serve
+        threads = [threading.Thread(target=serve, args=(order, router, log, number)) for number in range(THREADS)]
         for thread in threads:
             thread.start()
         for thread in threads:

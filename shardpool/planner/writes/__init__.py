@@ -24,8 +24,8 @@ from shardpool.planner.views import expanded
 from shardpool.planner.writes.changes import compile_staged_change
 from shardpool.planner.writes.ctes import compile_with
 from shardpool.planner.writes.everywhere import compile_reference, compile_truncate
-from shardpool.planner.writes.guarded import Guarded, guarded_table, with_hidden
-from shardpool.planner.writes.inserts import compile_staged_insert
+from shardpool.planner.writes.guarded import Guarded, guarded_table, updates_on_conflict, with_hidden
+from shardpool.planner.writes.inserts import Copied, StagedInsert, compile_staged_insert
 from shardpool.planner.writes.merges import compile_merge, compile_staged_merge
 from shardpool.planner.writes.partitions import compile_partitions
 from shardpool.planner.writes.rows import compile_rows, has_rows, without_constant_rows
@@ -43,10 +43,12 @@ from shardpool.topology.shard_map import Topology
 
 __all__ = [
     "CompiledWrite",
+    "Copied",
     "Copies",
     "Found",
     "Guarded",
     "Staged",
+    "StagedInsert",
     "Step",
     "Steps",
     "chosen",
@@ -93,7 +95,8 @@ def compile_write(statement: Statement, topology: Topology) -> CompiledWrite:
     else:
         light = without_constant_rows(whole)
         inner = FirstProven(whole.unparsed(), *_attempt(lambda: _direct(whole, light, topology)))
-    return Guarded(inner, table, verb, bool(unwrap(statement.node).returning_clause.exprs))
+    returns = bool(unwrap(statement.node).returning_clause.exprs)
+    return Guarded(inner, table, verb, returns, updates_on_conflict(statement.node))
 
 
 def _direct(statement: Statement, light: Statement, topology: Topology) -> CompiledWrite:

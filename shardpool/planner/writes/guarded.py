@@ -30,12 +30,16 @@ Entry = tuple[str | None, ...]
 
 @dataclass(frozen=True)
 class Guarded:
-    """`inner` returns `hidden` more columns: the unique ones, then the key, as texts. `verb` is its kind."""
+    """`inner` returns `hidden` more columns: the unique ones, then the key, as texts. `verb` is its kind.
+
+    `updates`: rows that it returns may have been there, with the same values in these columns.
+    """
 
     inner: CompiledWrite
     table: Table
     verb: str
     returns: bool
+    updates: bool
 
     @property
     def hidden(self) -> tuple[str, ...]:
@@ -60,13 +64,24 @@ class Guarded:
             gone = [tuple(row[it] for it in wanted) for row in old if row[place] is not None]
             come = [tuple(row[it] for it in wanted) for row in new if row[place] is not None]
             kept = set(gone) & set(come)
+            # The same value twice is an error in any case, and the plain words tell it.
+            ensure = self.updates and len({it[0] for it in come}) == len(come)
+            words = _ENSURE if ensure else _INSERT
             deleting += _steps(reservation, column, [it for it in gone if it not in kept], _DELETE, topology)
-            inserting += _steps(reservation, column, [it for it in come if it not in kept], _INSERT, topology)
+            inserting += _steps(reservation, column, [it for it in come if it not in kept], words, topology)
         return deleting + inserting
 
 
 _DELETE = "DELETE FROM {table} USING {rows} WHERE {match}"
 _INSERT = "INSERT INTO {table} ({columns}) SELECT {values} FROM {rows}"
+#: Counts the rows that have their reservations now, whether they had them before or not.
+_ENSURE = (
+    "INSERT INTO {table} AS shardpool_there ({columns}) SELECT {values} FROM {rows} "
+    "ON CONFLICT ({unique}) DO UPDATE SET {unique} = excluded.{unique} "
+    "WHERE ROW(shardpool_there.*) IS NOT DISTINCT FROM ROW(excluded.*)"
+)
+#: The error of the one that another row has.
+_WHY = _INSERT + " WHERE NOT EXISTS (SELECT FROM {table} WHERE {match})"
 
 
 def _steps(reservation: Table, column: str, entries: Sequence[Entry], words: str, topology: Topology) -> list[Step]:
@@ -75,24 +90,34 @@ def _steps(reservation: Table, column: str, entries: Sequence[Entry], words: str
     names = [column, *(it.name for it in reservation.columns if it.name != column)]
     columns = [it for name in names if (it := reservation.column(name)) is not None]
     table, quoted = quote(reservation.name), [quote(it.name) for it in columns]
-    sql = words.format(
-        table=table,
-        rows="{rows}",
-        columns=", ".join(quoted),
-        values=", ".join(f"{cell(place)}::{it.type}" for place, it in enumerate(columns)),
-        match=" AND ".join(
+    parts = {
+        "table": table,
+        "rows": "{rows}",
+        "columns": ", ".join(quoted),
+        "unique": quoted[0],
+        "values": ", ".join(f"{cell(place)}::{it.type}" for place, it in enumerate(columns)),
+        "match": " AND ".join(
             f"{table}.{name} = {cell(place)}::{unbounded(it)}"
             for place, (name, it) in enumerate(zip(quoted, columns, strict=True))
         ),
-    )
-    sql = sql.replace("%", "%%").replace("{rows}", rows_item(len(columns)))
+    }
+
+    def filled(sql: str) -> str:
+        return sql.format(**parts).replace("%", "%%").replace("{rows}", rows_item(len(columns)))
+
+    sql, why = filled(words), filled(_WHY) if words == _ENSURE else ""
     by_placement: dict[Placement, list[Entry]] = {}
     for entry in entries:
         key = stored_key(entry[0], unique, reservation.key_types[0])
         by_placement.setdefault(topology.place(key, reservation.key_types), []).append(entry)
     ordered = sorted(by_placement.items(), key=lambda it: (it[0].shard, it[0].partition.id))
+    paths = topology.search_paths
     return [
-        replace(row_step(placement, sql, len(columns), rows, {}, topology), expected=len(rows))
+        replace(
+            row_step(placement, sql, len(columns), rows, {}, topology),
+            expected=len(rows),
+            why=why and paths[placement.partition.id] + why,
+        )
         for placement, rows in ordered
     ]
 
@@ -118,7 +143,9 @@ def guarded_table(statement: Statement, topology: Topology) -> Table | None:
     guarded = [table for table in written if table.unique]
     if not guarded or (len(written) == 1 and not _touches(statement.node, guarded[0])):
         return None
-    if len(written) > 1 or kind(statement.node) == "merge_stmt" or _updates_on_conflict(statement.node):
+    if len(written) > 1 or kind(statement.node) == "merge_stmt":
+        raise refuse("SP139", guarded[0].name)
+    if updates_on_conflict(statement.node) and not _keeps_reserved(statement.node.insert_stmt, guarded[0]):
         raise refuse("SP139", guarded[0].name)
     return guarded[0]
 
@@ -127,8 +154,14 @@ def _touches(node: Tree, table: Table) -> bool:
     return kind(node) != "update_stmt" or bool(reserved_columns(unwrap(node), table))
 
 
-def _updates_on_conflict(node: Tree) -> bool:
+def updates_on_conflict(node: Tree) -> bool:
+    """Whether there is ON CONFLICT DO UPDATE."""
     return kind(node) == "insert_stmt" and bool(node.insert_stmt.on_conflict_clause.target_list)
+
+
+def _keeps_reserved(insert: Tree, table: Table) -> bool:
+    """Whether ON CONFLICT DO UPDATE leaves alone what reservations hold, and these tell rows apart by their key."""
+    return not reserved_columns(insert.on_conflict_clause, table) and set(table.primary_key) == set(table.key)
 
 
 def with_hidden(statement: Statement, table: Table) -> Statement:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +29,8 @@ from shardpool.planner.writes.staged import (
     row_step,
     rows_item,
     shared_path,
+    stored_key,
+    unbounded,
 )
 from shardpool.planner.writes.steps import (
     Copies,
@@ -41,14 +43,34 @@ from shardpool.planner.writes.steps import (
     target_of,
 )
 from shardpool.topology.shard_map import Placement, Topology
-from shardpool.topology.tables import Table
+from shardpool.topology.tables import Column, Table
 
 _SELECT = f"SELECT {ROWS}.shardpool_columns FROM {ROWS}"
 
 
 @dataclass(frozen=True)
+class Copied:
+    """Rows that can be copied as they are: the columns that they fill, and where among them the key is."""
+
+    table: Table
+    columns: tuple[Column, ...]
+    keys: tuple[int, ...]
+
+    def place(self, texts: Sequence[str | None], topology: Topology) -> Placement:
+        """Where the row with a key of these texts belongs. Raise `UnsupportedStatement` if that is not certain."""
+        parts = [
+            stored_key(text, self.columns[place], key_type)
+            for text, place, key_type in zip(texts, self.keys, self.table.key_types, strict=True)
+        ]
+        return place_key(parts, self.table, topology)
+
+
+@dataclass(frozen=True)
 class StagedInsert:
-    """`words` with `_SELECT` where the rows are selected; `values` are those of the columns that are named."""
+    """`words` with `_SELECT` where the rows are selected; `values` are those of the columns that are named.
+
+    `new`: without ON CONFLICT; `plain`: also without RETURNING, and into a sharded table.
+    """
 
     source: CompiledQuery
     table: Table
@@ -56,6 +78,21 @@ class StagedInsert:
     assigned: tuple[WrittenKey, ...]
     words: str
     copies: Copies | None
+    plain: bool
+    new: bool
+
+    def copied(self, types: Sequence[str], parameters: Mapping[str, Any]) -> Copied | None:
+        """How rows of these types can be copied; None if they are to be read, and cast to what the columns are."""
+        columns = tuple(value.column for value in self.values[: len(types)])
+        names = [column.name for column in columns]
+        alike = all(
+            found == unbounded(column) and not column.generated for found, column in zip(types, columns, strict=False)
+        )
+        if not self.plain or not alike or len(types) > len(self.values) or not set(self.table.key) <= set(names):
+            return None
+        if moving_parameters(parameters) or len(set(names)) < len(names):
+            return None
+        return Copied(self.table, columns, tuple(names.index(name) for name in self.table.key))
 
     def steps(self, found: Found, parameters: Mapping[str, Any], topology: Topology) -> Steps:
         columns = len(found.types)
@@ -77,7 +114,7 @@ class StagedInsert:
             rows = [found.rows[place] for place in places]
             step = row_step(placement, sql, columns, rows, parameters, topology)
             steps.append(replace(step, rows=tuple(places)))
-        return Steps(tuple(steps))
+        return Steps(tuple(steps), new=self.new)
 
     def _places(self, found: Found, topology: Topology) -> dict[Placement, list[int]]:
         by_name = {value.column.name: value for value in self.values[: len(found.types)]}
@@ -120,10 +157,12 @@ def compile_staged_insert(statement: Statement, topology: Topology) -> StagedIns
     insert.select_stmt.select_stmt.CopyFrom(_rows_select())
     insert.ClearField("with_clause")
     assigned = tuple(assigned_keys(conflict.target_list, table, statement)) if table.sharded else ()
+    new = not insert.HasField("on_conflict_clause")
+    plain = table.sharded and new and not insert.HasField("returning_clause")
     words = generated(insert, statement, topology)
     if words.count(_SELECT) != 1:
         raise refuse("SP132", f"it has a table called {ROWS}")
-    return StagedInsert(source, table, tuple(values), assigned, words, copies)
+    return StagedInsert(source, table, tuple(values), assigned, words, copies, plain, new)
 
 
 def _select(insert: Tree) -> Tree:

@@ -32,12 +32,14 @@ class WritePartitions:
     """`source` is the SELECT whose plan tells the partitions.
 
     `still`: the statement with the current time as a parameter, for several partitions; None if it does not ask for it.
+    `new`: it is an INSERT without ON CONFLICT.
     """
 
     keyed: KeyedStatement
     assigned: tuple[WrittenKey, ...]
     source: CompiledQuery
     still: KeyedStatement | None
+    new: bool = False
 
     def bind(self, parameters: Mapping[str, Any], topology: Topology) -> Steps:
         by_shard = self._partitions(parameters, topology)
@@ -49,7 +51,7 @@ class WritePartitions:
                 check_assigned(self.assigned, partition, parameters, topology)
                 placement = topology.shard_map.placement(partition)
                 steps.append(Step(shard, in_partition(keyed, partition, topology), placement))
-        return Steps(tuple(steps), moment=keyed is not self.keyed)
+        return Steps(tuple(steps), moment=keyed is not self.keyed, new=self.new)
 
     def _partitions(self, parameters: Mapping[str, Any], topology: Topology) -> ByShard:
         plan = self.source.bind(parameters, topology)
@@ -75,7 +77,8 @@ def compile_partitions(statement: Statement, topology: Topology) -> WritePartiti
         select = changed_rows(statement.node)
     source = compile_source(select, statement, topology)
     assigned = tuple(assigned_keys(changes, table, statement))
-    return WritePartitions(keyed, assigned, source, still_words(keyed, statement, topology))
+    new = kind(statement.node) == "insert_stmt" and not node.HasField("on_conflict_clause")
+    return WritePartitions(keyed, assigned, source, still_words(keyed, statement, topology), new)
 
 
 def still_words(keyed: KeyedStatement, statement: Statement, topology: Topology) -> KeyedStatement | None:

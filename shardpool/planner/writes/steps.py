@@ -25,7 +25,8 @@ class Step:
     """One statement on one shard, in psycopg2's spelling; for a partition, or (`placement` None) for the whole shard.
 
     `rows`: which of the rows to insert it has, by their places. `parameters` are more than the user's. `expected`: how
-    many rows it must write, or they were changed meanwhile. `quiet`: what it did is no part of the answer.
+    many rows it must write, or they were changed meanwhile; `why` then fails with the reason, if there is one. `quiet`:
+    what it did is no part of the answer.
     """
 
     shard: str
@@ -34,6 +35,7 @@ class Step:
     rows: tuple[int, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
     expected: int | None = None
+    why: str = ""
     quiet: bool = False
 
 
