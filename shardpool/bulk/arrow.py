@@ -12,6 +12,8 @@ from shardpool.bulk.chunk import Record
 from shardpool.bulk.fields import Fields
 from shardpool.bulk.file_sink import FileSink
 from shardpool.bulk.layout import COPY_TEXT
+from shardpool.bulk.python_rows import turn
+from shardpool.bulk.values import NULL, to_field
 from shardpool.catalog import Catalog
 from shardpool.errors import JobRefused
 from shardpool.topology.tables import Column, Tables
@@ -55,11 +57,40 @@ def arrow_type(column: Column) -> Any:
 def to_arrow(columns: Sequence[Column], records: Sequence[Record]) -> pyarrow.Table:
     """Return records as an Arrow table. Raise `pyarrow.ArrowInvalid` for what Arrow has not: infinite dates, NaN."""
     pa = load_arrow()
-    decode = Fields(COPY_TEXT).decode
-    rows = [[decode(field) for field in record.split(b"\t")] for record in records]
-    turned: Sequence[Sequence[bytes | None]] = list(zip(*rows, strict=True)) if rows else [[] for _ in columns]
-    arrays = [_array(pa, arrow_type(column), values) for column, values in zip(columns, turned, strict=True)]
+    turned = turn(records, len(columns))
+    arrays = [_array(pa, arrow_type(column), _decoded(fields)) for column, fields in zip(columns, turned, strict=True)]
     return pa.table(arrays, names=[column.name for column in columns])
+
+
+def from_arrow(table: pyarrow.Table) -> list[Record] | None:
+    """Return a table's rows as records; None if it has a column whose text in Arrow is not what PostgreSQL reads."""
+    pa = load_arrow()
+    columns = [_fields(pa, column) for column in table.columns]
+    known = [column for column in columns if column is not None]
+    return list(map(b"\t".join, zip(*known, strict=True))) if len(known) == len(columns) else None
+
+
+def _fields(pa: Any, column: Any) -> list[bytes] | None:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _fields(pa, column.cast(kind.value_type))
+    if pa.types.is_large_string(kind) or pa.types.is_string(kind):
+        return [NULL if it is None else to_field(it) for it in column.to_pylist()]
+    if (
+        pa.types.is_integer(kind)
+        or pa.types.is_decimal(kind)
+        or pa.types.is_date32(kind)
+        or pa.types.is_timestamp(kind)
+    ):
+        return [it or NULL for it in column.cast(pa.string()).cast(pa.binary()).to_pylist()]
+    return None
+
+
+def _decoded(fields: Sequence[bytes]) -> Sequence[bytes | None]:
+    if b"\\" not in b"\t".join(fields):
+        return fields
+    decode = Fields(COPY_TEXT).decode
+    return [decode(field) for field in fields]
 
 
 def _array(pa: Any, type_: Any, values: Sequence[bytes | None]) -> Any:
@@ -67,7 +98,7 @@ def _array(pa: Any, type_: Any, values: Sequence[bytes | None]) -> Any:
         return pa.array([None if it is None else bytes.fromhex(it[2:].decode()) for it in values], type_)
     if pa.types.is_boolean(type_):
         return pa.array([None if it is None else it == b"t" for it in values], type_)
-    texts = pa.array([None if it is None else it.decode() for it in values], pa.string())
+    texts = pa.array(values, pa.binary()).cast(pa.string())
     return texts if pa.types.is_string(type_) else texts.cast(type_)
 
 

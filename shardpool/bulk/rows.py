@@ -24,6 +24,8 @@ BLOCK_ROWS = 2048
 BLOCK_BYTES = 1 << 19
 
 _SPECIAL = re.compile(r"[\\\n\r\t]")
+#: What needs a closer look, in a whole record: escapes, and what cannot be written.
+_AWKWARD = re.compile("[\\\\\n\r\0\ud800-\udfff]")
 _ESCAPES = {"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _IN_ARRAY = re.compile(r'["\\]')
 
@@ -38,6 +40,8 @@ class RowWriter:
     def __init__(self, table: Table, columns: Sequence[str], lows: Sequence[int]) -> None:
         self._columns = tuple(columns)
         self._names = frozenset(columns)
+        # Values that are written alike in all columns; the others depend on the column, or may be of a subclass.
+        self._plain = {kind: writer for kind, writer in _WRITERS.items() if kind not in (bool, dict, list)}
         self._writers = [_column_writer(table, name) for name in columns]
         self._hash = KeyHash(table, lows) if table.sharded else None
         self._indexes = [self._columns.index(name) for name in table.key]
@@ -80,6 +84,16 @@ class RowWriter:
         return row
 
     def _record(self, values: Sequence[Any]) -> bytes:
+        plain = self._plain
+        try:
+            text = "\t".join([plain[type(value)](value) for value in values])
+        except KeyError:
+            return self._each(values)
+        if text.count("\t") != len(values) - 1 or _AWKWARD.search(text):
+            return self._each(values)
+        return text.encode()
+
+    def _each(self, values: Sequence[Any]) -> bytes:
         fields = [
             r"\N" if value is None else writer(value) for writer, value in zip(self._writers, values, strict=True)
         ]

@@ -119,7 +119,8 @@ def _proposal(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield Text(f"of {sum(calls.values()):,} calls in the query log: {', '.join(shares)}")
         for outcome, shown in facts["query_log"]["examples"].items():
             yield from (Text(f"{outcome}: {statement}", style="yellow") for statement in shown)
-    for line in (*facts["notes"], *(f"not taken along: {it}" for it in facts["proposal"]["not_taken_along"])):
+    left_out = (f"not taken along: {it['what']}; {it['advice']}" for it in facts["proposal"]["not_taken_along"])
+    for line in (*facts["notes"], *left_out):
         yield Text(line, style="yellow")
 
 

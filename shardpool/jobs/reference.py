@@ -1,8 +1,9 @@
-"""Making the copies of a reference table equal again: one shard's rows become those of all."""
+"""Making copies of a reference table equal: one shard's rows become those of all, or of a table elsewhere."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -48,12 +49,12 @@ def repair_reference(engines: Engines, topology: Topology, name: str, source: st
                 shard, connection, f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; LOCK TABLE {relation} IN EXCLUSIVE MODE"
             )
         with connections[source].cursor() as cursor:
-            expected, rows = digest_in(cursor, relation, table.columns), _rows(cursor, relation, table)
+            expected, rows = digest_in(cursor, relation, table.columns), all_rows(cursor, relation, table)
         for shard, connection in connections.items():
             with connection.cursor() as cursor:
                 if digest_in(cursor, relation, table.columns) != expected:
                     try:
-                        _replace(cursor, topology.keyspace, table, rows)
+                        make_equal(cursor, topology.keyspace, table, rows)
                     except psycopg2.Error as error:
                         raise refused(error, shard, gone=bool(connection.closed)) from error
                     if digest_in(cursor, relation, table.columns) != expected:
@@ -64,19 +65,23 @@ def repair_reference(engines: Engines, topology: Topology, name: str, source: st
     return changed
 
 
-def _replace(cursor: Any, schema: str, table: Table, rows: dict[Key, bytes]) -> None:
-    """Write what is missing or different, and delete what is too much. Rows that stay are not deleted meanwhile."""
+def make_equal(cursor: Any, schema: str, table: Table, rows: Mapping[Key, bytes]) -> int:
+    """Write what is missing or different, and delete what is too much; return how many rows that was. Rows that stay
+    are not deleted meanwhile.
+    """
     relation = f"{quote(schema)}.{quote(table.name)}"
-    here = _rows(cursor, relation, table)
+    here = all_rows(cursor, relation, table)
     written = [record for key, record in rows.items() if here.get(key) != record]
     if written:
         Upsert(table)(cursor.connection, "", relation, table.insertable, written, 0)
     gone = [key for key in here if key not in rows]
     if gone:
         delete_rows(cursor, schema, table, gone)
+    return len(written) + len(gone)
 
 
-def _rows(cursor: Any, relation: str, table: Table) -> dict[Key, bytes]:
+def all_rows(cursor: Any, relation: str, table: Table) -> dict[Key, bytes]:
+    """Return the rows of *relation* by their keys, as records of COPY's text format."""
     data = io.BytesIO()
     cursor.copy_expert(f"COPY {relation} ({', '.join(map(quote, table.insertable))}) TO STDOUT", data)
     places = [table.insertable.index(name) for name in table.primary_key]

@@ -1,8 +1,9 @@
 """Jobs against what people write today, side by side on the same servers: `python -m tests.bench.bench_jobs`.
 
-Moving a table in: `pg_dump | psql` into one database, one COPY to COPY pipe per core, and the job ``import``, which
-also verifies. Anonymising: a loop over a `psycopg2.pool` with an INSERT per row, and the job ``anonymise`` on threads,
-processes and a Dask cluster of two.
+Moving a table in: `pg_dump | psql` into one database, one COPY to COPY pipe per core, and the job ``import``: its copy
+alone, and with primary keys and the comparison of all rows. Anonymising: a loop over a `psycopg2.pool` with an INSERT
+per row, and the job ``anonymise`` on threads, processes and a Dask cluster of two. ETL: such a loop that prices each
+row, and the job ``etl`` with the same function over rows, with one over Arrow tables, and with SQL.
 `SHARDPOOL_BENCH_ROWS` (1,000,000). `python -m tests.bench.bench_jobs memory` copies 1 million rows and then 10 times as
 many, each in a process of its own, and prints what each has needed.
 """
@@ -19,13 +20,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from distributed import LocalCluster as Dask
 from psycopg2.pool import ThreadedConnectionPool
 from sqlalchemy.engine import make_url
 
 from shardpool import Router, Sharded
+from shardpool.bulk.runner import Run
 from shardpool.jobs import run_job
 from shardpool.local import LocalCluster
 from shardpool.local.binaries import programs
@@ -118,6 +122,22 @@ def copy_per_core(source: str, targets: list[str]) -> None:
         thread.join()
 
 
+@contextmanager
+def copying() -> Iterator[list[float]]:
+    """How long the runner works its chunks off, in seconds, of each run in the block."""
+    found: list[float] = []
+    work_off = Run._work_off
+
+    def timed(run: Run) -> None:
+        found.append(seconds(lambda: work_off(run)))
+
+    Run._work_off = timed  # type: ignore[method-assign]
+    try:
+        yield found
+    finally:
+        Run._work_off = work_off  # type: ignore[method-assign]
+
+
 def moving_in(folder: Path) -> None:
     with LocalCluster(shards=1, partitions=1) as old, LocalCluster(shards=2, partitions=1) as plain:
         source, targets = old.url("s0"), [plain.url(name) for name in plain.names]
@@ -128,10 +148,11 @@ def moving_in(folder: Path) -> None:
         copied = seconds(lambda: copy_per_core(source, targets))
         path = folder / "import.toml"
         path.write_text(IMPORT.format(url=source))
-        with keyspace("shop") as (_, router):
+        with keyspace("shop") as (_, router), copying() as alone:
             moved = seconds(lambda: run_job(router, path))
     print(f"moving {ROWS:,} rows in (rows/s, of one COPY per core):")
-    for name, took in (("pg_dump | psql", dumped), ("one COPY per core", copied), ("job import, verified", moved)):
+    rates = {"pg_dump | psql": dumped, "one COPY per core": copied, "job import, the copy": alone[0]}
+    for name, took in {**rates, "job import, verified": moved}.items():
         print(f"  {name:24}{ROWS / took:12,.0f}{copied / took:8.2f}")
 
 
@@ -195,6 +216,67 @@ def anonymising(folder: Path) -> None:
         print(f"  {name:28}{rate:12,.0f}{rate / looped:8.2f}")
 
 
+FUNCTIONS = """
+from decimal import Decimal
+
+def price(rows):
+    for row in rows:
+        yield {"customer": row["customer"], "number": row["number"], "gross": row["amount"] * Decimal("1.19")}
+
+def arrow(table):
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    gross = pc.multiply(table["amount"], pa.scalar(Decimal("1.19")))
+    return table.select(["customer", "number"]).append_column("gross", gross)
+"""
+PRICED = "CREATE TABLE priced (customer bigint, number bigint, gross numeric, PRIMARY KEY (customer, number))"
+ETL: dict[str, dict[str, Any]] = {
+    "a function over rows": {"extract": {"table": "visit"}, "transform": {"python": "price.py:price"}},
+    "Arrow tables": {"extract": {"table": "visit"}, "transform": {"arrow": "price.py:arrow"}},
+    "SQL": {"extract": {"query": "SELECT customer, number, amount * 1.19 AS gross FROM visit"}},
+}
+
+
+def pricing_loop(source: str, target: str, rows: int) -> None:
+    pools = [ThreadedConnectionPool(1, 4, dsn=" ".join(dsn(url))) for url in (source, target)]
+    reader, writer = pools[0].getconn(), pools[1].getconn()
+    with reader.cursor() as read, writer.cursor() as write:
+        read.execute("SELECT * FROM visit LIMIT %s", (rows,))
+        for at, (customer, number, _, _, _, amount, _) in enumerate(read):
+            row = customer, number, amount * Decimal("1.19")
+            write.execute("INSERT INTO priced VALUES (%s, %s, %s)", row)
+            if at % 1000 == 0:
+                writer.commit()
+        writer.commit()
+    for pool, connection in zip(pools, (reader, writer), strict=True):
+        pool.putconn(connection)
+        pool.closeall()
+
+
+def etl(folder: Path) -> None:
+    (folder / "price.py").write_text(FUNCTIONS)
+    few = min(ROWS, 50_000)
+    with LocalCluster(shards=2, partitions=1) as plain:
+        source, target = (plain.url(name) for name in plain.names)
+        execute(source, DDL, FILL % few)
+        execute(target, PRICED)
+        looped = few / seconds(lambda: pricing_loop(source, target, few))
+    rates = {"loop over psycopg2.pool": looped}
+    with keyspace("shop") as (_, router):
+        router.create_schema(f"{DDL}; {PRICED}", {"visit": Sharded("customer"), "priced": Sharded("customer")})
+        router.copy_into("visit", _rows(ROWS))
+        for executor in ("threads", "processes"):
+            for name, what in ETL.items():
+                router.query("TRUNCATE priced")
+                run = {"executor": executor, "workers": 4 if executor == "threads" else CORES, "chunk_rows": 50_000}
+                spec = {"job": "etl", "name": "price", "load": {"table": "priced"}, "run": run, **what}
+                took = seconds(lambda spec=spec: run_job(router, spec))  # type: ignore[misc]
+                rates[f"job etl, {name}, {executor}"] = ROWS / took
+    print(f"pricing {ROWS:,} rows (rows/s, of the loop):")
+    for name, rate in rates.items():
+        print(f"  {name:40}{rate:12,.0f}{rate / looped:8.2f}")
+
+
 def _rows(count: int) -> Iterator[tuple[object, ...]]:
     for n in range(count):
         mail, phone = f"person{n // 10}@mail.example", f"+49 30 {1000000 + n}"
@@ -231,6 +313,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         moving_in(Path(folder))
         anonymising(Path(folder))
+        os.chdir(folder)
+        etl(Path(folder))
     return None
 
 

@@ -246,13 +246,45 @@ def test_the_proposal(place: MoveIn) -> None:
         "orders": ("sharded", "customer_id", ()),
         "items": ("sharded", "customer_id", ()),
     }
-    assert plan["proposal"]["not_taken_along"] == ["view rich"]
+    assert [it["what"] for it in plan["proposal"]["not_taken_along"]] == ["view rich"]
     skew = {it["table"]: it for it in plan["skew"]}["orders"]
     assert (skew["rows"], skew["keys"]) == (1800, 600)
     assert 1.0 <= skew["largest"] / skew["mean"] < 1.5
     assert leftovers(place.url) == []
     with pytest.raises(JobRefused, match="says nothing about country"):
         run_job(place.router, place.spec)
+
+
+MORE = """
+CREATE SEQUENCE tickets;
+SELECT nextval('tickets'), nextval('tickets');
+CREATE SEQUENCE unused;
+CREATE MATERIALIZED VIEW totals AS SELECT sum(total) FROM orders;
+CREATE FUNCTION rounded() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.total := round(NEW.total); RETURN NEW; END';
+CREATE TRIGGER rounds BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION rounded();
+CREATE PROCEDURE clean() LANGUAGE sql AS 'DELETE FROM items';
+"""
+
+
+def test_what_is_not_taken_along_can_be_created_afterwards(place: MoveIn) -> None:
+    connection = plain_connection(place.url)
+    with connection.cursor() as cursor:
+        cursor.execute(MORE)
+    connection.close()
+    left_out = {it["what"]: it for it in plan_job(place.router, place.spec)["proposal"]["not_taken_along"]}
+    assert list(left_out) == [
+        *("function rounded", "materialized view totals", "procedure clean", "sequence tickets, which stands at 2"),
+        *("sequence unused, which was never used", "trigger rounds on orders", "view rich"),
+    ]
+    assert all(it["advice"] for it in left_out.values())
+    shown = run("job", "run", place.spec, "--dry-run", config=place.config).out
+    assert "which stands at 2; new ids come from the application" in " ".join(shown.split())
+    place.spec.write_text(place.spec.read_text().replace("[from]", "[from]\nfrozen = true"))
+    run_job(place.router, place.spec)
+    for what in ("function rounded", "trigger rounds on orders", "view rich"):
+        place.router.create_schema(left_out[what]["statement"], {})
+    place.router.query("INSERT INTO orders VALUES (7, 99, 5000.4)")
+    assert place.router.query("SELECT number, total FROM rich").all() == [(99, 5000)]
 
 
 LOG = r"""

@@ -18,12 +18,17 @@ from typing import Any
 import pytest
 
 from shardpool import Router, Sharded, read_config
+from shardpool.bulk.database_source import database_config
 from shardpool.bulk.positions import CATALOG, Positions
+from shardpool.config import parse_endpoint
+from shardpool.engines import Engines
 from shardpool.errors import JobFailed, JobRefused, SchemaBusy, ShardpoolError, UnknownTable
 from shardpool.jobs import cancel_job, job_status, pause_job, plan_job, resume_job, run_job
-from shardpool.jobs.replicate import capture, follow
+from shardpool.jobs.replicate import capture, follow, references
+from shardpool.jobs.replicate.receivers import DatabaseReceiver
+from shardpool.jobs.replicate.references import References
 from shardpool.local import LocalCluster
-from shardpool.moves import move_partition
+from shardpool.moves import change_partitions, move_partition, plan_merge, plan_split
 from tests.cli.cli_tools import run
 from tests.jobs.anonymise_tools import write_config
 from tests.jobs.replicate_tools import (
@@ -234,7 +239,7 @@ def test_cancelled_it_leaves_the_tables_as_they_were(place: Place) -> None:
 def test_what_cannot_be_replicated_is_refused(place: Place) -> None:
     place.router.create_schema("CREATE TABLE loose (id bigint NOT NULL)", {"loose": Sharded("id")})
     changes: list[tuple[dict[str, Any], str]] = [
-        ({"tables": ["country"]}, "is a reference table"),
+        ({"tables": ["country"], "to": {"directory": "x"}}, "is a reference table"),
         ({"tables": ["nothing"]}, "nothing"),
         ({"tables": ["loose"]}, "no primary key"),
         ({"name": "a__b"}, "__"),
@@ -243,6 +248,74 @@ def test_what_cannot_be_replicated_is_refused(place: Place) -> None:
     for change, message in changes:
         with pytest.raises((JobRefused, UnknownTable), match=message):
             run_job(place.router, {**place.spec, "tables": ["owners"], **change})
+
+
+def test_a_database_has_reference_tables_too(place: Place) -> None:
+    """Its own changes of them are undone, and it is found out while the job goes on."""
+    router = place.router
+    run_job(router, place.spec)
+    check_replicated(router, place.url)
+    router.query("INSERT INTO country VALUES ('it')")
+    router.query("UPDATE country SET name = 'Deutsch\tland' WHERE code = 'de'")
+    router.query("DELETE FROM country WHERE code = 'fr'")
+    assert resume_job(router, place.spec).progress.changes == 3
+    check_replicated(router, place.url)
+    rows_there(place.url, "UPDATE country SET name = 'other' RETURNING code")
+    runner = threading.Thread(target=lambda: resume_job(router, {**place.spec, "run": {}}))
+    runner.start()
+    try:
+        eventually(lambda: "other" not in rows_there(place.url, "SELECT name FROM country"))
+        router.query("UPDATE country SET name = 'Italia' WHERE code = 'it'")
+        eventually(lambda: "Italia" in rows_there(place.url, "SELECT name FROM country"))
+    finally:
+        pause_job(router, "feed")
+        runner.join()
+    check_replicated(router, place.url)
+
+
+def test_writes_of_reference_tables_that_no_server_counted_are_found(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted fault: as the counts never change, only the clock tells."""
+    monkeypatch.setattr(references, "_WRITES", "SELECT 0 WHERE %s::regclass IS NOT NULL")
+    run_job(place.router, place.spec)
+    engines = Engines(database_config(parse_endpoint(place.url, "test", "to", None), "public", "UTC", 2))
+    try:
+        receiver = DatabaseReceiver(engines, "public")
+        receiver.begin(uuid.uuid4())
+        keep = References(place.router, {"country": place.router.topology.tables["country"]}, receiver, always=False)
+        assert keep() == 0
+        place.router.query("UPDATE country SET name = 'Italia'")
+        assert keep() == 0
+        monkeypatch.setattr(references, "INTERVAL", 0.0)
+        assert keep() == 2
+    finally:
+        engines.close()
+    check_replicated(place.router, place.url)
+
+
+def test_splits_and_merges_beside_writers(place: Place) -> None:
+    """What is noted goes along with its rows, whatever partition they come to be in."""
+    print("seed", SEED)
+    router = place.router
+    with writing(router, SEED):
+        assert run_job(router, place.spec).state == "paused"
+        runner = threading.Thread(target=lambda: resume_job(router, {**place.spec, "run": {"workers": 3}}))
+        runner.start()
+        try:
+            for _ in range(2):
+                first = router.shard_map.partitions[0].id
+                change_partitions(router, plan_split(router, first, to=max(router.shard_map.shards)))
+                router.refresh()
+                ids = [it.id for it in router.shard_map.partitions]
+                change_partitions(router, plan_merge(router, ids[1:3]))
+                router.refresh()
+        finally:
+            pause_job(router, "feed")
+            runner.join()
+    assert resume_job(router, place.spec).state == "paused"
+    assert job_status(router)[0].progress["waiting"] == 0
+    check_replicated(router, place.url)
 
 
 def test_a_resumed_job_is_the_same(place: Place) -> None:

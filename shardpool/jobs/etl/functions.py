@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shardpool.bulk.arrow import to_arrow
+from shardpool.bulk.arrow import from_arrow, to_arrow
 from shardpool.bulk.chunk import Record, Rejected, Rows
 from shardpool.bulk.python_rows import python_rows
 from shardpool.bulk.rows import RowWriter, columns_of_rows
@@ -80,18 +80,28 @@ class Apply:
 
     def _made(self, rows: Rows, records: Sequence[Record], origin: int | None) -> list[Rows]:
         made = self._run(rows, records)
+        if not isinstance(made, list):
+            written = from_arrow(made)
+            if written is not None:
+                return self._batch(rows, made.column_names, written, origin) if made.num_rows else []
+            made = made.to_pylist()
         columns, every = columns_of_rows(made, ())
         if not columns:
             return []
         writer = RowWriter(replace(self._target, key=(), key_types=()), columns, [0])
         written = [record for block in writer.blocks(every) for record in block.records]
+        return self._batch(rows, columns, written, origin)
+
+    @staticmethod
+    def _batch(rows: Rows, columns: Sequence[str], written: list[Record], origin: int | None) -> list[Rows]:
         return [replace(rows, columns=tuple(columns), records=written, origins=[origin] * len(written), types=())]
 
-    def _run(self, rows: Rows, records: Sequence[Record]) -> list[Any]:
+    def _run(self, rows: Rows, records: Sequence[Record]) -> Any:
+        """Return what the function makes: a list of rows, or an Arrow table."""
         if self._kind == "arrow":
-            return list(self._function(to_arrow(rows.types, records)).to_pylist())
+            return self._function(to_arrow(rows.types, records))
         if self._kind == "polars":
-            return list(self._function(load_polars().from_arrow(to_arrow(rows.types, records))).to_dicts())
+            return self._function(load_polars().from_arrow(to_arrow(rows.types, records))).to_arrow()
         return list(self._function(list(python_rows(rows.types, records))))
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shardpool.jobs.constraints import ForeignKey
+from shardpool.jobs.migrate.left_out import LeftOut
 from shardpool.jobs.migrate.survey import Survey
 from shardpool.topology.key import KEY_TYPES
 from shardpool.topology.tables import Table
@@ -36,12 +37,12 @@ class Proposal:
     """`others` are objects of the database that no import takes along."""
 
     tables: Mapping[str, TableProposal]
-    others: tuple[str, ...] = field(default=())
+    others: tuple[LeftOut, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
         return {
             "tables": [vars(self.tables[name]) for name in sorted(self.tables)],
-            "not_taken_along": list(self.others),
+            "not_taken_along": [vars(it) for it in self.others],
         }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from shardpool.ddl.introspect import read_columns
 from shardpool.jobs.constraints import Constraints, constraints_in
+from shardpool.jobs.migrate.left_out import LeftOut, left_out
 from shardpool.topology.names import quote
 from shardpool.topology.tables import Table
 
@@ -37,21 +38,6 @@ _ENUMS = """
 SELECT t.typname, array_agg(e.enumlabel::text ORDER BY e.enumsortorder)
 FROM pg_type t JOIN pg_enum e ON e.enumtypid = t.oid WHERE t.typnamespace = %s::regnamespace GROUP BY 1 ORDER BY 1
 """
-_OTHERS = """
-SELECT CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'p' THEN 'partitioned table'
-       WHEN 'f' THEN 'foreign table' END || ' ' || c.relname
-FROM pg_class c WHERE c.relnamespace = %s::regnamespace AND c.relkind IN ('v', 'm', 'p', 'f')
-UNION ALL
-SELECT 'trigger ' || t.tgname || ' on ' || c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
-WHERE c.relnamespace = %s::regnamespace AND NOT t.tgisinternal AND t.tgname NOT LIKE 'shardpool\\_%%'
-UNION ALL
-SELECT 'function ' || p.proname FROM pg_proc p WHERE p.pronamespace = %s::regnamespace
-  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e')
-UNION ALL
-SELECT 'inherited table ' || c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-WHERE c.relnamespace = %s::regnamespace AND c.relkind = 'r'
-ORDER BY 1
-"""
 
 
 @dataclass(frozen=True)
@@ -79,8 +65,7 @@ class Survey:
     #: Of these, identity columns, which no UPDATE may set.
     identities: frozenset[tuple[str, str]]
     enums: Mapping[str, Sequence[str]]
-    #: Objects that are not taken along, as a person would call them.
-    others: Sequence[str]
+    others: Sequence[LeftOut]
 
 
 def survey(cursor: Any, schema: str) -> Survey:
@@ -105,5 +90,5 @@ def survey(cursor: Any, schema: str) -> Survey:
         counted=frozenset(counted),
         identities=frozenset((table, column) for table, column, _, identity in extras if identity),
         enums=dict(ask(_ENUMS)),
-        others=[text for (text,) in ask(_OTHERS)],
+        others=left_out(cursor, schema),
     )

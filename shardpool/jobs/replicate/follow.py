@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -40,6 +40,8 @@ class Follower:
     workers: int
     patience: Patience
     once: bool
+    #: Keeps reference tables equal, if there are some.
+    references: Callable[[], int] = lambda: 0
     changes: int = field(default=0, init=False)
 
     def run(self, beat: Beat) -> None:
@@ -67,6 +69,7 @@ class Follower:
         """Tell all that waits."""
         waiting = retrying(self.patience, lambda _: self.router.refresh())(self._look)
         self.changes += sum(threads.map(self._tell_again, waiting))
+        self.changes += retrying(self.patience, lambda _: self.router.refresh())(self.references)
         lag = max((seconds for _, seconds in waiting.values()), default=0.0)
         return Following(self.changes, sum(count for count, _ in waiting.values()), round(lag, 3))
 
@@ -88,6 +91,8 @@ class Follower:
     def _tell(self, partition: int) -> int:
         """Tell what is in the logs of a partition, and forget it."""
         topology = self.router.topology
+        if partition in topology.shard_map.retired:
+            return 0  # It was split or merged just now, and its logs went along: the next round sees them.
         placement = topology.shard_map.placement(partition)
 
         def tell(cursor: Any) -> int:

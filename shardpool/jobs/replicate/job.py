@@ -1,4 +1,4 @@
-"""The job ``replicate``: sharded tables are copied, and every change is told from then on, until it is cancelled."""
+"""The job ``replicate``: tables are copied, and every change is told from then on, until it is cancelled."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from shardpool.jobs.migrate.survey import survey
 from shardpool.jobs.replicate.capture import check_capture, start_capture, stop_capture
 from shardpool.jobs.replicate.follow import Follower
 from shardpool.jobs.replicate.receivers import DatabaseReceiver, FileReceiver, FunctionReceiver, Receiver, head
+from shardpool.jobs.replicate.references import References
 from shardpool.jobs.spec import JobSpec, digest_of
 from shardpool.router import Router
 from shardpool.topology.names import quote
@@ -81,6 +82,8 @@ class ReplicateWork:
 def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
     """Check a spec and make the job ready."""
     tables = _tables(router, spec)
+    sharded = {name: table for name, table in tables.items() if table.sharded}
+    references = {name: table for name, table in tables.items() if not table.sharded}
     check_capture(spec.name, tables)
     to, run = spec.document["to"], spec.document.get("run", {})
     target = target_config(router, spec, to) if "url" in to else None
@@ -95,7 +98,7 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
                 _create_tables(engines, router, tables)
             elif function is None and directory.exists() and any(directory.iterdir()):
                 raise JobRefused(f"{directory} is not empty: take a new directory")
-            start_capture(router, spec.name, tables)
+            start_capture(router, spec.name, sharded)
 
         def follow(beat: Beat) -> None:
             record = JobJournal(router.catalog).find(spec.name)
@@ -103,7 +106,10 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
             receiver, options = work.receiver(router.catalog, engines), spec.options(router)
             receiver.begin(record.id)
             once = not run.get("follow", True)
-            Follower(router, spec.name, tables, receiver, options.workers, options.patience, once).run(beat)
+            follower = Follower(router, spec.name, sharded, receiver, options.workers, options.patience, once)
+            if isinstance(receiver, DatabaseReceiver) and references:
+                follower.references = References(router, references, receiver, always=once)
+            follower.run(beat)
 
         yield Prepared(
             work=work,
@@ -111,19 +117,22 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
             digest=digest_of(spec, [(name, repr(table)) for name, table in tables.items()], function),
             check_new=check_new,
             follow=follow,
-            abandon=lambda: stop_capture(router, spec.name, tables),
+            abandon=lambda: stop_capture(router, spec.name, sharded),
         )
 
 
 def _tables(router: Router, spec: JobSpec) -> dict[str, Table]:
     """Return the tables that are replicated. Raise `UnknownTable`, or `JobRefused` for a reference table."""
-    known = own_tables(router.topology.tables)
-    names = spec.document.get("tables", sorted(name for name, table in known.items() if table.sharded))
+    known, whole = own_tables(router.topology.tables), "url" in spec.document["to"]
+    names = spec.document.get("tables", sorted(name for name, table in known.items() if table.sharded or whole))
     for name in names:
         if name not in known:
             raise UnknownTable(name, router.topology.keyspace, list(known))
-        if not known[name].sharded:
-            raise JobRefused(f"{name} is a reference table, of which every shard has all rows: only sharded tables")
+        if not known[name].sharded and not whole:
+            raise JobRefused(
+                f"{name} is a reference table, of whose changes no order is known: a database is kept equal to it "
+                "(to.url), files and functions are told of sharded tables only"
+            )
     return {name: known[name] for name in names}
 
 
@@ -133,8 +142,14 @@ def _create_tables(engines: Engines, router: Router, tables: Mapping[str, Table]
     placement = topology.shard_map.placements[0]
     with router.engines.borrow(placement.shard) as connection, connection.cursor() as cursor:
         cursor.execute(topology.search_paths[placement.partition.id])
-        enums = survey(cursor, topology.keyspace).enums
-        found = replace(survey(cursor, placement.partition.schema), enums=enums)
+        shared, own = survey(cursor, topology.keyspace), survey(cursor, placement.partition.schema)
+    found = replace(
+        own,
+        tables={**shared.tables, **own.tables},
+        constraints=[*shared.constraints, *own.constraints],
+        defaults={**shared.defaults, **own.defaults},
+        enums=shared.enums,
+    )
     with engines.borrow(DATABASE) as connection:
         with connection.cursor() as cursor:
             cursor.execute(

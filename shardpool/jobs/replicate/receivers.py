@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg2
 
+from shardpool.bulk.chunk import Record
 from shardpool.bulk.database_source import DATABASE
 from shardpool.bulk.json_lines import json_rows
 from shardpool.bulk.keyspace_sink import insert
@@ -24,15 +25,19 @@ from shardpool.bulk.rejects import whole_file
 from shardpool.bulk.translate import refused
 from shardpool.catalog import Catalog
 from shardpool.faults import fault_point
-from shardpool.jobs.keyed_rows import delete_rows
+from shardpool.jobs.keyed_rows import Key, delete_rows
+from shardpool.jobs.reference import make_equal
 from shardpool.jobs.replicate.changes import Page
 from shardpool.topology.names import quote
+from shardpool.topology.tables import Table
 
 if TYPE_CHECKING:
     from shardpool.engines import Engines
 
 #: Beside the ledger of copies into a database.
 POSITIONS = "shardpool_jobs.position"
+#: Stands for the number of a partition where reference tables are told of.
+REFERENCES = -1
 #: What waits for a lock of the destination gives up after that.
 LOCK_TIMEOUT = "30s"
 
@@ -81,6 +86,18 @@ class DatabaseReceiver:
 
         count: int = self._do(apply)
         fault_point("batch-committed")
+        return count
+
+    def take_whole(self, table: Table, rows: Mapping[Key, Record]) -> int:
+        """Make a table equal to a reference table; return how many rows differed."""
+        positions = self._positions
+        assert positions is not None
+
+        def apply(cursor: Any) -> int:
+            positions.next(cursor, REFERENCES)
+            return make_equal(cursor, self._schema, table, rows)
+
+        count: int = self._do(apply)
         return count
 
     def _do(self, work: Callable[[Any], Any]) -> Any:

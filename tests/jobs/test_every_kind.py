@@ -1,0 +1,154 @@
+"""Every kind of job, killed at each of its chunks in turn: the same rows as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardpool import Router, read_config
+from shardpool.jobs import job_status, run_job
+from tests.jobs.anonymise_tools import write_config
+from tests.jobs.replicate_tools import TABLES, check_replicated, fill, rows_here, rows_there
+from tests.support.backends import databases, plain_connection
+
+#: Where a chunk dies: on its way into a keyspace, and into one database, where nothing is prepared or decided.
+POINTS = ("written", "prepared", "decided", "committed")
+IN_ONE = ("written", "committed")
+SECRET = {"KILLED_SECRET": "correct horse battery staple"}
+#: One worker: chunks come one after another.
+RUN = {"chunk_rows": 15, "workers": 1}
+ANONYMISE: dict[str, Any] = {
+    "job": "anonymise",
+    "name": "killed",
+    "secret": {"env": "KILLED_SECRET"},
+    "keep_tables": ["country"],
+    "undecided": "keep",
+    "tables": {"owners": {"id": "pseudonym", "name": "mask"}, "accounts": {"amount": {"rule": "noise", "percent": 9}}},
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A bank, an empty keyspace beside it, and an empty database."""
+
+    bank: Router
+    config: Path
+    other: Router
+    other_config: Path
+    url: str
+
+
+@pytest.fixture
+def place(server_urls: list[str], tmp_path: Path) -> Iterator[Place]:
+    with (
+        databases(server_urls[:2]) as urls,
+        databases(server_urls[1:]) as others,
+        databases(server_urls[2:3]) as [url],
+    ):
+        config = write_config(tmp_path / "bank.toml", urls, "bank", partitions=4)
+        other_config = write_config(tmp_path / "other.toml", others, "other", partitions=3)
+        for path in (config, other_config):
+            Router.initialise(read_config(path))
+        with (
+            Router.from_file(config, listen=False) as bank,
+            Router.from_file(other_config, listen=False) as other,
+        ):
+            fill(bank)
+            yield Place(bank, config, other, other_config, url)
+
+
+def killed_at_each_chunk(config: Path, folder: Path, spec: dict[str, Any], shift: int) -> int:
+    """Run a job in processes of which each dies at a chunk of its own, until one does not; return how many died."""
+    path = folder / "killed.json"
+    path.write_text(json.dumps({"name": "killed", "run": RUN, **spec}))
+    code = (
+        "import json, sys; from shardpool import Router; from shardpool.jobs import run_job, resume_job\n"
+        f"with Router.from_file({str(config)!r}, listen=False) as router:\n"
+        f"    (resume_job if sys.argv[1:] else run_job)(router, json.load(open({str(path)!r})))"
+    )
+    for number in count():
+        points = IN_ONE if "url" in {**spec.get("to", {}), **spec.get("load", {})} else POINTS
+        fault = f"chunk-{number}-{points[(number + shift) % len(points)]}:kill9"
+        environment = {**os.environ, **SECRET, "SHARDPOOL_FAULT": fault}
+        command = [sys.executable, "-c", code, *(["resume"] if number else [])]
+        done = subprocess.run(command, env=environment, timeout=120, check=False, cwd=Path.cwd(), capture_output=True)
+        if done.returncode != -9:
+            assert done.returncode == 0, done.stderr.decode()
+            return number
+    raise AssertionError("unreachable")
+
+
+def exported(place: Place, folder: Path, shift: int) -> int:
+    died = killed_at_each_chunk(place.config, folder, {"job": "export", "to": {"url": place.url}}, shift)
+    check_replicated(place.bank, place.url)
+    return died
+
+
+def replicated(place: Place, folder: Path, shift: int) -> int:
+    spec = {"job": "replicate", "to": {"url": place.url}, "run": {**RUN, "follow": False}}
+    died = killed_at_each_chunk(place.config, folder, spec, shift)
+    check_replicated(place.bank, place.url)
+    return died
+
+
+def imported(place: Place, folder: Path, shift: int) -> int:
+    """By way of an export, so that there is something to import."""
+    run_job(place.bank, {"job": "export", "name": "out", "to": {"url": place.url}})
+    tables = {"country": {"reference": True}, "owners": {"key": "id"}, "accounts": {"key": "owner"}}
+    spec = {"job": "import", "from": {"url": place.url}, "tables": tables}
+    died = killed_at_each_chunk(place.other_config, folder, spec, shift)
+    place.other.refresh()
+    check_replicated(place.other, place.url)
+    return died
+
+
+def transformed(place: Place, folder: Path, shift: int) -> int:
+    """From the keyspace into a table of another database."""
+    connection = plain_connection(place.url)
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE accounts (owner bigint, number text, amount numeric, PRIMARY KEY (owner, number))")
+    connection.close()
+    spec = {"job": "etl", "extract": {"table": "accounts"}, "load": {"url": place.url, "table": "accounts"}}
+    died = killed_at_each_chunk(place.config, folder, spec, shift)
+    assert rows_there(place.url, "SELECT t::text FROM accounts t") == rows_here(place.bank, "accounts")
+    return died
+
+
+def anonymised(place: Place, folder: Path, shift: int) -> int:
+    """Twice: what is made up depends on the secret and the value alone."""
+    died = killed_at_each_chunk(place.config, folder, {**ANONYMISE, "to": {"config": str(place.other_config)}}, shift)
+    place.other.refresh()
+    found = {table: rows_here(place.other, table) for table in TABLES}
+    assert {table: len(rows) for table, rows in found.items()} == {
+        table: len(rows_here(place.bank, table)) for table in TABLES
+    }
+    assert not set(found["accounts"]) & set(rows_here(place.bank, "accounts"))
+    for table in ("accounts", "owners", "country"):
+        place.other.query(f"TRUNCATE {table} CASCADE" if table == "country" else f"DELETE FROM {table}")
+    run_job(place.bank, {**ANONYMISE, "name": "again", "to": {"config": str(place.other_config)}, "run": RUN})
+    assert {table: rows_here(place.other, table) for table in TABLES} == found
+    return died
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", range(len(POINTS)))
+@pytest.mark.parametrize("job", [exported, replicated, imported, transformed, anonymised], ids=lambda it: it.__name__)
+def test_killed_at_each_chunk(
+    place: Place, tmp_path: Path, job: Callable[[Place, Path, int], int], shift: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in SECRET.items():
+        monkeypatch.setenv(name, value)
+    died = job(place, tmp_path, shift)
+    print(died, "processes died")
+    assert died > 5
+    left = [it for it in job_status(place.bank) + job_status(place.other) if it.state not in ("done", "paused")]
+    assert left == []

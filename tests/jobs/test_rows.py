@@ -1,0 +1,75 @@
+"""From records to Python rows and Arrow tables, and back: many at once as one by one."""
+
+from __future__ import annotations
+
+import datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from shardpool.bulk.arrow import from_arrow, to_arrow
+from shardpool.bulk.python_rows import python_rows
+from shardpool.bulk.rows import RowWriter
+from shardpool.bulk.values import NULL, to_field
+from shardpool.errors import BadRow
+from shardpool.topology.tables import Column, Table
+
+pa = pytest.importorskip("pyarrow")
+COLUMNS = (
+    *(Column("id", "bigint"), Column("name", "text"), Column("amount", "numeric(12,2)"), Column("born", "date")),
+    *(Column("seen", "timestamp without time zone"), Column("fine", "boolean"), Column("extra", "jsonb")),
+)
+NAMES = [column.name for column in COLUMNS]
+PLAIN = [b"1", b"Anna", b"1.50", b"1970-01-02", b"2024-01-01 10:00:00", b"t", b'{"a": [1]}']
+AWKWARD = [b"-2", to_field("tab\tline\nback\\slash \\N ö"), *[NULL] * 4, to_field('{"a": "\\\\ \\n"}')]
+EMPTY = [b"3", b"", *[NULL] * 5]
+
+
+@pytest.mark.parametrize("rows", [[PLAIN], [AWKWARD], [EMPTY], [PLAIN, AWKWARD, EMPTY, PLAIN], []])
+def test_python_rows(rows: list[list[bytes]]) -> None:
+    records = [b"\t".join(row) for row in rows]
+    found = list(python_rows(COLUMNS, records))
+    assert found == [row for record in records for row in python_rows(COLUMNS, [record])]
+    writer = RowWriter(Table("t", COLUMNS), NAMES, [0])
+    assert list(python_rows(COLUMNS, [writer.record(row) for row in found])) == found
+    assert [it["name"] for it in found if it["id"] == -2] == ["tab\tline\nback\\slash \\N ö"] * (AWKWARD in rows)
+
+
+def test_a_record_of_other_columns_is_noticed() -> None:
+    with pytest.raises(ValueError, match="2 records of 7 columns have 15 fields"):
+        list(python_rows(COLUMNS, [b"\t".join(PLAIN), b"\t".join([*PLAIN, b"more"])]))
+
+
+@pytest.mark.parametrize("rows", [[PLAIN], [AWKWARD], [EMPTY], [PLAIN, AWKWARD, EMPTY], []])
+def test_arrow_there_and_back(rows: list[list[bytes]]) -> None:
+    """Of the columns whose texts are those of PostgreSQL."""
+    taken = COLUMNS[:4]
+    records = [b"\t".join(row[:4]) for row in rows]
+    table = to_arrow(taken, records)
+    assert from_arrow(table) == records
+    named = table.set_column(1, "name", table.column("name").dictionary_encode())
+    assert from_arrow(named) == records
+
+
+@pytest.mark.parametrize(
+    ("value", "type_"),
+    [(True, pa.bool_()), (1.5, pa.float64()), (b"\x00", pa.binary()), ([1], pa.list_(pa.int64()))],
+)
+def test_other_arrow_types_go_by_python(value: Any, type_: Any) -> None:
+    assert from_arrow(pa.table({"a": pa.array([value], type_)})) is None
+
+
+def test_times_of_arrow_are_read_by_postgresql_alike() -> None:
+    moment = datetime.datetime(2024, 2, 3, 4, 5, 6, 789, tzinfo=datetime.UTC)
+    table = pa.table({"at": pa.array([moment, None], pa.timestamp("us", tz="UTC"))})
+    assert from_arrow(table) == [b"2024-02-03 04:05:06.000789Z", NULL]
+
+
+@pytest.mark.parametrize("value", ["\0", "\ud800"])
+def test_what_cannot_be_written_is_refused(value: str) -> None:
+    writer = RowWriter(Table("t", COLUMNS), ["id", "name"], [0])
+    assert writer.record((1, "a")) == b"1\ta"
+    assert writer.record((Decimal(2), "a\tb")) == b"2\ta\\tb"
+    with pytest.raises(BadRow):
+        writer.record((1, value))
