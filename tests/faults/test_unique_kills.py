@@ -24,7 +24,7 @@ from tests.transactions.bank import Bank, open_bank
 from tests.transactions.tellers import Order, Teller
 
 #: Rounds in the default run; `SHARDPOOL_KILLS=70` is the whole.
-KILLS = int(os.environ.get("SHARDPOOL_KILLS", "5"))
+KILLS = int(os.environ.get("SHARDPOOL_KILLS", "3"))
 POINTS = ("tx:prepared-one", "tx:decided", "tx:committed-one", "tx:recorded", "tx:prepared", "tx:committed", "tx:alone")
 DDL = (
     "CREATE TABLE members (member_id bigint PRIMARY KEY, email text); "
