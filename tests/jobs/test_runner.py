@@ -400,7 +400,9 @@ def test_a_chunk_that_is_there_is_no_bad_row(router: Router, place_urls: list[st
 
 
 def test_a_shard_is_killed_and_starts_again() -> None:
-    options = replace(OPTIONS, chunk_rows=20, workers=2)
+    # A server that recovers beside others takes its time.
+    patience = replace(OPTIONS.patience, attempts=300)
+    options = replace(OPTIONS, chunk_rows=20, workers=2, patience=patience)
     with LocalCluster(shards=2, partitions=1) as cluster:
         config = config_of([cluster.url(name) for name in cluster.names])
         Router.initialise(config)
