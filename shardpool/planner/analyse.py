@@ -20,9 +20,11 @@ from shardpool.planner.scopes import (
     Fact,
     Item,
     Member,
+    Merge,
     Scope,
     expand_star,
 )
+from shardpool.topology.key import KEY_TYPES
 from shardpool.topology.shard_map import Topology
 from shardpool.topology.tables import Column, Table
 
@@ -183,17 +185,19 @@ class _Analyser:
         return left + right
 
     def _using(self, name: str, jointype: int, left: list[Item], right: list[Item], scope: Scope, fact: Fact) -> None:
-        lefts = [item for item in left if item.columns is None or name in item.columns]
-        rights = [item for item in right if item.columns is None or name in item.columns]
-        if name in scope.merged or len(lefts) != 1 or len(rights) != 1:
-            scope.merged[name] = None
-            return
-        carrier = {pb.JOIN_INNER: lefts[0], pb.JOIN_LEFT: lefts[0], pb.JOIN_RIGHT: rights[0]}.get(jointype)
+        sides = [_merge_of(name, items, scope) for items in (left, right)]
+        below = frozenset(item for side in sides for item in side.items)
+        others = [merge for merge in scope.merges.get(name, []) if not merge.items <= below]
+        items = [side.item for side in sides]
+        columns = [None if item is None else item.column(name) for item in items]
+        item = {pb.JOIN_INNER: items[0], pb.JOIN_LEFT: items[0], pb.JOIN_RIGHT: items[1]}.get(jointype)
         # Columns of different types merge into one of their common type, which is neither's.
-        types = [_type_of(item.column(name)) for item in (lefts[0], rights[0])]
-        scope.merged[name] = carrier if types[0] is not None and types[0] == types[1] else None
-        if lefts[0].columns is not None and rights[0].columns is not None:
-            fact.equality = ((lefts[0], name), (rights[0], name))
+        types = [_type_of(column) for column in columns]
+        exact = types[0] is not None and types[0] == types[1] and all(side.exact for side in sides)
+        scope.merges[name] = [Merge(below, item if exact or _hash_alike(*columns) else None, exact), *others]
+        scope.merged[name] = item if exact and not others else None
+        if items[0] is not None and items[1] is not None and None not in (items[0].columns, items[1].columns):
+            fact.equality = ((items[0], name), (items[1], name))
             scope.facts.append(fact)
 
     def _conjuncts(self, node: Tree, scope: Scope, fact: Fact) -> None:
@@ -247,6 +251,23 @@ def selects_below(message: Tree) -> Iterator[Tree]:
     for child in children(message) if not isinstance(message, pb.Node) else (unwrap(message),):
         if child is not message:
             yield from selects_below(child)
+
+
+def _merge_of(name: str, items: list[Item], scope: Scope) -> Merge:
+    """What a side of a join has by a column's name: one item's column, or one that a join below has merged."""
+    having = frozenset(item for item in items if item.columns is None or name in item.columns)
+    if len(having) == 1:
+        return Merge(having, next(iter(having)), True)
+    found = (merge for merge in scope.merges.get(name, []) if merge.items == having)
+    return next(found, Merge(having, None, False))
+
+
+def _hash_alike(left: Column | None, right: Column | None) -> bool:
+    """Whether columns of two types that are equal are so as keys, too."""
+    if left is None or right is None or left.collation != right.collation:
+        return False
+    key_type = KEY_TYPES.get(left.base_type)
+    return key_type is not None and key_type == KEY_TYPES.get(right.base_type)
 
 
 def _type_of(column: Column | None) -> tuple[str, str] | None:

@@ -96,6 +96,17 @@ class Fact:
         return self.items is None or item in self.items
 
 
+@dataclass(frozen=True)
+class Merge:
+    """A join by USING: the items below it that have the column. `item`: the one whose column is equal to the merged
+    one in every row, None if none surely is; with `exact` it has the same type.
+    """
+
+    items: frozenset[Item]
+    item: Item | None
+    exact: bool
+
+
 @dataclass(eq=False)
 class Scope:
     select: Tree
@@ -104,6 +115,8 @@ class Scope:
     facts: list[Fact] = field(default_factory=list)
     #: Columns merged by USING: the item whose column has the value, or None where it may be either's.
     merged: dict[str, Item | None] = field(default_factory=dict)
+    #: The joins that merge columns of a name.
+    merges: dict[str, list[Merge]] = field(default_factory=dict)
     #: Names cannot be resolved here (NATURAL JOIN, aliased joins).
     opaque: bool = False
     #: The output columns, and for each the column of an item that it is; None for any other expression.
@@ -120,8 +133,8 @@ class Scope:
         if len(parts) == 1:
             if name in self.merged:
                 item = self.merged[name]
-                also = [other for other in items if other.columns is None or name in other.columns]
-                return (item, name) if item and len(also) <= 2 else None
+                also = {other for other in items if other.columns is None or name in other.columns}
+                return (item, name) if item in items and also <= self.merges[name][0].items else None
             found = [item for item in items if name in item.names]
             unknown = len(found) != 1 and any(item.columns is None for item in items)
         else:
@@ -137,7 +150,14 @@ class Scope:
 
     def so_far(self) -> Scope:
         """What a LATERAL item sees: the items to its left."""
-        return Scope(self.select, self.parent, list(self.items), merged=dict(self.merged), opaque=self.opaque)
+        return Scope(
+            self.select,
+            self.parent,
+            list(self.items),
+            merged=dict(self.merged),
+            merges=dict(self.merges),
+            opaque=self.opaque,
+        )
 
     def _qualifies(self, item: Item, parts: tuple[str, ...]) -> bool:
         if len(parts) == 2:

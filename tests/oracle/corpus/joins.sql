@@ -70,7 +70,7 @@ select a.v, b.v from nothing a full join lone b on a.customer_id = b.customer_id
 
 select count(*), count(a.v), count(b.v) from nothing a full join lone b on false;
 
--- rung: gather
+-- rung: pushdown
 select s.customer_id, t.customer_id, s.id, t.v from short s full join tiny t on s.customer_id = t.customer_id order by 1, 2, 3, 4;
 
 select coalesce(s.customer_id, t.customer_id) as k, count(*) from short s full join tiny t on s.customer_id = t.customer_id group by 1 order by 1;
