@@ -203,7 +203,7 @@ def throughput(cluster: LocalCluster, router: Router, megabytes: int) -> RichTab
 def way_back(router: Router, megabytes: int) -> RichTable:
     """Move and move back, with many rows written in between; somebody keeps the old side current, or nobody does."""
     table = RichTable(title=f"back after every third of the rows of {megabytes} MB was written, 3 rounds, medians")
-    for heading in ("old side", "its writers wait, ms", "carrying over, s", "whole, s"):
+    for heading in ("old side", "its writers wait, ms", "carried over and compared, s", "whole, s"):
         table.add_column(heading, justify="right")
     found: dict[str, list[MoveReport]] = {"as it was": [], "kept current": []}
     for _ in range(3):
