@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from threading import Semaphore
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -18,6 +17,7 @@ import psycopg2
 from shardpool.engines import Engines
 from shardpool.engines.translate import is_stale, translate
 from shardpool.errors import CrossShardDeadlock, ScatterFailed
+from shardpool.executor.lent import LentPools
 from shardpool.executor.scatter import leased, on_shards
 from shardpool.topology.shard_map import Placement
 
@@ -78,7 +78,7 @@ def on_branches(
     try:
         with (
             transaction.around.hands.taken(len(works) if at_once else 0) as threads,
-            leased(cast(Engines, _Branches(transaction)), list(works)) as leases,
+            leased(cast(Engines, LentPools(transaction, entered=False)), list(works)) as leases,
         ):
             if at_once and len(works) > 1 and threads is not None:
                 results = on_shards(threads, leases, dict.fromkeys(works, work))
@@ -96,36 +96,3 @@ def on_branches(
         raise
     transaction.check_in_place(placements)
     return results
-
-
-@dataclass(frozen=True)
-class _Branches:
-    """As much of `Engines` as `leased` uses: pools that lend the transaction's own connections."""
-
-    transaction: Transaction
-
-    def pool(self, shard: str) -> Any:
-        return _Lent(self.transaction, shard)
-
-
-@dataclass(frozen=True)
-class _Lent:
-    transaction: Transaction
-    shard: str
-
-    def lease(self) -> _Lent:
-        self.transaction.branch(self.shard)
-        return self
-
-    @property
-    def dbapi_connection(self) -> Any:
-        return self.transaction.branch(self.shard).connection
-
-    def give_back(self, entry: _Lent) -> None:
-        """It stays with the transaction."""
-
-    def discard(self, entry: _Lent) -> None:
-        self.dbapi_connection.close()
-
-    def cancel(self, connection: Any) -> None:
-        self.transaction.around.engines.pool(self.shard).cancel(connection)

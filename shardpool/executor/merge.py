@@ -16,6 +16,7 @@ import psycopg2
 
 from shardpool.engines import Engines
 from shardpool.errors import SchemaDrift
+from shardpool.executor.lent import APART
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.scatter import Leases, failure, frugal, leased
 from shardpool.executor.stages import Job, Parameters
@@ -42,8 +43,6 @@ STREAM_ROWS = 2000
 
 #: How long a merge node apart waits for a lock, in milliseconds: the transaction beside it may have it for itself.
 LOCK_WAIT_APART = 500
-#: Stands for a merge node apart; no shard has such a name.
-APART = "the merge node"
 
 ScatterPlan = PushdownPlan | StagesPlan | GatherPlan
 

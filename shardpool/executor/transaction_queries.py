@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import psycopg2
@@ -16,7 +16,8 @@ from psycopg2 import errorcodes
 from sqlalchemy.exc import DBAPIError
 
 from shardpool.engines import Engines
-from shardpool.executor.merge import APART, Merger
+from shardpool.executor.lent import LentPools
+from shardpool.executor.merge import Merger
 from shardpool.executor.queries import gives_way, placements_of
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.trace import Trace
@@ -141,41 +142,5 @@ def _whole(table: Table, keyspace: str) -> str:
 
 def _merger(transaction: Transaction, home: str, texts: bool) -> Merger:
     around = transaction.around
-    pools = cast(Engines, _Pools(transaction, home))
+    pools = cast(Engines, LentPools(transaction, entered=True, home=home))
     return Merger(pools, around.threads, around.max_gather_bytes, None, apart=home, texts=texts)
-
-
-@dataclass(frozen=True)
-class _Pools:
-    """As much of `Engines` as a merger uses: pools that lend the transaction's own connections."""
-
-    transaction: Transaction
-    home: str
-
-    def pool(self, shard: str) -> Any:
-        if shard == APART:
-            return self.transaction.around.engines.pool(self.home)
-        return _BranchPool(self.transaction, shard)
-
-
-@dataclass(frozen=True)
-class _BranchPool:
-    transaction: Transaction
-    shard: str
-
-    def lease(self) -> _Lent:
-        return _Lent(self.transaction.enter(self.shard))
-
-    def give_back(self, entry: _Lent) -> None:
-        """It stays with the transaction."""
-
-    def discard(self, entry: _Lent) -> None:
-        entry.dbapi_connection.close()
-
-    def cancel(self, connection: Any) -> None:
-        self.transaction.around.engines.pool(self.shard).cancel(connection)
-
-
-@dataclass(frozen=True)
-class _Lent:
-    dbapi_connection: Any

@@ -17,8 +17,8 @@ from shardpool.errors import CutoverTimeout, DigestMismatch, MoveError, Prefligh
 from shardpool.local import LocalCluster
 from shardpool.moves import keys, modes, move_partition, recover_moves
 from tests.moves.conftest import shop_config
-from tests.moves.move_tools import Mover, Place, schema
-from tests.moves.test_online import spoil, written_at
+from tests.moves.move_tools import Place, schema
+from tests.moves.test_online import begins_again, spoil, written_at
 from tests.support.backends import databases, plain_connection
 from tests.support.waiting import eventually
 
@@ -379,23 +379,7 @@ def test_a_stream_that_is_misread_is_noticed(place: Place, monkeypatch: pytest.M
 @pytest.mark.parametrize("spoiling", ["SELECT pg_drop_replication_slot('{slot}')", "DROP PUBLICATION {log}"])
 def test_a_move_whose_slot_is_gone_begins_again(place: Place, spoiling: str) -> None:
     """As after a failover."""
-    source, target = place.owner(0), place.other(0)
-    Mover(place.config, 0, target, "move:verify:after", mode="logical").wait_killed()
-    spoil(place, spoiling.replace("{slot}", slot_of(place)))()
-    before = place.contents()
-    (record,) = place.catalog("SELECT id FROM shardpool_catalog.move WHERE state = 'running'")
-
-    def moved() -> bool:
-        try:
-            move_partition(place.router, 0, target, mode="logical")
-        except MoveError as error:
-            assert error.retryable
-        return place.owner(0) == target
-
-    eventually(moved, "it moves again from the beginning")
-    assert place.catalog(f"SELECT state FROM shardpool_catalog.move WHERE id = {record.id}") == [("aborted",)]
-    assert place.contents() == before and source != target
-    place.assert_clean()
+    begins_again(place, "logical", lambda: spoil(place, spoiling.replace("{slot}", slot_of(place)))())
 
 
 def test_a_slot_that_is_in_use_is_dropped_later(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,56 @@
+"""A transaction's connections in the place of pools: whatever is scattered over them is a part of the transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shardpool.executor.transaction import Transaction
+
+#: Stands for a merge node apart; no shard has such a name.
+APART = "the merge node"
+
+
+@dataclass(frozen=True)
+class LentPools:
+    """As much of `Engines` as a scatter uses.
+
+    *entered*: the connections are inside of the transaction and its savepoints before they are lent. *home*: the shard
+    of which a merge node apart is a connection more.
+    """
+
+    transaction: Transaction
+    entered: bool
+    home: str = ""
+
+    def pool(self, shard: str) -> Any:
+        if shard == APART:
+            return self.transaction.around.engines.pool(self.home)
+        return _LentPool(self.transaction, shard, self.entered)
+
+
+@dataclass(frozen=True)
+class _LentPool:
+    transaction: Transaction
+    shard: str
+    entered: bool
+
+    def lease(self) -> _Lent:
+        if self.entered:
+            return _Lent(self.transaction.enter(self.shard))
+        return _Lent(self.transaction.branch(self.shard).connection)
+
+    def give_back(self, entry: _Lent) -> None:
+        """It stays with the transaction."""
+
+    def discard(self, entry: _Lent) -> None:
+        entry.dbapi_connection.close()
+
+    def cancel(self, connection: Any) -> None:
+        self.transaction.around.engines.pool(self.shard).cancel(connection)
+
+
+@dataclass(frozen=True)
+class _Lent:
+    dbapi_connection: Any
