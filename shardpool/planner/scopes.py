@@ -186,6 +186,11 @@ class Analysis:
                 return ".".join(fields)
         return None
 
+    @cached_property
+    def has_subqueries(self) -> bool:
+        """Whether there are other queries in it."""
+        return len(self.scopes) > 1 or self.select.op != pb.SETOP_NONE
+
     def scope_of(self, select: Tree) -> Scope:
         """Return the scope of a SelectStmt that is no set operation."""
         return next(scope for scope in self.scopes if scope.select is select)

@@ -53,7 +53,7 @@ def plan_stages(statement: Statement, analysis: Analysis, topology: Topology, st
     if takes_whole_rows(select, analysis):
         return "a whole row may be meant, and has its table's type"
     try:
-        found = planner.query(select)
+        found = planner.query(select, analysis)
     except UnfaithfulText:
         return "the generated text could not be proven faithful"
     if found is None:
@@ -122,13 +122,13 @@ class _Planner:
                 texts.append(stage.select)
         return found[::-1]
 
-    def query(self, select: Tree) -> _Query | None:
+    def query(self, select: Tree, analysis: Analysis | None = None) -> _Query | None:
         """Plan a query; its stages are added. None if there is no plan: then none are.
 
         First only those subqueries are run before it that must be. If much is to travel then, or there is no plan, all
         that can be.
         """
-        analysis = analyse(select, self._topology, self._columns)
+        analysis = analysis or self._analysed(select)
         proof = PartitionWise(analysis, self._statement, self._topology)
         subqueries = Subqueries(select, analysis, proof, self._topology, self._columns, self._run_first)
         before = list(self.stages)
@@ -140,7 +140,7 @@ class _Planner:
             if staged == tried:
                 break
             tried = staged
-            found = self._after_subqueries(staged)
+            found = self._after_subqueries(staged, analysis if staged is select else self._analysed(staged))
             if found is not None:
                 found = replace(found, travelling=found.travelling + self._travelling)
                 if best is None or found.travelling < best[0].travelling:
@@ -195,8 +195,10 @@ class _Planner:
 
     # -- one query, its subqueries done -----------------------------------------------------------------------------
 
-    def _after_subqueries(self, select: Tree) -> _Query | None:
-        analysis = analyse(select, self._topology, self._columns)
+    def _analysed(self, select: Tree) -> Analysis:
+        return analyse(select, self._topology, self._columns)
+
+    def _after_subqueries(self, select: Tree, analysis: Analysis) -> _Query | None:
         sharded = [item for item in analysis.occurrences if item.table is not None and item.table.sharded]
         in_place = self._in_place(select, analysis, sharded)
         spread = [item for item in sharded if item not in in_place]

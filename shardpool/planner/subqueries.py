@@ -41,15 +41,21 @@ class Subqueries:
         self._topology = topology
         self._stages = stages
         self._run_first = run_first
+        self._replaced = False
         #: Run first, they would send what the query around them groups or filters.
         self._alone = [scope.select.from_clause[0] for scope in analysis.scopes if len(scope.select.from_clause) == 1]
 
     def staged(self, *, everything: bool) -> Tree:
-        """Return the query with subqueries replaced by their results; with *everything* all that can be."""
-        self._everything = everything
+        """Return the query with subqueries replaced by their results; with *everything* all that can be.
+
+        It is the query itself if there are none.
+        """
+        self._everything, self._replaced = everything, False
         if self._select.op != pb.SETOP_NONE:
-            return self._set_operation(self._select)
-        return rewritten(self._select, self._replace)
+            staged = self._set_operation(self._select)
+        else:
+            staged = rewritten(self._select, self._replace) if self._analysis.has_subqueries else self._select
+        return staged if self._replaced else self._select
 
     def _replace(self, node: Tree) -> Tree | None:
         """Only nodes that hold a subquery are answered for: whether it may go first depends on where it stands."""
@@ -96,6 +102,7 @@ class Subqueries:
         if table is None:
             return None
         result = pb.Node(select_stmt=result_of(table, columns))
+        self._replaced = True
         return rewritten(node, lambda inner: result if inner is not node and _holds(inner, query) else None)
 
     def _set_operation(self, select: Tree) -> Tree:
@@ -118,7 +125,10 @@ class Subqueries:
             return None
         columns = output_columns(branch, self._topology, self._stages)
         table = None if columns is None else self._run_first(branch)
-        return None if table is None or columns is None else result_of(table, columns)
+        if table is None or columns is None:
+            return None
+        self._replaced = True
+        return result_of(table, columns)
 
     # -- where they stand -------------------------------------------------------------------------------------------
 
