@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from shardpool.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
+from shardpool.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, ModeOption
 from shardpool.cli.output import show
 from shardpool.cli.values import duration, size
 
@@ -31,9 +31,7 @@ def _noun() -> None:
 def start(
     partition: Annotated[int, typer.Argument(metavar="PARTITION", help="The partition's number.")],
     shard: Annotated[str, typer.Argument(metavar="SHARD", help="Where it is to live.")],
-    mode: Annotated[
-        str, typer.Option("--mode", metavar="auto|trigger|logical|block", help="How writes are dealt with meanwhile.")
-    ] = "auto",
+    mode: ModeOption = "auto",
     keep: Annotated[
         float, typer.Option("--keep", metavar="SECONDS", min=0, help="Keep the old side so long: see move back.")
     ] = 0.0,
@@ -46,8 +44,6 @@ def start(
     block, writers of the partition wait for the whole copy. auto takes what is cheapest, and says why.
     Called again, it goes on where an interrupted move stopped.
     """
-    if mode not in ("auto", "trigger", "logical", "block"):
-        raise typer.BadParameter(f"got --mode {mode!r}, expected auto, trigger, logical or block")
     from shardpool.cli.moving import watched_moves
     from shardpool.moves import move_partition
     from shardpool.router import Router

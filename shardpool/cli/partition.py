@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from shardpool.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
+from shardpool.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, OnlineModeOption
 from shardpool.cli.output import show, stdout
 from shardpool.cli.values import duration, size
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from shardpool.moves import ChangePlan
+    from shardpool.moves.modes import Wanted
     from shardpool.router import Router
 
 app = typer.Typer(no_args_is_help=True)
@@ -35,6 +36,7 @@ def split(
     partition: PartitionArgument,
     at: Annotated[int | None, typer.Option("--at", metavar="HASH", help="Where; else in the middle.")] = None,
     to: ToOption = None,
+    mode: OnlineModeOption = "auto",
     plan: PlanOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
@@ -42,13 +44,14 @@ def split(
     """Split a partition in two; the upper one may come to another shard."""
     from shardpool.moves import plan_split
 
-    _change(lambda router: plan_split(router, partition, at, to), plan, config, as_json)
+    _change(lambda router: plan_split(router, partition, at, to), mode, plan, config, as_json)
 
 
 @app.command()
 def merge(
     partitions: Annotated[list[int], typer.Argument(metavar="PARTITION...", help="Neighbours.")],
     to: ToOption = None,
+    mode: OnlineModeOption = "auto",
     plan: PlanOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
@@ -56,13 +59,14 @@ def merge(
     """Merge neighbours into one, on the shard that has most of them."""
     from shardpool.moves import plan_merge
 
-    _change(lambda router: plan_merge(router, partitions, to), plan, config, as_json)
+    _change(lambda router: plan_merge(router, partitions, to), mode, plan, config, as_json)
 
 
 @app.command()
 def pin(
     key: Annotated[str, typer.Argument(metavar="KEY", help="The key; parts of a composite one with commas between.")],
     to: ToOption = None,
+    mode: OnlineModeOption = "auto",
     plan: PlanOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
@@ -71,13 +75,14 @@ def pin(
     from shardpool.cli.keys import read_key
     from shardpool.moves import plan_pin
 
-    _change(lambda router: plan_pin(router, read_key(key, router.topology), to), plan, config, as_json)
+    _change(lambda router: plan_pin(router, read_key(key, router.topology), to), mode, plan, config, as_json)
 
 
 @app.command()
 def unpin(
     partition: PartitionArgument,
     to: ToOption = None,
+    mode: OnlineModeOption = "auto",
     plan: PlanOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
@@ -85,10 +90,10 @@ def unpin(
     """Merge the partition of a pinned key with those it was taken from."""
     from shardpool.moves import plan_unpin
 
-    _change(lambda router: plan_unpin(router, partition, to), plan, config, as_json)
+    _change(lambda router: plan_unpin(router, partition, to), mode, plan, config, as_json)
 
 
-def _change(make: Callable[[Router], ChangePlan], only_plan: bool, config: Path, as_json: bool) -> None:
+def _change(make: Callable[[Router], ChangePlan], mode: str, only_plan: bool, config: Path, as_json: bool) -> None:
     """Show the plan, and carry it out."""
     from shardpool.cli.move import report_facts
     from shardpool.cli.moving import watched_moves
@@ -105,7 +110,8 @@ def _change(make: Callable[[Router], ChangePlan], only_plan: bool, config: Path,
             stdout().print(_plan_picture(facts))
         labels = {number: planned.kind for number, _ in planned.sources}
         with watched_moves(labels, quiet=as_json) as progress:
-            facts["report"] = report_facts(change_partitions(router, planned, progress=progress))
+            report = change_partitions(router, planned, mode=cast("Wanted", mode), progress=progress)
+        facts["report"] = report_facts(report)
     show(facts, as_json, _done_picture)
 
 

@@ -106,7 +106,10 @@ def test_partitions_are_changed(shop: Path) -> None:
     lower, upper = homes(shop)["s0"][0], homes(shop)["s1"][0]
     merged = run("partition", "merge", lower, upper, "--json", config=shop).json
     assert merged["applied"] and len(merged["report"]["partitions"]) == 1
-    pinned = run("partition", "pin", 7, "--json", config=shop).json["report"]["partitions"]
+    found = run("partition", "pin", 7, "--mode", "trigger", "--json", config=shop).json["report"]
+    assert found["mode"] == "trigger"
+    pinned = found["partitions"]
+    assert "expected auto, trigger or logical" in run("partition", "pin", 8, "--mode", "block", config=shop).err
     assert "already" in run("partition", "pin", 7, config=shop).err
     assert run("partition", "unpin", pinned[1], "--json", config=shop).json["report"]["kind"] == "unpin"
     assert "no pinned key" in run("partition", "unpin", homes(shop)["s0"][0], config=shop).err

@@ -8,7 +8,15 @@ import pytest
 
 from shardpool.config import Endpoint
 from shardpool.errors import ConfigError, NoSuchShard, PreflightFailed, ShardUnavailable
-from shardpool.moves import add_shard, apply_rebalance, drain_shard, plan_rebalance, remove_shard
+from shardpool.local import LocalCluster
+from shardpool.moves import (
+    add_shard,
+    apply_rebalance,
+    drain_shard,
+    move_partition,
+    plan_rebalance,
+    remove_shard,
+)
 from tests.moves.conftest import shop_config
 from tests.moves.move_tools import Background, Place
 from tests.support.backends import databases
@@ -112,14 +120,45 @@ def test_a_password_is_neither_stored_nor_shown(growing: Place, urls: list[str])
     assert secret not in str(caught.value)
 
 
-def test_a_database_that_differs(growing: Place, urls: list[str]) -> None:
-    growing.sql("s0", "CREATE DATABASE other_encoding ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'")
-    url = urls[0].rsplit("/", 1)[0] + "/other_encoding"
+@pytest.mark.parametrize("what", ["encoding", "collation"])
+def test_a_database_that_differs(growing: Place, urls: list[str], what: str) -> None:
+    ((own,),) = growing.sql("s0", "SELECT datcollate FROM pg_database WHERE datname = current_database()")
+    other = "C" if own != "C" else "C.UTF-8"
+    options, difference = {
+        "encoding": ("ENCODING 'LATIN1' LOCALE 'C'", "the encoding is LATIN1 on shard s2 and UTF8 on shard s0"),
+        "collation": (f"LC_COLLATE '{other}'", rf"\(datcollate\) is {other} on shard s2 and {own} on shard s0"),
+    }[what]
+    growing.sql("s0", f"CREATE DATABASE another TEMPLATE template0 {options}")
+    url = urls[0].rsplit("/", 1)[0] + "/another"
     try:
-        with pytest.raises(PreflightFailed, match="the encoding is LATIN1 on shard s2 and UTF8 on shard s0"):
+        with pytest.raises(PreflightFailed, match=difference):
             add_shard(growing.router, "s2", url)
     finally:
-        growing.sql("s0", "DROP DATABASE other_encoding WITH (FORCE)")
+        growing.sql("s0", "DROP DATABASE another WITH (FORCE)")
+
+
+def test_a_server_of_another_version(growing: Place) -> None:
+    ((own,),) = growing.sql("s0", "SELECT current_setting('server_version_num')::int / 10000")
+    other = 16 if own == 18 else 18
+    with LocalCluster(shards=1, version=other) as cluster:
+        difference = f"PostgreSQL's major version is {other} on shard s2 and {own} on shard s0"
+        with pytest.raises(PreflightFailed, match=difference):
+            add_shard(growing.router, "s2", cluster.url("s0"))
+    assert set(growing.router.shard_map.shards) == {"s0", "s1"}
+
+
+def test_a_shard_that_came_to_differ_takes_no_partition(growing: Place) -> None:
+    """As after an upgrade of its operating system: the preflight of a move looks again."""
+    target = growing.other(0)
+    change = "UPDATE pg_database SET datcollversion = {} WHERE datname = current_database()"
+    ((before,),) = growing.sql(target, "SELECT datcollversion FROM pg_database WHERE datname = current_database()")
+    growing.sql(target, change.format("'2.99'"))
+    try:
+        with pytest.raises(PreflightFailed, match=r"the version of the collation is 2\.99 on shard"):
+            move_partition(growing.router, 0, target)
+    finally:
+        growing.sql(target, change.format("NULL" if before is None else f"'{before}'"))
+    growing.assert_clean()
 
 
 def test_a_relation_behind_the_name(growing: Place, urls: list[str]) -> None:
