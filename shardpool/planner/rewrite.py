@@ -119,8 +119,6 @@ def _place(message: Tree, places: Places, keyspace: str) -> None:
                 if name != child.relname and not child.HasField("alias"):
                     child.alias.aliasname = child.relname
                 child.schemaname, child.relname = schema, name
-            elif child.schemaname == keyspace:
-                child.schemaname = ""
         elif isinstance(child, pb.ColumnRef) and len(child.fields) == 3 and child.fields[0].string.sval == keyspace:
             del child.fields[0]
         else:

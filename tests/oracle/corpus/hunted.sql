@@ -417,3 +417,13 @@ select count(*), :n::text || :name::text as t, -:n::int as m from orders where c
 select u.*, o.id from orders o, unnest(o.nums, array[1, 2]) u order by 3, 1, 2;
 
 select u.a, u.b, o.id from orders o, unnest(o.nums, array['x', 'y']) u(a, b) order by 3, 1, 2;
+
+-- A CTE of a reference table's name is not the table that is named with its schema, nor the one that a view reads.
+-- rung: pushdown
+with country as (select 'de'::text as code, 'z'::text as name) select count(*), min(c.name), max(c.name) from orders o join shop.country c on c.code = o.code;
+
+with country as (select 'de'::text as code, 'z'::text as name) select count(*), min(iso), max(value) from large_by_rate;
+
+with country as (select 'de'::text as code, 'z'::text as name) select count(*), min(c.name) from shop.country c join orders o on o.code = c.code join items i on i.qty = o.quantity;
+
+with country as (select 'de'::text as code, 'z'::text as name) select count(*), min(c.name) from country c join orders o on o.code = c.code join shop.country d on d.code = o.code;
