@@ -53,7 +53,7 @@ def plan_stages(statement: Statement, analysis: Analysis, topology: Topology, st
     if takes_whole_rows(select, analysis):
         return "a whole row may be meant, and has its table's type"
     try:
-        found = planner.query(select, analysis)
+        found = planner.query(select)
     except UnfaithfulText:
         return "the generated text could not be proven faithful"
     if found is None:
@@ -122,13 +122,14 @@ class _Planner:
                 texts.append(stage.select)
         return found[::-1]
 
-    def query(self, select: Tree, analysis: Analysis | None = None) -> _Query | None:
+    def query(self, select: Tree) -> _Query | None:
         """Plan a query; its stages are added. None if there is no plan: then none are.
 
         First only those subqueries are run before it that must be. If much is to travel then, or there is no plan, all
         that can be.
         """
-        analysis = analysis or self._analysed(select)
+        # Made anew, for the tables are those of the topology that the statement is planned with.
+        analysis = self._analysed(select)
         proof = PartitionWise(analysis, self._statement, self._topology)
         subqueries = Subqueries(select, analysis, proof, self._topology, self._columns, self._run_first)
         before = list(self.stages)
