@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 
-def _one_of(*modes: str) -> Callable[[str], str]:
+def _mode(help_text: str, *modes: str) -> Any:
     def checked(mode: str) -> str:
         if mode not in modes:
             raise typer.BadParameter(f"got --mode {mode!r}, expected {', '.join(modes[:-1])} or {modes[-1]}")
         return mode
 
-    return checked
+    return typer.Option("--mode", metavar="|".join(modes), callback=checked, help=help_text)
 
 
 DEFAULT_CONFIG = Path("cluster.toml")
@@ -38,21 +37,5 @@ FileOption = Annotated[
     Path | None,
     typer.Option("--file", "-f", exists=True, dir_okay=False, metavar="FILE", help="Read the statement from a file."),
 ]
-ModeOption = Annotated[
-    str,
-    typer.Option(
-        "--mode",
-        metavar="auto|trigger|logical|block",
-        callback=_one_of("auto", "trigger", "logical", "block"),
-        help="How writes are dealt with meanwhile.",
-    ),
-]
-OnlineModeOption = Annotated[
-    str,
-    typer.Option(
-        "--mode",
-        metavar="auto|trigger|logical",
-        callback=_one_of("auto", "trigger", "logical"),
-        help="How writes are noted meanwhile.",
-    ),
-]
+ModeOption = Annotated[str, _mode("How writes are dealt with meanwhile.", "auto", "trigger", "logical", "block")]
+OnlineModeOption = Annotated[str, _mode("How writes are noted meanwhile.", "auto", "trigger", "logical")]

@@ -91,7 +91,7 @@ class Sources:
         self._everything = everything
         self._proof = PartitionWise(analysis, statement, topology)
         self._needed = None if everything else Needed(select, analysis)
-        self._checks = existence_checks(select, topology)
+        self._checks = [] if everything else existence_checks(select, topology)
         #: Occurrences whose needed rows stand in a temporary table of every shard: its name.
         self.spread: dict[Item, str] = {}
         self._shares: dict[Item, float] = {}
@@ -110,14 +110,14 @@ class Sources:
         condition = None if self._everything else self._condition(items)
         places = tuple(self._analysis.occurrences.index(item) for item in items)
         indexes = tuple(dict.fromkeys(found for item in items if (found := looked_up_by(item))))
-        select = self._select(table, columns, condition, distinct=self._are_checks(items, columns))
+        select = self._select(table, columns, condition, distinct=self._are_checks(table, items, columns))
         appended = rows_of(table, table.columns) if APPENDED_ROWS in select else ""
         return Source(table, columns, select, places, indexes, appended)
 
-    def _are_checks(self, items: list[Item], columns: tuple[Column, ...]) -> bool:
+    def _are_checks(self, table: Table, items: list[Item], columns: tuple[Column, ...]) -> bool:
         """Whether equal rows need to be gathered once only; where equal values are the same to the last byte."""
-        key = items[0].table.primary_key if items[0].table is not None else ()
-        if self._everything or {column.name for column in columns}.issuperset(key or ("",)):
+        key = table.primary_key
+        if key and {column.name for column in columns}.issuperset(key):
             return False
         same = all(column.base_type in KEY_TYPES and not column.collation for column in columns)
         return same and all(

@@ -191,14 +191,19 @@ def dsn(url: str) -> list[str]:
     return [f"host={parsed.host}", f"port={parsed.port}", f"user={parsed.username}", f"dbname={parsed.database}"]
 
 
-def anonymising(folder: Path) -> None:
-    os.environ["BENCH_SECRET"] = os.urandom(32).hex()
+def rate_of_loop(loop: Callable[[str, str, int], None], created: str) -> float:
+    """Return the rows/s of a *loop* from one server to another, where *created* is the table that it fills."""
     few = min(ROWS, 50_000)
     with LocalCluster(shards=2, partitions=1) as plain:
         source, target = (plain.url(name) for name in plain.names)
         execute(source, DDL, FILL % few)
-        execute(target, DDL)
-        looped = few / seconds(lambda: loop_over_pool(source, target, few))
+        execute(target, created)
+        return few / seconds(lambda: loop(source, target, few))
+
+
+def anonymising(folder: Path) -> None:
+    os.environ["BENCH_SECRET"] = os.urandom(32).hex()
+    looped = rate_of_loop(loop_over_pool, DDL)
     rates = {"loop over psycopg2.pool": looped}
     with keyspace("shop") as (cluster, router):
         router.create_schema(DDL, {"visit": Sharded("customer")})
@@ -255,12 +260,7 @@ def pricing_loop(source: str, target: str, rows: int) -> None:
 
 def etl(folder: Path) -> None:
     (folder / "price.py").write_text(FUNCTIONS)
-    few = min(ROWS, 50_000)
-    with LocalCluster(shards=2, partitions=1) as plain:
-        source, target = (plain.url(name) for name in plain.names)
-        execute(source, DDL, FILL % few)
-        execute(target, PRICED)
-        looped = few / seconds(lambda: pricing_loop(source, target, few))
+    looped = rate_of_loop(pricing_loop, PRICED)
     rates = {"loop over psycopg2.pool": looped}
     with keyspace("shop") as (_, router):
         router.create_schema(f"{DDL}; {PRICED}", {"visit": Sharded("customer"), "priced": Sharded("customer")})

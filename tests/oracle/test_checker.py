@@ -131,7 +131,7 @@ def case_has_the_type_of_its_first_value(patch: pytest.MonkeyPatch) -> None:
 
 @plant("select o.id, (select count(*) from items i where i.qty = o.quantity) from orders o order by o.id")
 def counted_rows_are_gathered_once_each(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(gather.Sources, "_are_checks", lambda self, items, columns: True)
+    patch.setattr(gather.Sources, "_are_checks", lambda self, table, items, columns: True)
 
 
 @plant("select id from orders limit 5", "select customer_id from orders limit 3 offset 1")
