@@ -61,7 +61,8 @@ def _of_dropped_parts(log: Sequence[Recorded]) -> frozenset[int]:
 def _note(about: dict[_Key, list[int]], dead: set[int], effect: Effect, number: int) -> None:
     key = _key(effect)
     if effect.verb == "create":
-        about[key] = [number]
+        # Or replaced: a drop makes both without effect.
+        about.setdefault(key, []).append(number)
     elif key in about:
         about[key].append(number)
         if effect.verb == "rename":

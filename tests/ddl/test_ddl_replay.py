@@ -230,6 +230,12 @@ def test_a_shard_with_something_behind_the_name_is_not_prepared(place: Place) ->
         (TABLE + "create index i on t (b); drop index i", ["create table"]),
         (TABLE + "create index i on t (b); alter index i rename to j; drop index j", ["create table"]),
         (
+            TABLE + "create trigger x before insert on t execute function suppress_redundant_updates_trigger(); "
+            "create or replace trigger x before delete on t execute function suppress_redundant_updates_trigger(); "
+            "drop trigger x on t",
+            ["create table"],
+        ),
+        (
             TABLE + "create index i on t (b); create index j on t (b); drop index i, j",
             ["create table", "create index i", "create index j", "drop index i, j"],
         ),
