@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from postgast import pg_query_pb2 as pb
 
 from shardpool.errors import UnknownTable
-from shardpool.planner.ast import Tree, children, is_a, is_star, names, unwrap
+from shardpool.planner.ast import Tree, children, freeze, is_a, is_star, names, unwrap
 from shardpool.planner.from_functions import function_columns, renamed
 from shardpool.planner.output import output_name
 from shardpool.planner.refusals import refuse
@@ -41,8 +41,11 @@ def analyse(select: Tree, topology: Topology, stages: Mapping[str, Columns] | No
 
     *stages* are the columns of temporary tables that stand in place of subqueries, in the schema `STAGE_SCHEMA`.
     """
+    freeze(select)
     analyser = _Analyser(select, topology, stages or {})
     analyser.select(select, None, {})
+    for scope in analyser.analysis.scopes:
+        scope.complete = True
     return analyser.analysis
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.ast import Tree, column_fields, is_star, names, walk
-from shardpool.planner.scopes import Analysis, Scope, expand_star, references
+from shardpool.planner.scopes import Analysis, Scope, expand_star, references_in
 
 
 class Needed:
@@ -22,7 +22,7 @@ class Needed:
         aliases = {item.alias for scope in analysis.scopes for item in scope.items}
         ignored = _stars_of_exists(select)
         dropped = [node for condition in without for node in walk(condition) if isinstance(node, pb.ColumnRef)]
-        for reference, scope in references(select, None, analysis):
+        for reference, scope in references_in(select, analysis):
             if not any(reference is node for node in dropped) and not any(reference is node for node in ignored):
                 self._add(reference, scope, aliases, analysis)
         for node in walk(select):
@@ -54,7 +54,7 @@ class Needed:
 def takes_whole_rows(select: Tree, analysis: Analysis) -> bool:
     """Whether a row as a whole may be meant: its type is named after its table."""
     aliases = {item.alias for scope in analysis.scopes for item in scope.items}
-    for reference, scope in references(select, None, analysis):
+    for reference, scope in references_in(select, analysis):
         parts = column_fields(reference)
         is_column = parts[-1] == "*" or (scope is not None and scope.resolve(reference) is not None)
         if not is_column and (parts[-1] in aliases or not _is_plain_column(parts, analysis)):
