@@ -168,8 +168,10 @@ class _Analyser:
         right_outer = supplied if join.jointype in (pb.JOIN_LEFT, pb.JOIN_FULL) else outer
         left = self._from(join.larg, scope, ctes, left_outer)
         right = self._from(join.rarg, scope, ctes, right_outer)
-        if join.is_natural or join.HasField("alias") or join.HasField("join_using_alias"):
+        using = _common_columns(left, right, scope) if join.is_natural else names(join.using_clause)
+        if using is None or join.HasField("alias") or join.HasField("join_using_alias"):
             scope.opaque = True
+        scope.using.append((join, using or ()))
         holds_for: frozenset[Item] | None
         match join.jointype:
             case pb.JOIN_INNER:
@@ -183,7 +185,7 @@ class _Analyser:
         if join.HasField("quals"):
             self._conjuncts(join.quals, scope, Fact(holds_for, checked, visible=frozenset(left + right)))
             self._selects_below(join.quals, scope, ctes)
-        for name in names(join.using_clause):
+        for name in using or ():
             self._using(name, join.jointype, left, right, scope, Fact(holds_for, checked))
         return left + right
 
@@ -254,6 +256,23 @@ def selects_below(message: Tree) -> Iterator[Tree]:
     for child in children(message) if not isinstance(message, pb.Node) else (unwrap(message),):
         if child is not message:
             yield from selects_below(child)
+
+
+def _common_columns(left: list[Item], right: list[Item], scope: Scope) -> tuple[str, ...] | None:
+    """The columns on which a NATURAL JOIN joins; None if they are not certain."""
+    if any(item.columns is None for item in (*left, *right)):
+        return None
+    of_right = {name for item in right for name in item.columns or ()}
+    found = dict.fromkeys(name for item in left for name in item.columns or () if name in of_right)
+    once = all(_has_once(name, items, scope) for name in found for items in (left, right))
+    return tuple(found) if once else None
+
+
+def _has_once(name: str, items: list[Item], scope: Scope) -> bool:
+    """Whether a side of a join has one column of a name, and PostgreSQL would not call it ambiguous."""
+    having = frozenset(item for item in items if name in item.names)
+    merged = any(merge.items == having for merge in scope.merges.get(name, []))
+    return (len(having) == 1 or merged) and all((item.columns or ()).count(name) == 1 for item in having)
 
 
 def _merge_of(name: str, items: list[Item], scope: Scope) -> Merge:

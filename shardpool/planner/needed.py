@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, column_fields, is_star, names, walk
+from shardpool.planner.ast import Tree, column_fields, is_star, walk
 from shardpool.planner.scopes import Analysis, Scope, expand_star, references_in
 
 
@@ -25,11 +25,9 @@ class Needed:
         for reference, scope in references_in(select, analysis):
             if not any(reference is node for node in dropped) and not any(reference is node for node in ignored):
                 self._add(reference, scope, aliases, analysis)
-        for node in walk(select):
-            if isinstance(node, pb.JoinExpr):
-                natural = node.is_natural or node.HasField("alias") or node.HasField("join_using_alias")
-                self.everything = self.everything or natural
-                self._names.update(names(node.using_clause))
+        for where in analysis.scopes:
+            self.everything = self.everything or where.opaque
+            self._names.update(name for _, using in where.using for name in using)
 
     def has(self, table: str, column: str) -> bool:
         return self.everything or column in self._names or (table, column) in self._columns

@@ -151,7 +151,7 @@ class PartitionWise:
     def _full(self, join: Tree, scope: Scope, left: Carrier, right: Carrier) -> Carrier:
         """Only what it joins on counts: a WHERE would look at rows that found no partner elsewhere."""
         own = [*conjuncts(join.quals)] if join.HasField("quals") else []
-        using = names(join.using_clause)
+        using = scope.using_of(join)
         facts = [
             fact
             for fact in scope.facts

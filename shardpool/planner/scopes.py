@@ -118,7 +118,9 @@ class Scope:
     merged: dict[str, Item | None] = field(default_factory=dict)
     #: The joins that merge columns of a name.
     merges: dict[str, list[Merge]] = field(default_factory=dict)
-    #: Names cannot be resolved here (NATURAL JOIN, aliased joins).
+    #: Joins, each with the columns of its USING, or those that NATURAL means.
+    using: list[tuple[Tree, tuple[str, ...]]] = field(default_factory=list)
+    #: Names cannot be resolved here (aliased joins, NATURAL JOIN of columns that are not known).
     opaque: bool = False
     #: Nothing is added to it any more.
     complete: bool = False
@@ -154,6 +156,10 @@ class Scope:
         if found or unknown or self.parent is None:
             return None
         return self.parent.resolve(column_ref)
+
+    def using_of(self, join: Tree) -> tuple[str, ...]:
+        """The columns that a join merges."""
+        return next((using for found, using in self.using if found is join), ())
 
     def so_far(self) -> Scope:
         """What a LATERAL item sees: the items to its left."""
