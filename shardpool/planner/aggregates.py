@@ -63,14 +63,14 @@ def merged_aggregate(call: Tree, level: Level, add: AddColumn) -> Tree:
         return _variance(call, level, add)
     if name in TWO_VARIABLES:
         columns, text = TWO_VARIABLES[name]
-        return _merge(text, level, **{column: add(_renamed(call, partial)) for column, partial in columns.items()})
+        return _merge(text, level, **{column: add(_of_two(call, partial)) for column, partial in columns.items()})
     raise NotPartial(f"{name}() has no partial form")
 
 
 def _average(call: Tree, level: Level, add: AddColumn) -> Tree:
     """As PostgreSQL: exact types divide numeric by numeric, floating ones are summed in double precision."""
     if _argument_type(call.func_call, level) in ("real", "double precision"):
-        total = _sum_of("CAST(a AS double precision)", call)
+        total = _of("sum", "CAST(a AS double precision)", call)
         text = "sum(a) / CAST(nullif(sum(b), 0) AS double precision)"
     else:
         total = _renamed(call, "sum")
@@ -84,8 +84,8 @@ def _variance(call: Tree, level: Level, add: AddColumn) -> Tree:
     if _argument_type(call.func_call, level) in ("real", "double precision"):
         mean, variance = add(_renamed(call, "avg")), add(_renamed(call, "var_pop"))
         return _merge(floating(name), level, n=count, a=mean, v=variance)
-    total = add(_sum_of("CAST(a AS numeric)", call))
-    squares = add(_sum_of("CAST(a AS numeric) * CAST(a AS numeric)", call))
+    total = add(_of("sum", "CAST(a AS numeric)", call))
+    squares = add(_of("sum", "CAST(a AS numeric) * CAST(a AS numeric)", call))
     return _merge(exact(name), level, n=count, s=total, q=squares)
 
 
@@ -112,13 +112,25 @@ def _merge(template: str, level: Level, **columns: str) -> Tree:
     return rewritten(expression(template), replace)
 
 
-def _sum_of(template: str, call: Tree) -> Tree:
-    """The call as a sum, of *template* with the call's argument for its column."""
-    total = _renamed(call, "sum")
-    argument = total.func_call.args[0]
+def _of_two(call: Tree, partial: str) -> Tree:
+    """A partial column of `TWO_VARIABLES`: of the rows in which neither y, the first argument, nor x is NULL."""
+    function, _, variable = partial.partition(" ")
+    if not variable:
+        return _renamed(call, function)
+    own, other = ("b", "a") if variable == "x" else ("a", "b")
+    return _of(function, f"CASE WHEN {other} IS NOT NULL THEN CAST({own} AS double precision) END", call)
+
+
+def _of(function: str, template: str, call: Tree) -> Tree:
+    """The call as another function's, of *template* with the call's arguments for its columns a and b."""
+    arguments = dict(zip("ab", call.func_call.args, strict=False))
 
     def replace(node: Tree) -> Tree | None:
-        return copied(argument) if node.WhichOneof("node") == "column_ref" else None
+        if node.WhichOneof("node") != "column_ref":
+            return None
+        return copied(arguments[node.column_ref.fields[0].string.sval])
 
-    argument.CopyFrom(rewritten(expression(template), replace))
-    return total
+    found = _renamed(call, function)
+    del found.func_call.args[:]
+    found.func_call.args.append(rewritten(expression(template), replace))
+    return found

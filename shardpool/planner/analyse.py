@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from postgast import pg_query_pb2 as pb
 
 from shardpool.errors import UnknownTable
-from shardpool.planner.ast import Tree, children, is_a, is_star, names, unwrap
+from shardpool.planner.ast import Tree, children, freeze, is_a, is_star, names, unwrap
 from shardpool.planner.from_functions import function_columns, renamed
 from shardpool.planner.output import output_name
 from shardpool.planner.refusals import refuse
@@ -41,8 +41,11 @@ def analyse(select: Tree, topology: Topology, stages: Mapping[str, Columns] | No
 
     *stages* are the columns of temporary tables that stand in place of subqueries, in the schema `STAGE_SCHEMA`.
     """
+    freeze(select)
     analyser = _Analyser(select, topology, stages or {})
     analyser.select(select, None, {})
+    for scope in analyser.analysis.scopes:
+        scope.complete = True
     return analyser.analysis
 
 
@@ -165,8 +168,10 @@ class _Analyser:
         right_outer = supplied if join.jointype in (pb.JOIN_LEFT, pb.JOIN_FULL) else outer
         left = self._from(join.larg, scope, ctes, left_outer)
         right = self._from(join.rarg, scope, ctes, right_outer)
-        if join.is_natural or join.HasField("alias") or join.HasField("join_using_alias"):
+        using = _common_columns(left, right, scope) if join.is_natural else names(join.using_clause)
+        if using is None or join.HasField("alias") or join.HasField("join_using_alias"):
             scope.opaque = True
+        scope.using.append((join, using or ()))
         holds_for: frozenset[Item] | None
         match join.jointype:
             case pb.JOIN_INNER:
@@ -180,7 +185,7 @@ class _Analyser:
         if join.HasField("quals"):
             self._conjuncts(join.quals, scope, Fact(holds_for, checked, visible=frozenset(left + right)))
             self._selects_below(join.quals, scope, ctes)
-        for name in names(join.using_clause):
+        for name in using or ():
             self._using(name, join.jointype, left, right, scope, Fact(holds_for, checked))
         return left + right
 
@@ -251,6 +256,23 @@ def selects_below(message: Tree) -> Iterator[Tree]:
     for child in children(message) if not isinstance(message, pb.Node) else (unwrap(message),):
         if child is not message:
             yield from selects_below(child)
+
+
+def _common_columns(left: list[Item], right: list[Item], scope: Scope) -> tuple[str, ...] | None:
+    """The columns on which a NATURAL JOIN joins; None if they are not certain."""
+    if any(item.columns is None for item in (*left, *right)):
+        return None
+    of_right = {name for item in right for name in item.columns or ()}
+    found = dict.fromkeys(name for item in left for name in item.columns or () if name in of_right)
+    once = all(_has_once(name, items, scope) for name in found for items in (left, right))
+    return tuple(found) if once else None
+
+
+def _has_once(name: str, items: list[Item], scope: Scope) -> bool:
+    """Whether a side of a join has one column of a name, and PostgreSQL would not call it ambiguous."""
+    having = frozenset(item for item in items if name in item.names)
+    merged = any(merge.items == having for merge in scope.merges.get(name, []))
+    return (len(having) == 1 or merged) and all((item.columns or ()).count(name) == 1 for item in having)
 
 
 def _merge_of(name: str, items: list[Item], scope: Scope) -> Merge:

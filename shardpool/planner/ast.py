@@ -5,7 +5,6 @@ Nodes are the protobuf messages of libpg_query. A `Node` message wraps exactly o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import postgast
@@ -14,6 +13,8 @@ from postgast import pg_query_pb2 as pb
 
 from shardpool.errors import InvalidSQL
 from shardpool.planner.depth import parsed
+from shardpool.planner.frozen import Below, Part, below, is_frozen, once, planning
+from shardpool.planner.positions import same
 from shardpool.planner.refusals import refuse
 
 #: Any message of the tree. libpg_query's classes are generated; their fields are checked by the tests, not by mypy.
@@ -57,18 +58,36 @@ def kind(node: Tree) -> str:
 
 def unwrap(node: Tree) -> Tree:
     """Return what a `Node` wraps; anything else as it is."""
-    if isinstance(node, pb.Node):
+    if type(node) is pb.Node:
         name = node.WhichOneof("node")
         return getattr(node, name) if name else node
     return node
 
 
 def is_a(node: Tree, name: str) -> bool:
-    return isinstance(node, pb.Node) and node.WhichOneof("node") == name
+    return type(node) is pb.Node and node.WhichOneof("node") == name
 
 
 #: Messages below which there is nothing to look for: names, literals, and what a type is called.
 LEAVES = frozenset([pb.A_Const, pb.ParamRef, pb.TypeName, pb.String])
+
+
+def parts(message: Tree) -> list[Part]:
+    """Return the direct submessages as they stand: `Node` wrappers are not opened."""
+    known = below(message)
+    if known is not None and known.parts is not None:
+        return known.parts
+    found: list[Part] = []
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            name = field.name
+            if field.is_repeated:
+                found += [(name, place, item) for place, item in enumerate(value)]
+            else:
+                found.append((name, None, value))
+    if known is not None:
+        known.parts = found
+    return found
 
 
 def children(message: Tree) -> list[Tree]:
@@ -76,6 +95,8 @@ def children(message: Tree) -> list[Tree]:
     kind_of = type(message)
     if kind_of in LEAVES:
         return []
+    if (known := below(message)) is not None:
+        return known.children
     if kind_of is pb.ColumnRef:
         return [field.a_star for field in message.fields if field.WhichOneof("node") == "a_star"]
     found = []
@@ -88,22 +109,48 @@ def children(message: Tree) -> list[Tree]:
     return found
 
 
-def walk(message: Tree) -> Iterator[Tree]:
-    """Yield *message* and all below it, `Node` wrappers opened, parents first."""
+def freeze(message: Tree) -> None:
+    """Promise that *message* and all below it are not changed again, so that they are read once (see `frozen`)."""
+    memory = planning.memory
+    if memory is None:
+        return
     stack = [unwrap(message)]
     while stack:
         current = stack.pop()
-        yield current
+        if id(current) not in memory.below:
+            found = children(current)
+            memory.below[id(current)] = Below(current, found)
+            stack += found
+
+
+def walk(message: Tree) -> list[Tree]:
+    """Return *message* and all below it, `Node` wrappers opened, parents first."""
+    found = []
+    stack = [unwrap(message)]
+    while stack:
+        current = stack.pop()
+        found.append(current)
         stack += children(current)[::-1]
+    return found
 
 
-def walk_flat(message: Tree) -> Iterator[Tree]:
-    """Yield *message* and all below it as `walk` does, but not what is inside of subqueries."""
-    stack = [unwrap(message)]
+def walk_flat(message: Tree) -> list[Tree]:
+    """Return *message* and all below it as `walk` does, but not what is inside of subqueries."""
+    inner = unwrap(message)
+    return _walked_flat(inner) if is_frozen(inner) else _walk_flat(inner)
+
+
+def _walk_flat(message: Tree) -> list[Tree]:
+    found = []
+    stack = [message]
     while stack:
         current = stack.pop()
-        yield current
+        found.append(current)
         stack += [child for child in children(current)[::-1] if type(child) is not pb.SelectStmt]
+    return found
+
+
+_walked_flat = once(_walk_flat)
 
 
 def has_subquery(expression: Tree) -> bool:
@@ -113,51 +160,18 @@ def has_subquery(expression: Tree) -> bool:
 
 def names(nodes: Tree) -> tuple[str, ...]:
     """Return the strings of a list of String nodes: a function's, type's or operator's qualified name."""
-    return tuple(node.string.sval for node in nodes if node.WhichOneof("node") == "string")
+    return tuple([node.string.sval for node in nodes if node.WhichOneof("node") == "string"])
 
 
 def column_fields(column_ref: Tree) -> tuple[str, ...]:
     """Return a ColumnRef's parts, a star as ``*``."""
-    return tuple(field.string.sval if field.WhichOneof("node") == "string" else "*" for field in column_ref.fields)
+    fields = column_ref.fields
+    return tuple([field.string.sval if field.WhichOneof("node") == "string" else "*" for field in fields])
 
 
 def is_star(node: Tree) -> bool:
     """Whether a node is ``*`` or ``t.*``, which is no expression."""
     return is_a(node, "column_ref") and bool(node.column_ref.fields[-1].WhichOneof("node") == "a_star")
-
-
-def unlocated(message: Tree) -> Tree:
-    """Return a copy without source positions: trees of equal meaning become equal messages."""
-    copy = type(message)()
-    copy.CopyFrom(message)
-    stack = [copy]
-    while stack:
-        node = stack.pop()
-        for field, value in node.ListFields():
-            if field.message_type is not None:
-                stack += value if field.is_repeated else (value,)
-            elif field.name in _POSITIONS:
-                node.ClearField(field.name)
-    return copy
-
-
-_POSITIONS = frozenset(
-    [
-        "location",
-        "stmt_location",
-        "stmt_len",
-        "rexpr_list_start",
-        "rexpr_list_end",
-        "list_start",
-        "list_end",
-        "version",
-    ]
-)
-
-
-def same(left: Tree, right: Tree) -> bool:
-    """Whether two trees say the same, wherever they stood in the text."""
-    return bool(unlocated(left) == unlocated(right))
 
 
 class UnfaithfulText(Exception):
@@ -171,6 +185,16 @@ def to_sql(select: Tree) -> str:
 
 def statement_sql(node: Tree) -> str:
     """Return the text of a statement, a Node, proven as in `to_sql`. Raise `UnfaithfulText`."""
+    memory = planning.memory
+    if memory is None:
+        return _proven_text(node)
+    key = node.SerializeToString()
+    if key not in memory.texts:
+        memory.texts[key] = _proven_text(node)
+    return memory.texts[key]
+
+
+def _proven_text(node: Tree) -> str:
     result = pb.ParseResult(stmts=[pb.RawStmt(stmt=node)])
     try:
         sql = postgast.deparse(result)

@@ -18,6 +18,7 @@ import postgast
 from google.protobuf.internal import api_implementation, decoder
 from google.protobuf.message import DecodeError
 
+from shardpool.planner.frozen import remembering
 from shardpool.planner.refusals import refuse
 
 T = TypeVar("T")
@@ -36,14 +37,19 @@ def at_any_depth(work: Callable[[], T]) -> T:
     Raise `UnsupportedStatement` for what is too deep even so.
     """
     try:
-        return work()
+        return _remembering(work)
     except (DecodeError, RecursionError):
         pass
     try:
         with deep_trees(), _calls.lifted():
-            return _with_room(work)
+            return _with_room(lambda: _remembering(work))
     except RecursionError as error:
         raise refuse("SP115") from error
+
+
+def _remembering(work: Callable[[], T]) -> T:
+    with remembering():
+        return work()
 
 
 def parsed(sql: str) -> Any:

@@ -18,6 +18,7 @@ from shardpool.planner.ast import is_a, kind
 from shardpool.planner.clauses import aggregates_of_outer_queries, needs_rows
 from shardpool.planner.constants import UNKNOWN, Parameter, key_value
 from shardpool.planner.depth import at_any_depth
+from shardpool.planner.frozen import Memory, planning, remembering
 from shardpool.planner.gather import Source, plan_sources
 from shardpool.planner.lists import parts_of
 from shardpool.planner.moment import at_one_moment
@@ -67,9 +68,12 @@ def compile_query(statement: Statement, topology: Topology) -> CompiledQuery:
     still_analysis = analysis if still is statement else analyse(still.node.select_stmt, topology)
     whole = _why_whole(still_analysis, unknown)
     pushdown = whole or plan_pushdown(still.node.select_stmt, still_analysis, still, topology)
-    return CompiledQuery(
+    compiled = CompiledQuery(
         statement, topology, analysis, words, unknown, True, pins, template, still, still_analysis, whole, pushdown
     )
+    if planning.memory is not None and isinstance(pushdown, str) and not whole:
+        compiled._handed_on.append(planning.memory)
+    return compiled
 
 
 def _why_whole(analysis: Analysis, unknown: str | None) -> str:
@@ -103,6 +107,8 @@ class CompiledQuery:
     pushdown: Pushdown | str = ""
     #: What the columns of a contradiction are, by its parameters: it is asked once.
     described: dict[str, Any] = field(default_factory=dict, compare=False)
+    #: What was found out about the trees, for stages that are planned at once.
+    _handed_on: list[Memory] = field(default_factory=list, compare=False)
     #: Stages by what the sizes of tables were like.
     _stages: dict[tuple[int, ...], Stages | str] = field(default_factory=dict, compare=False)
 
@@ -143,6 +149,18 @@ class CompiledQuery:
         *failed* are the rungs that were tried and are not to be taken, with the reasons; *statistics* are asked if
         needed.
         """
+        try:
+            return self._bind(parameters, topology, statistics, failed)
+        finally:
+            self._handed_on.clear()
+
+    def _bind(
+        self,
+        parameters: Mapping[str, Any],
+        topology: Topology,
+        statistics: Statistics,
+        failed: Mapping[str, str],
+    ) -> Plan:
         if not self.sharded:
             return ReferencePlan(self.words)
         if self._key is not None:
@@ -209,7 +227,16 @@ class CompiledQuery:
         if likeness not in self._stages:
             assert self.still is not None and self.still_analysis is not None
             still, analysis = self.still, self.still_analysis
-            self._stages[likeness] = at_any_depth(lambda: plan_stages(still, analysis, topology, statistics))
+            with remembering(*self._handed_on[:1]):
+                self._stages[likeness] = at_any_depth(
+                    lambda: plan_stages(
+                        still,
+                        # The tables are those of the topology that the stages are for.
+                        analysis if topology is self.topology else analyse(still.node.select_stmt, topology),
+                        topology,
+                        statistics,
+                    )
+                )
         found = self._stages[likeness]
         limits = found.then.limits if isinstance(found, Stages) and isinstance(found.then, Pushdown) else ()
         plain = all(_plain_limit(parameters.get(name)) for name in limits)

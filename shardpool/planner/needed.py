@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, column_fields, is_star, names, walk
-from shardpool.planner.scopes import Analysis, Scope, expand_star, references
+from shardpool.planner.ast import Tree, column_fields, is_star, walk
+from shardpool.planner.scopes import Analysis, Scope, expand_star, references_in
 
 
 class Needed:
@@ -22,14 +22,12 @@ class Needed:
         aliases = {item.alias for scope in analysis.scopes for item in scope.items}
         ignored = _stars_of_exists(select)
         dropped = [node for condition in without for node in walk(condition) if isinstance(node, pb.ColumnRef)]
-        for reference, scope in references(select, None, analysis):
+        for reference, scope in references_in(select, analysis):
             if not any(reference is node for node in dropped) and not any(reference is node for node in ignored):
                 self._add(reference, scope, aliases, analysis)
-        for node in walk(select):
-            if isinstance(node, pb.JoinExpr):
-                natural = node.is_natural or node.HasField("alias") or node.HasField("join_using_alias")
-                self.everything = self.everything or natural
-                self._names.update(names(node.using_clause))
+        for where in analysis.scopes:
+            self.everything = self.everything or where.opaque
+            self._names.update(name for _, using in where.using for name in using)
 
     def has(self, table: str, column: str) -> bool:
         return self.everything or column in self._names or (table, column) in self._columns
@@ -54,7 +52,7 @@ class Needed:
 def takes_whole_rows(select: Tree, analysis: Analysis) -> bool:
     """Whether a row as a whole may be meant: its type is named after its table."""
     aliases = {item.alias for scope in analysis.scopes for item in scope.items}
-    for reference, scope in references(select, None, analysis):
+    for reference, scope in references_in(select, analysis):
         parts = column_fields(reference)
         is_column = parts[-1] == "*" or (scope is not None and scope.resolve(reference) is not None)
         if not is_column and (parts[-1] in aliases or not _is_plain_column(parts, analysis)):

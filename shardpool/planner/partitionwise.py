@@ -151,7 +151,7 @@ class PartitionWise:
     def _full(self, join: Tree, scope: Scope, left: Carrier, right: Carrier) -> Carrier:
         """Only what it joins on counts: a WHERE would look at rows that found no partner elsewhere."""
         own = [*conjuncts(join.quals)] if join.HasField("quals") else []
-        using = names(join.using_clause)
+        using = scope.using_of(join)
         facts = [
             fact
             for fact in scope.facts
@@ -176,7 +176,7 @@ class PartitionWise:
         """Whether the keys are equal, by facts that hold for *carrier*'s rows if no others are given."""
         if not carrier.keys or not other.keys or carrier.key_types != other.key_types:
             return False
-        equal = equal or Equalities(carrier.item, self._statement)
+        equal = equal or Equalities.of(carrier.item, self._statement)
         return all(
             equal.same((carrier.item, mine), (other.item, theirs))
             for mine, theirs in zip(carrier.keys, other.keys, strict=True)
@@ -218,7 +218,7 @@ class PartitionWise:
 
     def _exported(self, scope: Scope, carrier: Carrier) -> tuple[int, ...]:
         """The places of the carrier's key among the output columns; () if it is not whole."""
-        equal = Equalities(carrier.item, self._statement)
+        equal = Equalities.of(carrier.item, self._statement)
         places = []
         for key in carrier.keys:
             own = (carrier.item, key)
@@ -246,7 +246,7 @@ class PartitionWise:
             self._check_contains_key("a window", window, scope, carrier)
 
     def _check_contains_key(self, what: str, nodes: Iterable[Tree], scope: Scope, carrier: Carrier) -> None:
-        equal = Equalities(carrier.item, self._statement)
+        equal = Equalities.of(carrier.item, self._statement)
         members = [_member(node, scope) for node in nodes]
         if not carrier.keys or not all(
             any(_same(equal, member, (carrier.item, key)) for member in members) for key in carrier.keys
@@ -323,7 +323,7 @@ class PartitionWise:
                 continue
             column = carrier.item.column(carrier.keys[0])
             collations = {self._collation(root) for root in rows[0]}
-            equal = Equalities(carrier.item, self._statement)
+            equal = Equalities.of(carrier.item, self._statement)
             alike = column is not None and collations == {column.collation}
             if alike and equal.same(tested, (carrier.item, carrier.keys[0])):
                 return True

@@ -19,6 +19,7 @@ from postgast import pg_query_pb2 as pb
 from shardpool.planner.ast import Tree, is_a, names
 from shardpool.planner.clauses import windows
 from shardpool.planner.constants import CAST_TYPES, UNKNOWN, Parameter, Source, Sources, source_of, values_of
+from shardpool.planner.frozen import once
 from shardpool.planner.scopes import Analysis, Fact, Item, Member, Scope
 from shardpool.planner.statement import Statement
 from shardpool.topology.key import KEY_TYPES, KeyType
@@ -48,7 +49,7 @@ def find_pins(analysis: Analysis, statement: Statement) -> tuple[Pin | None, ...
 def _pin(item: Item, analysis: Analysis, statement: Statement) -> Pin | None:
     if item.table is None or not item.table.sharded or item.sampled:
         return None
-    classes = Equalities(item, statement)
+    classes = Equalities.of(item, statement)
     columns: list[tuple[Sources, ...]] = []
     owners: list[Item | None] = []
     for key in item.table.key:
@@ -78,14 +79,14 @@ def _sources(
             item.origins[item.columns.index(name)] if item.columns and name in item.columns and item.origins else None
         )
         if inner is not None:
-            yield from _sources(inner, Equalities(inner[0], statement), analysis, statement, up=False)
+            yield from _sources(inner, Equalities.of(inner[0], statement), analysis, statement, up=False)
     scope = member[0].scope
     around = _use_of(scope, analysis) if up else None
     if around is None or around.columns is None:
         return
     for name, origin in zip(around.columns, around.origins, strict=False):
         if origin is not None and classes.same(origin, member):
-            yield from _sources((around, name), Equalities(around, statement), analysis, statement)
+            yield from _sources((around, name), Equalities.of(around, statement), analysis, statement)
 
 
 def _use_of(scope: Scope, analysis: Analysis) -> Item | None:
@@ -121,6 +122,12 @@ class Equalities:
         self._never = False
         for fact in (fact for fact in item.scope.facts if fact.holds_for(item)) if facts is None else facts:
             self._learn(fact)
+
+    @staticmethod
+    @once
+    def of(item: Item, statement: Statement) -> Equalities:
+        """The equalities that hold for *item*'s rows."""
+        return Equalities(item, statement)
 
     def sources(self, member: Member) -> list[Sources]:
         """All lists of alternatives for a column, from anything in its class; an empty one if nothing can be true."""

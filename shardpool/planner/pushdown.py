@@ -48,24 +48,68 @@ class Pushdown:
     limited: bool = False
 
 
-def plan_pushdown(
+@dataclass(frozen=True)
+class Queries:
+    """A pushdown as trees: the tables whose partitions count, the partial query, and the merge query if the partial
+    rows alone, in `partial_table`, are not the result."""
+
+    roots: tuple[Item, ...]
+    partial: Tree
+    merge: Tree | None
+    partial_table: str
+
+
+def plan_pushdown(select: Tree, analysis: Analysis, statement: Statement, topology: Topology) -> Pushdown | str:
+    """Return the partial and the merge query, or the reason why there is no such plan."""
+    found = queries(select, analysis, statement, topology)
+    return found if isinstance(found, str) else written(found, select, analysis, statement, topology, {})
+
+
+def queries(
     select: Tree,
     analysis: Analysis,
     statement: Statement,
     topology: Topology,
-    spread: Mapping[Item, str] | None = None,
-    partial_table: str = PARTIAL_TABLE,
-    dropped: Sequence[Tree] = (),
+    spread: Collection[Item] = (),
     divided: Mapping[Item, str] | None = None,
-) -> Pushdown | str:
-    """Return the partial and the merge query, or the reason why there is no such plan.
+    partial_table: str = PARTIAL_TABLE,
+) -> Queries | str:
+    """Return the partial and the merge query as trees, or the reason why there are none.
 
-    The occurrences in *spread* are read from temporary tables of these names, which every shard has; the conditions
-    *dropped* hold for all rows there. Of those also in *divided* each shard has a share, by the column given.
+    The occurrences in *spread* are on every shard; those in *divided* too, but a share on each, by the column given.
     """
-    spread = spread or {}
-    divided = divided or {}
-    proof = PartitionWise(analysis, statement, topology, spread.keys() - divided.keys(), divided)
+    proof = PartitionWise(analysis, statement, topology, spread, divided)
+    try:
+        return Queries(*_queries(select, analysis, proof, partial_table), partial_table)
+    except (Refused, NotPartitionWise, NotPartial) as reason:
+        return str(reason)
+
+
+def lie_together(
+    select: Tree, analysis: Analysis, statement: Statement, topology: Topology, spread: Collection[Item]
+) -> bool:
+    """Whether the rows of FROM and WHERE are partition-wise with *spread*; `queries` asks for more."""
+    proof = PartitionWise(analysis, statement, topology, spread)
+    try:
+        return bool(proof.union(select) if select.op != pb.SETOP_NONE else proof.rows(analysis.scope_of(select)))
+    except NotPartitionWise:
+        return False
+
+
+def written(
+    found: Queries,
+    select: Tree,
+    analysis: Analysis,
+    statement: Statement,
+    topology: Topology,
+    spread: Mapping[Item, str],
+    dropped: Sequence[Tree] = (),
+) -> Pushdown | str:
+    """Return the plan of *found*, or the reason why it cannot be written down.
+
+    The occurrences in *spread* are read from temporary tables of these names; the conditions *dropped* hold for all
+    rows there.
+    """
     alone = _alone(analysis, spread)
 
     in_place = _sharded(analysis) - spread.keys()
@@ -75,15 +119,15 @@ def plan_pushdown(
         return placed_text(tree, analysis, statement, topology, spread, alone, dropped)
 
     try:
-        roots, partial, merge = _queries(select, analysis, proof, partial_table)
+        merge, partial_table = found.merge, found.partial_table
         if merge is None:
             combined: Concatenation | MergeQuery = _concatenation(select, statement)
         else:
             combined = MergeQuery(text(merge, statement))
         return Pushdown(
-            text(*with_parameters(partial, lists, statement)),
+            text(*with_parameters(found.partial, lists, statement)),
             combined,
-            roots,
+            found.roots,
             tuple(_limit_parameters(select, statement)),
             partial_table,
             rows_of(alone.table, alone.table.columns) if alone is not None and alone.table is not None else "",
@@ -91,7 +135,7 @@ def plan_pushdown(
             lists,
             select.HasField("limit_count"),
         )
-    except (Refused, NotPartitionWise, NotPartial) as reason:
+    except Refused as reason:
         return str(reason)
     except UnfaithfulText:
         return "the generated text could not be proven faithful"
@@ -100,23 +144,6 @@ def plan_pushdown(
 def _reads_tables(merge: Tree, partial_table: str) -> bool:
     tables = [node for node in walk(merge) if isinstance(node, pb.RangeVar) and node.relname != partial_table]
     return any(node.schemaname != STAGE_SCHEMA for node in tables)
-
-
-def why_not(
-    select: Tree,
-    analysis: Analysis,
-    statement: Statement,
-    topology: Topology,
-    spread: Collection[Item],
-    divided: Mapping[Item, str] | None = None,
-) -> str | None:
-    """Return why a query has no pushdown with *spread* and *divided*, None if it has one (its text may still be
-    unfaithful)."""
-    try:
-        _queries(select, analysis, PartitionWise(analysis, statement, topology, spread, divided), PARTIAL_TABLE)
-    except (Refused, NotPartitionWise, NotPartial) as reason:
-        return str(reason)
-    return None
 
 
 def placed_text(
@@ -159,7 +186,7 @@ def _places(analysis: Analysis, spread: Mapping[Item, str]) -> dict[int, tuple[s
     return places
 
 
-#: The roots, the partial query, and the merge query if the partial rows alone are not the result.
+#: Of `Queries` all but the table's name.
 _Queries = tuple[tuple[Item, ...], Tree, Tree | None]
 
 

@@ -25,7 +25,7 @@ def repartitions(
     """
     seen: list[dict[Item, str]] = []
     for first in sorted(sharded, key=lambda item: size(_table_of(item)), reverse=True):
-        equal = Equalities(first, statement)
+        equal = Equalities.of(first, statement)
         for name in first.columns or ():
             members = [
                 member for member in equal.members((first, name)) if _can_divide(member) and member[0] in sharded

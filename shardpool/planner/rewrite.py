@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
+from typing import TypeAlias
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import LEAVES, Tree, has_subquery, kind, parse, unlocated, unwrap
+from shardpool.planner.ast import LEAVES, Tree, has_subquery, kind, parse, parts, unwrap
+from shardpool.planner.positions import meaning
 from shardpool.planner.scopes import Scope
 
 #: Given a Node, returns its replacement, or None to look inside of it.
@@ -49,20 +51,38 @@ def rewritten(node: Tree, replace: Replace) -> Tree:
     if found is not None:
         return found
     copy = copied(node)
-    _rewrite_below(node, copy, replace)
+    _apply(_changes(node, replace), copy)
     return copy
 
 
-def _rewrite_below(original: Tree, copy: Tree, replace: Replace) -> None:
-    for before, after in zip(_below(original), _below(copy), strict=True):
-        if type(before) is pb.Node:
-            found = replace(before)
-            if found is not None:
-                after.CopyFrom(found)
+#: What is to be put in the place of submessages, or into them: the field's name, the place in its list, and what.
+_Changes: TypeAlias = "list[tuple[str, int | None, Tree | _Changes]]"
+
+
+def _changes(message: Tree, replace: Replace) -> _Changes:
+    found: _Changes = []
+    for name, place, part in parts(message):
+        inner = part
+        if type(part) is pb.Node:
+            new = replace(part)
+            if new is not None:
+                found.append((name, place, new))
                 continue
-        inner = unwrap(before)
+            inner = unwrap(part)
         if type(inner) not in LEAVES and type(inner) is not pb.ColumnRef:
-            _rewrite_below(inner, unwrap(after), replace)
+            below = _changes(inner, replace)
+            if below:
+                found.append((name, place, below))
+    return found
+
+
+def _apply(changes: _Changes, copy: Tree) -> None:
+    for name, place, change in changes:
+        part = getattr(copy, name) if place is None else getattr(copy, name)[place]
+        if isinstance(change, list):
+            _apply(change, unwrap(part))
+        else:
+            part.CopyFrom(change)
 
 
 def canonical(node: Tree, scope: Scope) -> bytes:
@@ -71,18 +91,22 @@ def canonical(node: Tree, scope: Scope) -> bytes:
     In a subquery names may mean something else: expressions with one must be written alike.
     """
     if has_subquery(node):
-        return bytes(unlocated(node).SerializeToString(deterministic=True))
+        return meaning(node)
 
-    def by_item(inner: Tree) -> Tree | None:
-        if inner.WhichOneof("node") != "column_ref":
-            return None
-        member = scope.resolve(inner.column_ref)
+    def item_column(inner: Tree) -> str | None:
+        member = scope.resolve(inner.column_ref) if inner.WhichOneof("node") == "column_ref" else None
         if member is None or member[0] not in scope.items:
             return None
-        name = f"{scope.items.index(member[0])}.{member[1]}"
-        return column(name)
+        return f"{scope.items.index(member[0])}.{member[1]}"
 
-    return bytes(unlocated(rewritten(node, by_item)).SerializeToString(deterministic=True))
+    def by_item(inner: Tree) -> Tree | None:
+        name = item_column(inner)
+        return None if name is None else column(name)
+
+    name = item_column(node)
+    if name is not None:
+        return b"\0" + name.encode()  # no message begins so
+    return meaning(rewritten(node, by_item))
 
 
 def without(select: Tree, conditions: Iterable[Tree]) -> Tree:
@@ -112,7 +136,8 @@ def placed(select: Tree, places: Places, keyspace: str) -> Tree:
 
 
 def _place(message: Tree, places: Places, keyspace: str) -> None:
-    for child in _below(message):
+    for _, _, part in parts(message):
+        child = unwrap(part)
         if isinstance(child, pb.RangeVar):
             if child.location in places and child.schemaname in ("", keyspace):
                 schema, name = places[child.location]
@@ -121,14 +146,5 @@ def _place(message: Tree, places: Places, keyspace: str) -> None:
                 child.schemaname, child.relname = schema, name
         elif isinstance(child, pb.ColumnRef) and len(child.fields) == 3 and child.fields[0].string.sval == keyspace:
             del child.fields[0]
-        else:
+        elif type(child) not in LEAVES and type(child) is not pb.ColumnRef:
             _place(child, places, keyspace)
-
-
-def _below(message: Tree) -> list[Tree]:
-    """The direct submessages, as they stand: `Node` wrappers are not opened."""
-    found: list[Tree] = []
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            found.extend(value if field.is_repeated else (value,))
-    return found

@@ -13,6 +13,7 @@ from typing import Any
 from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.ast import Tree, column_fields, names, unwrap, walk, walk_flat
+from shardpool.planner.frozen import is_frozen, once
 from shardpool.planner.functions import (
     SESSION_FUNCTIONS,
     is_known,
@@ -130,6 +131,12 @@ def not_repeatable(
     *whole*: aggregates, window functions and subqueries pass, as their rows are looked at elsewhere. *sets*: functions
     that return sets pass. What is inside of subqueries is not looked at.
     """
+    inner = unwrap(expression)
+    find = _remembered_unrepeatable if is_frozen(inner) else _unrepeatable
+    return find(inner, topology, scope, whole, sets)
+
+
+def _unrepeatable(expression: Tree, topology: Topology, scope: Scope | None, whole: bool, sets: bool) -> str | None:
     for node in walk_flat(expression):
         match node:
             case pb.FuncCall():
@@ -161,6 +168,8 @@ def not_repeatable(
                     return f"{type(node).__name__} is not evaluated per partition"
     return None
 
+
+_remembered_unrepeatable = once(_unrepeatable)
 
 _TEMPORAL_TYPES = frozenset(
     [

@@ -18,6 +18,7 @@ from typing import Any
 from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.ast import Tree, children, column_fields, is_a, unwrap, walk
+from shardpool.planner.frozen import is_frozen, once
 from shardpool.planner.output import output_name
 from shardpool.topology.tables import Column, Table
 
@@ -117,14 +118,22 @@ class Scope:
     merged: dict[str, Item | None] = field(default_factory=dict)
     #: The joins that merge columns of a name.
     merges: dict[str, list[Merge]] = field(default_factory=dict)
-    #: Names cannot be resolved here (NATURAL JOIN, aliased joins).
+    #: Joins, each with the columns of its USING, or those that NATURAL means.
+    using: list[tuple[Tree, tuple[str, ...]]] = field(default_factory=list)
+    #: Names cannot be resolved here (aliased joins, NATURAL JOIN of columns that are not known).
     opaque: bool = False
+    #: Nothing is added to it any more.
+    complete: bool = False
     #: The output columns, and for each the column of an item that it is; None for any other expression.
     columns: Columns = None
     origins: tuple[Member | None, ...] = ()
 
     def resolve(self, column_ref: Tree, visible: frozenset[Item] | None = None) -> Member | None:
         """Return the item and column name that a ColumnRef means, here or in an enclosing scope; None if not sure."""
+        resolve = _resolved if self.complete and is_frozen(column_ref) else _resolve
+        return resolve(self, column_ref, visible)
+
+    def _find(self, column_ref: Tree, visible: frozenset[Item] | None) -> Member | None:
         items = self.items if visible is None else [item for item in self.items if item in visible]
         parts = column_fields(column_ref)
         if self.opaque or parts[-1] == "*" or len(parts) > 3:
@@ -148,6 +157,10 @@ class Scope:
             return None
         return self.parent.resolve(column_ref)
 
+    def using_of(self, join: Tree) -> tuple[str, ...]:
+        """The columns that a join merges."""
+        return next((using for found, using in self.using if found is join), ())
+
     def so_far(self) -> Scope:
         """What a LATERAL item sees: the items to its left."""
         return Scope(
@@ -165,6 +178,13 @@ class Scope:
         return item.table is not None and not item.node.HasField("alias")
 
 
+def _resolve(scope: Scope, column_ref: Tree, visible: frozenset[Item] | None) -> Member | None:
+    return scope._find(column_ref, visible)
+
+
+_resolved = once(_resolve)
+
+
 @dataclass(eq=False)
 class Analysis:
     """All scopes of a statement, and all occurrences of the keyspace's tables in them."""
@@ -180,7 +200,7 @@ class Analysis:
     @cached_property
     def uncertain(self) -> str | None:
         """The first reference in the statement that is not certain to be a column, None if all are."""
-        for reference, scope in references(self.select, None, self):
+        for reference, scope in references_in(self.select, self):
             fields = column_fields(reference)
             if fields[-1] != "*" and (scope is None or scope.resolve(reference) is None):
                 return ".".join(fields)
@@ -215,7 +235,7 @@ class Analysis:
     def stands_alone(self, select: Tree) -> bool:
         """Whether a query looks at nothing outside of itself: neither columns nor CTEs."""
         inside = self.scopes_in(select)
-        for reference, scope in references(select, None, self):
+        for reference, scope in references_in(select, self):
             member = None if scope is None else scope.resolve(reference)
             if column_fields(reference)[-1] != "*" and (member is None or member[0].scope not in inside):
                 return False
@@ -231,6 +251,12 @@ def expand_star(column_ref: Tree, scope: Scope) -> list[Member] | None:
     if not items or any(item.columns is None for item in items):
         return None
     return [(item, name) for item in items for name in item.columns or ()]
+
+
+@once
+def references_in(select: Tree, analysis: Analysis) -> list[tuple[Tree, Scope | None]]:
+    """Return the `references` in a query that was analysed."""
+    return list(references(select, None, analysis))
 
 
 def references(message: Tree, scope: Scope | None, analysis: Analysis) -> Iterator[tuple[Tree, Scope | None]]:

@@ -8,9 +8,12 @@ are run first, as queries of their own in the same manner.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from shardpool.planner.analyse import analyse
 from shardpool.planner.ast import Tree, UnfaithfulText
@@ -27,7 +30,7 @@ from shardpool.planner.plan import (
     Relation,
     Stage,
 )
-from shardpool.planner.pushdown import Pushdown, placed_text, plan_pushdown, why_not
+from shardpool.planner.pushdown import Pushdown, Queries, lie_together, placed_text, queries, written
 from shardpool.planner.repartition import repartitions
 from shardpool.planner.scopes import Analysis, Columns, Item
 from shardpool.planner.sizes import Statistics
@@ -53,7 +56,7 @@ def plan_stages(statement: Statement, analysis: Analysis, topology: Topology, st
     if takes_whole_rows(select, analysis):
         return "a whole row may be meant, and has its table's type"
     try:
-        found = planner.query(select)
+        found = planner.query(select, analysis)
     except UnfaithfulText:
         return "the generated text could not be proven faithful"
     if found is None:
@@ -72,7 +75,7 @@ class _Query:
     then: Pushdown | MergeQuery
     pinned: Pinned
     #: Bytes that are guessed to travel.
-    travelling: float = 0.0
+    travelling: float
 
     @property
     def text(self) -> str:
@@ -98,15 +101,29 @@ class _Choice:
         return sorted({(table.name, column.name) for table, column in columns if table is not None and column})
 
 
+@dataclass(frozen=True)
+class _Way:
+    """A choice for a query whose subqueries are done by *stages*; `travelling` counts what these move, too."""
+
+    select: Tree
+    analysis: Analysis
+    sources: Sources
+    choice: _Choice
+    stages: list[tuple[Stage, Pinned | None]]
+    travelling: float
+
+
 class _Planner:
     def __init__(self, statement: Statement, topology: Topology, statistics: Statistics) -> None:
         self._statement = statement
         self._topology = topology
         self._statistics = statistics
-        self._names = 0
+        self._names: Counter[str] = Counter()
         self.stages: list[tuple[Stage, Pinned | None]] = []
         self._columns: dict[str, Columns] = {}
         self._travelling = 0.0
+        self._analyses: dict[int, tuple[Tree, Analysis]] = {}
+        self._proven: dict[tuple[Analysis, frozenset[Item], frozenset[tuple[Item, str]]], Queries | str] = {}
         #: Subqueries that were planned: the table with the rows, the stages that make it, and what travels for it.
         self._planned: dict[bytes, tuple[str | None, list[tuple[Stage, Pinned | None]], float]] = {}
 
@@ -122,18 +139,16 @@ class _Planner:
                 texts.append(stage.select)
         return found[::-1]
 
-    def query(self, select: Tree) -> _Query | None:
+    def query(self, select: Tree, analysis: Analysis) -> _Query | None:
         """Plan a query; its stages are added. None if there is no plan: then none are.
 
         First only those subqueries are run before it that must be. If much is to travel then, or there is no plan, all
         that can be.
         """
-        # Made anew, for the tables are those of the topology that the statement is planned with.
-        analysis = self._analysed(select)
         proof = PartitionWise(analysis, self._statement, self._topology)
-        subqueries = Subqueries(select, analysis, proof, self._topology, self._columns, self._run_first)
+        subqueries = Subqueries(select, analysis, proof, self._analysed, self._run_first)
         before = list(self.stages)
-        best: tuple[_Query, list[tuple[Stage, Pinned | None]]] | None = None
+        ways: list[_Way] = []
         tried: Tree = None
         for everything in (False, True):
             self.stages, self._travelling = list(before), 0.0
@@ -141,15 +156,19 @@ class _Planner:
             if staged == tried:
                 break
             tried = staged
-            found = self._after_subqueries(staged, analysis if staged is select else self._analysed(staged))
+            ways += self._ways(staged, analysis if staged is select else self._analysed(staged))
+            if any(way.travelling <= CHEAP for way in ways) and (found := self._first_of(ways)) is not None:
+                return found
+        self.stages = before
+        return self._first_of(ways)
+
+    def _first_of(self, ways: list[_Way]) -> _Query | None:
+        """Return the query by the way on which least travels, of those that can be written down."""
+        for way in sorted(ways, key=lambda way: way.travelling):
+            found = self._query_over(way)
             if found is not None:
-                found = replace(found, travelling=found.travelling + self._travelling)
-                if best is None or found.travelling < best[0].travelling:
-                    best = found, self.stages
-                if found.travelling <= CHEAP:
-                    break
-        self.stages = before if best is None else best[1]
-        return None if best is None else best[0]
+                return found
+        return None
 
     def _run_first(self, select: Tree) -> str | None:
         """Add the stages of a subquery; return the name of the last one's table, which has its rows."""
@@ -166,10 +185,10 @@ class _Planner:
         return name
 
     def _plan_first(self, select: Tree) -> str | None:
-        columns = output_columns(select, self._topology, self._columns)
+        columns = output_columns(select, self._analysed)
         assert columns is not None
         mark = len(self.stages)
-        found = self.query(select)
+        found = self.query(select, self._analysed(select))
         if found is None or (isinstance(found.then, Pushdown) and found.then.limits):
             del self.stages[mark:]
             self._travelling = 0.0
@@ -191,15 +210,19 @@ class _Planner:
         self.stages.append((PartialRows(name, width, pushdown.partial, {}, pushdown.appended), pinned))
 
     def _name(self, kind: str) -> str:
-        self._names += 1
-        return f"shardpool_{kind}_{self._names}"
+        self._names[kind] += 1
+        return f"shardpool_{kind}_{self._names[kind]}"
 
     # -- one query, its subqueries done -----------------------------------------------------------------------------
 
     def _analysed(self, select: Tree) -> Analysis:
-        return analyse(select, self._topology, self._columns)
+        """Return the analysis of a query, which is not changed again."""
+        if id(select) not in self._analyses:
+            self._analyses[id(select)] = select, analyse(select, self._topology, self._columns)
+        return self._analyses[id(select)][1]
 
-    def _after_subqueries(self, select: Tree, analysis: Analysis) -> _Query | None:
+    def _ways(self, select: Tree, analysis: Analysis) -> list[_Way]:
+        """Return the ways to answer a query after the stages of its subqueries, the best one first."""
         sharded = [item for item in analysis.occurrences if item.table is not None and item.table.sharded]
         in_place = self._in_place(select, analysis, sharded)
         spread = [item for item in sharded if item not in in_place]
@@ -210,14 +233,16 @@ class _Planner:
             travels = sources.bytes_of(spread) * shards / SPREAD_BONUS - SMALL
             choices.append(_Choice(travels, spread, in_place))
         if spread or not in_place:
-            choices.append(_Choice(sources.bytes_of(sharded), sharded))
+            # Where next to nothing is spread, gathering is a way out only, and not worth the shards' estimates.
+            least = choices and choices[0].travels <= 0
+            choices.append(_Choice(math.inf if least else sources.bytes_of(sharded), sharded))
         if spread and shards > 1 and min(choice.travels for choice in choices) > DIVIDING:
             choices += self._dividing(select, analysis, sources, sharded, shards)
-        for choice in sorted(choices, key=lambda choice: choice.travels):
-            found = self._query_over(select, analysis, sources, choice)
-            if found is not None:
-                return replace(found, travelling=max(choice.travels, 0.0))
-        return None
+        stages, already = self.stages, self._travelling
+        return [
+            _Way(select, analysis, sources, choice, stages, max(choice.travels, 0.0) + already)
+            for choice in sorted(choices, key=lambda choice: choice.travels)
+        ]
 
     def _dividing(
         self, select: Tree, analysis: Analysis, sources: Sources, sharded: list[Item], shards: int
@@ -225,7 +250,7 @@ class _Planner:
         """The ways to divide large tables anew by the columns on which they are joined, the others being spread."""
         for divided in repartitions(sharded, self._statement, self._size):
             rest = [item for item in sharded if item not in divided]
-            if why_not(select, analysis, self._statement, self._topology, rest, divided) is None:
+            if not isinstance(self._queries(select, analysis, rest, divided), str):
                 alone = sources.bytes_of(list(divided)) / shards
                 spread = sources.bytes_of(rest) * shards
                 yield _Choice((alone + spread) / SPREAD_BONUS + DIVIDING, sharded, divided=divided)
@@ -233,24 +258,44 @@ class _Planner:
     def _in_place(self, select: Tree, analysis: Analysis, sharded: list[Item]) -> list[Item]:
         """The occurrences that stay where they are: the largest one that can, and all that lie with it."""
         ordered = sorted(sharded, key=lambda item: self._size(item.table.name if item.table else ""), reverse=True)
+
+        def lie(in_place: list[Item]) -> bool:
+            spread = [item for item in sharded if item not in in_place]
+            return lie_together(select, analysis, self._statement, self._topology, spread)
+
+        def works(in_place: list[Item]) -> bool:
+            spread = [item for item in sharded if item not in in_place]
+            return not isinstance(self._queries(select, analysis, spread), str)
+
         for first in ordered:
-            found = [first]
-            if self._why_not(select, analysis, sharded, found) is not None:
-                continue
-            for item in ordered:
-                if item is not first and self._why_not(select, analysis, sharded, [*found, item]) is None:
-                    found.append(item)
-            return found
+            found = _largest(first, ordered, lie)
+            if found and not works(found):
+                found = _largest(first, ordered, works)
+            if found:
+                return found
         return []
 
-    def _why_not(self, select: Tree, analysis: Analysis, sharded: list[Item], in_place: list[Item]) -> str | None:
-        spread = [item for item in sharded if item not in in_place]
-        return why_not(select, analysis, self._statement, self._topology, spread)
+    def _queries(
+        self,
+        select: Tree,
+        analysis: Analysis,
+        spread: Collection[Item],
+        divided: Mapping[Item, str] = MappingProxyType({}),
+    ) -> Queries | str:
+        """Return the queries of a choice, which are made once."""
+        choice = analysis, frozenset(spread), frozenset(divided.items())
+        if choice not in self._proven:
+            table = self._name("partial")
+            found = queries(select, analysis, self._statement, self._topology, spread, divided, table)
+            self._proven[choice] = found
+        return self._proven[choice]
 
     def _size(self, table: str) -> float:
         return self._statistics.size(table).bytes
 
-    def _query_over(self, select: Tree, analysis: Analysis, sources: Sources, choice: _Choice) -> _Query | None:
+    def _query_over(self, way: _Way) -> _Query | None:
+        """Write a way down; its stages are added to those of its subqueries. None if it cannot be."""
+        select, analysis, sources, choice = way.select, way.analysis, way.sources, way.choice
         pins = find_pins(analysis, self._statement)
         sources.forget_spread()
         dropped = sources.drop(choice.gathered)
@@ -272,18 +317,29 @@ class _Planner:
             spread |= dict.fromkeys(items, gather(table, items, column))
         then: Pushdown | MergeQuery
         if choice.in_place or choice.divided:
-            table = self._name("partial")
-            found = plan_pushdown(
-                select, analysis, self._statement, self._topology, spread, table, dropped, choice.divided
-            )
+            proven = self._queries(select, analysis, spread.keys() - choice.divided.keys(), choice.divided)
+            if isinstance(proven, str):
+                return None
+            found = written(proven, select, analysis, self._statement, self._topology, spread, dropped)
             if isinstance(found, str):
                 return None
             then, roots, lists = found, found.roots, found.lists
         else:
             text = placed_text(select, analysis, self._statement, self._topology, spread, dropped=dropped)
             then, roots, lists = MergeQuery(text), (), ()
-        self.stages += added
-        return _Query(then, Pinned(pins, analysis, roots, lists, bool(choice.divided)))
+        self.stages = [*way.stages, *added]
+        return _Query(then, Pinned(pins, analysis, roots, lists, bool(choice.divided)), way.travelling)
+
+
+def _largest(first: Item, ordered: Iterable[Item], works: Callable[[list[Item]], bool]) -> list[Item]:
+    """Return *first* and, one after another, those with which it *works*; nothing if it does not alone."""
+    found = [first]
+    if not works(found):
+        return []
+    for item in ordered:
+        if item is not first and works([*found, item]):
+            found.append(item)
+    return found
 
 
 def _merge_sql(pushdown: Pushdown) -> str:

@@ -216,4 +216,6 @@ def _without_comments(sql: str) -> str:
 
 def _parameters(sql: str) -> list[tuple[int, int]]:
     """Return the byte ranges of ``$n`` in a text."""
+    if "$" not in sql:
+        return []
     return [(token.start, token.end) for token in postgast.scan(sql).tokens if token.token == pb.PARAM]

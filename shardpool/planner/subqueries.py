@@ -7,17 +7,15 @@ evaluated partition by partition where they stand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.analyse import analyse
 from shardpool.planner.ast import Tree, is_a, walk
 from shardpool.planner.clauses import only_rows
 from shardpool.planner.partitionwise import Carrier, NotPartitionWise, PartitionWise
 from shardpool.planner.rewrite import copied, rewritten, target
 from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Columns, Scope
-from shardpool.topology.shard_map import Topology
 
 #: Runs a subquery as a stage; returns the name of its table, None if that has no plan.
 RunFirst = Callable[[Tree], str | None]
@@ -31,15 +29,13 @@ class Subqueries:
         select: Tree,
         analysis: Analysis,
         proof: PartitionWise,
-        topology: Topology,
-        stages: Mapping[str, Columns],
+        analysed: Callable[[Tree], Analysis],
         run_first: RunFirst,
     ) -> None:
         self._select = select
         self._analysis = analysis
         self._proof = proof
-        self._topology = topology
-        self._stages = stages
+        self._analysed = analysed
         self._run_first = run_first
         self._replaced = False
         #: Run first, they would send what the query around them groups or filters.
@@ -95,7 +91,7 @@ class Subqueries:
 
     def _put(self, node: Tree, query: Tree, select: Tree) -> Tree | None:
         """Return *node* with the result of *select* in place of *query*, None if that cannot be run first."""
-        columns = output_columns(select, self._topology, self._stages)
+        columns = output_columns(select, self._analysed)
         if columns is None:
             return None
         table = self._run_first(select)
@@ -123,7 +119,7 @@ class Subqueries:
         untyped = any(_is_untyped(node.res_target.val) for node in branch.target_list)
         if untyped or not self._proof.reads_sharded(branch) or not self._analysis.stands_alone(branch):
             return None
-        columns = output_columns(branch, self._topology, self._stages)
+        columns = output_columns(branch, self._analysed)
         table = None if columns is None else self._run_first(branch)
         if table is None or columns is None:
             return None
@@ -161,12 +157,12 @@ def result_of(table: str, columns: tuple[str, ...]) -> Tree:
     return select
 
 
-def output_columns(select: Tree, topology: Topology, stages: Mapping[str, Columns]) -> Columns:
+def output_columns(select: Tree, analysed: Callable[[Tree], Analysis]) -> Columns:
     """The names of a query's output columns, None if they are not certain."""
     first = select
     while first.op != pb.SETOP_NONE:
         first = first.larg
-    return analyse(select, topology, stages).scope_of(first).columns
+    return analysed(select).scope_of(first).columns
 
 
 def _holds(node: Tree, query: Tree) -> bool:

@@ -17,7 +17,8 @@ import postgast
 from postgast import pg_query_pb2 as pb
 
 from shardpool.errors import InvalidSQL
-from shardpool.planner.ast import Tree, children, column_fields, names, parse, same, walk
+from shardpool.planner.ast import Tree, children, column_fields, names, parse, walk
+from shardpool.planner.positions import same
 from shardpool.planner.refusals import refuse
 from shardpool.planner.statement import Edit, Statement
 from shardpool.topology.names import quote

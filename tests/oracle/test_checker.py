@@ -15,6 +15,7 @@ from postgast import pg_query_pb2 as pb
 from shardpool.executor import stages
 from shardpool.planner import (
     aggregates,
+    analyse,
     gather,
     groups,
     ladder,
@@ -374,6 +375,15 @@ def the_key_of_one_side_of_a_full_join_is_each_rows(patch: pytest.MonkeyPatch) -
 def a_contradiction_empties_what_does_not_need_it(patch: pytest.MonkeyPatch) -> None:
     everything = property(lambda self: tuple(range(len(self.analysis.occurrences))))
     patch.setattr(ladder.CompiledQuery, "_decisive", everything)
+
+
+@plant(
+    "select count(*), count(customer_id) from people natural left join daily",
+    "select count(*) from people natural join daily",
+)
+def a_natural_join_is_on_the_first_column_that_both_have(patch: pytest.MonkeyPatch) -> None:
+    original = analyse._common_columns
+    patch.setattr(analyse, "_common_columns", lambda *given: (original(*given) or ())[:1])
 
 
 @plant("select code, sum(total) from orders group by code")

@@ -101,7 +101,6 @@ def tables_are_divided_differently(patch: pytest.MonkeyPatch) -> None:
 
 
 def any_column_divides(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(stages, "why_not", lambda *given: None)
     patch.setattr("shardpool.planner.partitionwise.PartitionWise._check_colocated", lambda *given: None)
     patch.setattr(repartition.Equalities, "members", lambda self, member: [(i, "customer_id") for i in _items(member)])
 

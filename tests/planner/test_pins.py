@@ -197,7 +197,7 @@ FROM: list[tuple[str, list[Any]]] = [
     ("orders o full join items i on i.customer_id = o.customer_id and o.customer_id = 42", [ALL, ALL]),
     ("orders o full join items i on i.customer_id = o.customer_id where o.customer_id = 42", [[42], ALL]),
     ("orders o full join items i using (customer_id) where customer_id = 42", [ALL, ALL]),
-    ("orders o natural join items i where customer_id = 42", [ALL, ALL]),
+    ("orders o natural join items i where customer_id = 42", [[42], [42]]),
     ("(orders o join items i on true) as j where j.customer_id = 42", [ALL, ALL]),
     ("orders tablesample system (10) where customer_id = 42", [ALL]),
     ("country c join orders o on c.customer_id = o.customer_id where c.customer_id = 42", [[42]]),

@@ -366,6 +366,18 @@ select code, covar_pop(weight, ratio), covar_samp(weight, quantity), regr_count(
 
 select corr(weight, ratio), regr_slope(weight, ratio), regr_intercept(weight, ratio), regr_r2(weight, ratio) from orders;
 
+select code, corr(weight, quantity), regr_slope(total, id) filter (where active), regr_r2(quantity, weight) from orders group by code order by code;
+
+select corr(distinct quantity, small), regr_slope(total, quantity + 1) from orders having corr(total, quantity) < 2;
+
+select corr(v, v), regr_slope(v, v), regr_intercept(v, v), regr_r2(v, v) from nothing;
+
+select active, corr(weight, 1), regr_slope(weight, 7), regr_r2(3, weight), corr(null, weight) from orders group by active order by 1;
+
+select corr(case when id % 50 = 0 then 'NaN'::float8 else weight end, ratio), regr_slope(weight, case when id = 7 then 'Infinity'::float8 else ratio end) from orders;
+
+select code, corr(weight, ratio) over (partition by code), regr_slope(sum(weight), count(*)) over () from orders group by code, weight, ratio order by 1, 2, 3 limit 20;
+
 select stddev(1e9::float8 + weight), var_pop(1e9::float8 + ratio), variance(1e9 + total) from orders;
 
 select variance(v), stddev(v), var_pop(v), count(v), regr_count(v, v), regr_avgx(v, v), covar_samp(v, v) from nothing;

@@ -107,9 +107,55 @@ select id as customer_id, customer_id as id from short natural join country orde
 
 select count(*) from people natural join logins;
 
+select count(*), count(customer_id), max(hits) from people natural left join daily;
+
+select count(*) from people natural join daily;
+
 select count(*) from orders natural join items;
 
 select count(*) from customers natural join country;
+
+-- rung: pushdown
+select count(*), sum(v) from tiny natural join lone;
+
+select customer_id, count(*) from tiny natural left join lone group by customer_id order by 1;
+
+select customer_id, v from tiny natural right join lone order by 1, 2;
+
+select count(*), count(customer_id), min(note) from lone natural full join nothing;
+
+-- rung: pushdown
+select o.id, total, i.line from (select customer_id, id, total from orders) o natural join items i order by 1, 2, 3;
+
+-- rung: single
+select count(*) from orders o natural join items i where customer_id = 7;
+
+-- rung: single
+select total from (select customer_id, total, id as order_id from orders) o natural join items where o.customer_id = 7 order by 1;
+
+select region, account, count(*), max(closed::int) from ledger natural left join balances group by region, account order by 1, 2;
+
+-- rung: pushdown
+select name, count(*) from country c natural join (select code, customer_id from orders) o group by name order by 1;
+
+-- rung: pushdown
+select count(*) from (short natural join tiny) natural join lone;
+
+select count(*) from short natural join (select customer_id as k from orders) x;
+
+select * from tiny natural join lone natural join short order by 1, 2, 3;
+
+select count(*) from short s natural join tiny t where s.v is null or t.v > s.id;
+
+select login, n from people natural join logins natural left join cpeople order by login, n;
+
+select count(*) from (tiny join lone on tiny.v = lone.v) natural join short;
+
+select count(*) from (select 1 as a, 2 as a) x natural join (select 1 as b) y;
+
+select count(*) from (select v, v from tiny) x natural join lone;
+
+select 1 from (select 1) a natural join (select 1) b natural join lone where v > 3 order by 1 limit 3;
 
 -- Reference tables: rows must not be doubled.
 -- rung: pushdown
