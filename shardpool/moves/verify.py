@@ -2,7 +2,9 @@
 
 Of each table the rows are counted, and the hashes of their texts are summed: equal sums whatever the order, and a row
 that is missing, doubled or different changes them. Row counts alone prove nothing. Where all types are PostgreSQL's own
-and name nothing of the server, it is the binary form of a row that is hashed, in a third of the time.
+and name nothing of the server, the columns themselves are hashed, in a sixth of the time: as they are where their hash
+depends on every bit, else in their binary form (`layout`). The hash of such a row is linear in those of its columns, so
+it is hashed once more: else two rows that have changed a column would have the same sum.
 
 Large tables are summed in pieces, by the places of their rows, with rests in between (`pace`): so the connection must
 see the same rows all the while.
@@ -99,6 +101,8 @@ def pieces(table: TableLayout) -> Iterator[str]:
 
 def digest(schema: str, table: TableLayout, condition: str = "") -> str:
     """Return the query for name, number of rows and digest of a table."""
-    rows = f"SELECT {', '.join(table.columns)} FROM ONLY {quote(schema)}.{quote(table.name)}{condition}"
-    value = "hash_array_extended(ARRAY[record_send(r.*)], 0)" if table.basic else "hashtextextended((r.*)::text, 0)"
+    columns, value = table.columns, "hashtextextended((r.*)::text, 0)"
+    if table.hashed:
+        columns, value = table.hashed, "hash_array_extended(ARRAY[int8send(hash_record_extended(r.*, 0))], 0)"
+    rows = f"SELECT {', '.join(columns)} FROM ONLY {quote(schema)}.{quote(table.name)}{condition}"
     return f"SELECT {literal(table.name)}, count(*), coalesce(sum({value}), 0) FROM ({rows}) AS r"
