@@ -12,10 +12,9 @@ see the same rows all the while.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from shardpool.bulk.pace import Pace
 from shardpool.errors import DigestMismatch
 from shardpool.moves.layout import TableLayout, look_into, read_layout
 from shardpool.moves.move import Move
@@ -71,12 +70,14 @@ def compare(record: MoveRecord, here: Digests, there: Digests) -> None:
 
 
 def read_digests(
-    connection: Any, keyspace: str, schema: str, tables: Sequence[TableLayout], share: float = 1.0
+    connection: Any,
+    keyspace: str,
+    schema: str,
+    tables: Sequence[TableLayout],
+    rest: Callable[[], object] = lambda: None,
 ) -> Digests:
-    """Return the digests of *tables* in *schema*, as the connection's transaction sees them; work for *share* of the
-    time."""
+    """Return the digests of *tables* in *schema*, as the connection's transaction sees them; *rest* between pieces."""
     look_into(connection, keyspace, schema)
-    pace = Pace(share)
     found: Digests = {}
     with connection.cursor() as cursor:
         for table in tables:
@@ -85,7 +86,7 @@ def read_digests(
                 cursor.execute(digest(schema, table, condition))
                 _, more_rows, more = cursor.fetchone()
                 rows, value = rows + int(more_rows), value + int(more)
-                pace.rest()
+                rest()
             found[table.name] = rows, value
     return found
 
