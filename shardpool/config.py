@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jsonschema
 from jsonschema.exceptions import best_match
@@ -76,14 +76,15 @@ class MoveConfig:
     """Limits of moves, in seconds. A cutover that makes writers wait longer than `cutover_timeout` is undone and tried
     again, for `patience` altogether; then the move is given up. Copying goes at `max_rate` bytes per second at most,
     and is held back while a commit takes longer than `max_latency` or a replica is more than `max_lag` behind; 0 is no
-    limit. Copying and comparing work for `share` of the time, at most 1, and rest in between."""
+    limit. Moves work for `share` of the time, at most 1, and rest in between; "auto" is all the time while nobody else
+    works on their servers, and a tenth of it else. Nobody rests while writers wait."""
 
     cutover_timeout: float = 3.0
     patience: float = 300.0
     max_rate: int = 0
     max_latency: float = 0.0
     max_lag: float = 0.0
-    share: float = 1.0
+    share: float | Literal["auto"] = "auto"
 
 
 @dataclass(frozen=True)

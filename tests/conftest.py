@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from shardpool import Config, Router, parse_config
+from shardpool.bulk import foreground
 from tests.support.backends import databases, servers
 
 # In the background, or under nohup, these are ignored, and children would inherit that.
@@ -25,6 +26,12 @@ CREATE TABLE orders (
 );
 CREATE FUNCTION number_of_orders() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT count(*) FROM orders); END';
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hurry() -> None:
+    """Moves do not rest beside the tests' writers, or there would be fewer of them in the same time."""
+    foreground.BESIDE_OTHERS = 1.0
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,13 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import psycopg2
 
+from shardpool.bulk.foreground import Foreground, foreground
 from shardpool.bulk.pace import Pace
 from shardpool.errors import ShardpoolError
 
@@ -32,7 +33,7 @@ _LAG = "SELECT coalesce(extract(epoch FROM max(replay_lag)), 0)::float8 FROM pg_
 
 class Limits(Protocol):
     """Bytes per second, seconds that a commit may take, seconds that a replica may be behind; 0 is no limit. And the
-    share of the time that may be worked, 0 < share <= 1."""
+    share of the time that may be worked, 0 < share <= 1; "auto" is a small one while others work on the servers."""
 
     @property
     def max_rate(self) -> int: ...
@@ -41,7 +42,7 @@ class Limits(Protocol):
     @property
     def max_lag(self) -> float: ...
     @property
-    def share(self) -> float: ...
+    def share(self) -> float | Literal["auto"]: ...
 
 
 @dataclass(frozen=True)
@@ -51,29 +52,35 @@ class RateLimits:
     max_rate: int = 0
     max_latency: float = 0.0
     max_lag: float = 0.0
-    share: float = 1.0
+    share: float | Literal["auto"] = 1.0
 
 
 NO_LIMITS = RateLimits()
+NOBODY = Foreground()
 
 
 class Throttle:
     """Made by `watching`. A copy calls `passed` for each piece; who hands out work asks `ready` before."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, others: Foreground = NOBODY) -> None:
+        self._limits, self._others = limits, others
         self._began = self._trickled = time.monotonic()
         self._bytes = 0
         self._free = threading.Event()
         self._free.set()
-        self._pace = Pace(limits.share)
+        self.pace = Pace(lambda: self.share)
+
+    @property
+    def share(self) -> float:
+        """The part of the time that may be worked now."""
+        return self._others.share if self._limits.share == "auto" else self._limits.share
 
     def passed(self, size: int) -> None:
         """Wait, if *size* more bytes are too many now."""
         if not self._free.is_set():
             self._free.wait(LONGEST_WAIT)
             self._began, self._bytes = time.monotonic(), 0
-        self._pace.rest()
+        self.pace.rest()
         self.count(size)
         if self._limits.max_rate:
             time.sleep(min(max(self._due - time.monotonic(), 0.0), LONGEST_WAIT))
@@ -112,7 +119,18 @@ class Throttle:
 @contextmanager
 def watching(engines: Engines, shards: Sequence[str], limits: Limits, work: str) -> Iterator[Throttle]:
     """Watch *shards* while the block does *work* on them, if there are limits to watch for."""
-    throttle, ended = Throttle(limits), threading.Event()
+    looking = foreground(engines, shards, work) if limits.share == "auto" else nullcontext(Foreground())
+    with looking as others:
+        throttle = Throttle(limits, others)
+        probed = limits.max_latency or limits.max_lag
+        with _probing(engines, shards, throttle, work) if probed else nullcontext():
+            yield throttle
+
+
+@contextmanager
+def _probing(engines: Engines, shards: Sequence[str], throttle: Throttle, work: str) -> Iterator[None]:
+    """Tell *throttle* how the servers are while the block runs."""
+    ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(INTERVAL):
@@ -123,14 +141,12 @@ def watching(engines: Engines, shards: Sequence[str], limits: Limits, work: str)
                 log.debug("%s: the servers cannot be watched: %s", work, error)
 
     thread = threading.Thread(target=watch, name="shardpool-throttle", daemon=True)
-    if limits.max_latency or limits.max_lag:
-        thread.start()
+    thread.start()
     try:
-        yield throttle
+        yield
     finally:
         ended.set()
-        if thread.is_alive():
-            thread.join()
+        thread.join()
 
 
 def probe(engines: Engines, shard: str) -> tuple[float, float]:

@@ -10,7 +10,9 @@ from typing import Any
 from shardpool.ddl.introspect import search_path
 from shardpool.topology.names import quote
 
-# A type without binary functions, or an array or domain of one, makes its table travel as text.
+# A type without binary functions, or an array or domain of one, makes its table travel as text. Types that are listed
+# second have hashes that depend on every bit of a value; of the other basic ones those are equal of values that compare
+# as equal, or fold 64 bits into 32.
 _TABLES = """
 SELECT c.relname,
        array_agg(quote_ident(a.attname) ORDER BY a.attnum) FILTER (WHERE a.attgenerated = ''),
@@ -23,10 +25,16 @@ SELECT c.relname,
         WHERE i.indrelid = c.oid AND i.indisprimary),
        coalesce(bool_and(a.atttypid = ANY('{bool,bytea,int8,int2,int4,text,oid,json,float4,float8,bpchar,
                 varchar,date,time,timestamp,timestamptz,interval,timetz,bit,varbit,numeric,uuid,jsonb,inet,cidr,
-                macaddr}'::regtype[])), true)
+                macaddr}'::regtype[])), true),
+       array_agg(CASE WHEN a.atttypid = ANY('{bool,bytea,int2,int4,text,oid,varchar,date,uuid}'::regtype[])
+                      AND coalesce(l.collisdeterministic, true) THEN quote_ident(a.attname)
+                      ELSE format('pg_catalog.%%I(%%I)', s.proname, a.attname) END ORDER BY a.attnum)
+       FILTER (WHERE a.attnum > 0)
 FROM pg_class c
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_type t ON t.oid = a.atttypid
+LEFT JOIN pg_proc s ON s.oid = t.typsend
+LEFT JOIN pg_collation l ON l.oid = a.attcollation
 LEFT JOIN pg_type e ON e.oid = nullif(CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.typelem END, 0)
 WHERE c.relnamespace = to_regnamespace(%s) AND c.relkind = 'r'
 GROUP BY c.oid ORDER BY c.relname
@@ -47,7 +55,8 @@ class TableLayout:
     """A table of a partition. Columns are quoted; `insertable` are those that take a value.
 
     `heap` is the size of its rows in bytes, `total` includes indexes; `estimated_rows` is the planner's guess;
-    `primary_key` is empty if there is none. `basic`: the binary form of a row means the same on every server.
+    `primary_key` is empty if there is none. `hashed` is what a row's hash is taken of, if that means the same on every
+    server: expressions of its columns; else it is empty.
     """
 
     name: str
@@ -58,7 +67,7 @@ class TableLayout:
     total: int
     estimated_rows: int
     primary_key: tuple[str, ...] = ()
-    basic: bool = False
+    hashed: tuple[str, ...] = ()
 
 
 def read_layout(connection: Any, schema: str) -> tuple[TableLayout, ...]:
@@ -110,6 +119,8 @@ def _table(
     rows: int,
     primary_key: Names,
     basic: bool,
+    hashed: Names,
 ) -> TableLayout:
     lists = tuple(insertable or ()), tuple(columns or ())
-    return TableLayout(name, *lists, binary, heap, total, rows, tuple(primary_key or ()), basic)
+    key, hashes = tuple(primary_key or ()), tuple(hashed or ()) if basic else ()
+    return TableLayout(name, *lists, binary, heap, total, rows, key, hashes)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from shardpool.bulk.throttle import NO_LIMITS, Throttle
 from shardpool.moves.journal import Journal, Leftover
 from shardpool.moves.progress import Meter
 from shardpool.moves.record import MoveRecord
@@ -43,6 +44,7 @@ class Move:
     pause: Pause = field(default_factory=Pause)
     rounds: list[Rounds] = field(default_factory=list)
     leftovers: list[Leftover] = field(default_factory=list)
+    throttle: Throttle = field(default_factory=lambda: Throttle(NO_LIMITS))
 
     @property
     def legs(self) -> tuple[Move, ...]:
@@ -66,6 +68,16 @@ class Move:
         """How long writers may wait from now on, in seconds."""
         limit, began = self.router.config.moves.cutover_timeout, self.pause.began
         return limit if began is None else max(began + limit - time.monotonic(), 0.0)
+
+    def rest(self) -> None:
+        """Rest for the work that was done, as far as others are to get on. Transactions are rolled back.
+
+        Raise `MoveTakenOver` if somebody else settles the move meanwhile.
+        """
+        self.servers.rollback()
+        while self.throttle.pace.rest(0):
+            self.meter.tick()
+            self.journal.check(self.record)
 
     @property
     def journal(self) -> Journal:

@@ -5,6 +5,7 @@ On the way to several targets the rows are text, and `spread` puts each into the
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -65,7 +66,9 @@ class Relay:
                 writers.append(stack.enter_context(os.fdopen(writing, "wb", PIPE_BUFFER)))
                 into = f"COPY {table} FROM STDIN (FORMAT {layout}{options})"
                 works.append(_work(target, into, [reader], reader, failures))
-            file = _Counted(writers[0] if spread is None else spread.into(writers), self._on_bytes)
+            counted = _Counted(writers[0] if spread is None else spread.into(writers), self._on_bytes)
+            stack.callback(counted.end)
+            file = io.BufferedWriter(counted, PIPE_BUFFER)
             works.append(_work(self._source, out, writers, file, failures))
             try:
                 *received, _ = together(works, self._meanwhile)
@@ -84,8 +87,9 @@ def _end(connection: Any, statement: str, pipes: Sequence[IO[bytes]], file: Any,
     try:
         with connection.cursor() as cursor:
             cursor.copy_expert(statement, file, PIPE_BUFFER)
-            if isinstance(file, _Counted):
+            if isinstance(file, io.BufferedWriter):
                 file.flush()
+                file.raw.flush()
             return int(cursor.rowcount)
     except Exception as error:
         failures.append(error)
@@ -96,13 +100,27 @@ def _end(connection: Any, statement: str, pipes: Sequence[IO[bytes]], file: Any,
                 pipe.close()
 
 
-class _Counted:
-    """What the source writes into: a pipe, or what spreads over several."""
+class _Counted(io.RawIOBase):
+    """What the source's rows are written into, many at a time: a pipe, or what spreads them over several.
+
+    Once it has ended, what a buffer still has for it is for nobody.
+    """
 
     def __init__(self, file: Any, on_bytes: Callable[[int], object]) -> None:
-        self._write, self.flush = file.write, file.flush
-        self._on_bytes = on_bytes
+        self._file, self._on_bytes, self._ended = file, on_bytes, False
 
-    def write(self, data: bytes) -> int:
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if self._ended:
+            return len(data)
         self._on_bytes(len(data))
-        return int(self._write(data))
+        return int(self._file.write(data))
+
+    def flush(self) -> None:
+        if not self._ended:
+            self._file.flush()
+
+    def end(self) -> None:
+        self._ended = True

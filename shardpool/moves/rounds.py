@@ -69,8 +69,8 @@ class Rounds:
     def digests(self) -> Digests:
         """Return the digests of all rows of the source, and end its transaction."""
         record, source = self._move.record, self._move.servers.source
-        share, tables = self._move.router.config.moves.share, [it.table for it in self._tables]
-        found = read_digests(source, record.keyspace, record.schema, tables, share)
+        tables = [it.table for it in self._tables]
+        found = read_digests(source, record.keyspace, record.schema, tables, self._move.throttle.pace.rest)
         source.commit()  # the other side may take longer
         return found
 
@@ -180,7 +180,7 @@ def total(digests: Iterable[Digests]) -> Digests:
 def _digests_of(leg: Move) -> Digests:
     record, target = leg.record, leg.servers.target
     tables = read_layout(target, record.incoming)
-    found = read_digests(target, record.keyspace, record.incoming, tables, leg.router.config.moves.share)
+    found = read_digests(target, record.keyspace, record.incoming, tables, leg.throttle.pace.rest)
     target.commit()  # others may take longer, and its server ends a session that is idle in a transaction
     return found
 

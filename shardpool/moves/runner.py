@@ -12,6 +12,7 @@ import psycopg2
 from sqlalchemy.exc import DBAPIError
 
 from shardpool import faults
+from shardpool.bulk.throttle import watching
 from shardpool.errors import CutoverTimeout, MoveError, MoveTakenOver, ShardpoolError, ShardUnavailable
 from shardpool.moves.cutover import LOCKED, CutoverRetry
 from shardpool.moves.journal import Leftover
@@ -63,7 +64,8 @@ def run_move(router: Router, record: MoveRecord, meter: Meter, first: str = FIRS
     """
     move = Move(router, record, Servers(router, record), meter)
     try:
-        with _heartbeat(move):
+        with _heartbeat(move), watching(router.engines, record.shards, router.config.moves, str(record)) as throttle:
+            move.throttle = throttle
             _run_steps(move, first)
         return _report(move, move.pause)
     except MoveTakenOver:
@@ -99,6 +101,10 @@ def _run_step(move: Move, step: Step) -> None:
     faults.fault_point(f"move:{step.name}:before")
     step.run(move)
     faults.fault_point(f"move:{step.name}:after")
+    if step.rests:
+        move.rest()
+    else:
+        move.throttle.pace.begin()
 
 
 def _settle_after(move: Move, error: BaseException) -> Move | None:

@@ -90,6 +90,11 @@ class Servers:
         """Return the shards to which a connection broke."""
         return [shard for (shard, _), connection in self._open.items() if connection.closed]
 
+    def rollback(self) -> None:
+        """End all transactions, lest a server end a session that is idle in one."""
+        for connection in self._open.values():
+            connection.rollback()
+
     def close(self) -> None:
         """Close the connections: whatever transaction they are in is rolled back by its server."""
         for connection in self._open.values():

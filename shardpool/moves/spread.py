@@ -77,8 +77,8 @@ class _Sorter:
         self._pieces: list[bytes] = []
         self._size = 0
 
-    def write(self, data: bytes) -> int:
-        self._pieces.append(data)
+    def write(self, data: bytes | memoryview) -> int:
+        self._pieces.append(bytes(data))
         self._size += len(data)
         if self._size >= BLOCK:
             self.flush()

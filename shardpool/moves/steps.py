@@ -39,13 +39,15 @@ def nothing(move: Move) -> None:
 
 @dataclass(frozen=True)
 class Step:
-    """One step. `describe` says what it does; `commit_point` marks the one after which nothing is undone."""
+    """One step. `describe` says what it does; `commit_point` marks the one after which nothing is undone. One that
+    `rests` is work that others have a right to rest from; the rest of them wait themselves, or make others wait."""
 
     name: str
     run: Callable[[Move], None]
     undo: Callable[[Move], None]
     describe: str
     commit_point: bool = False
+    rests: bool = False
 
 
 _CREATE = "create the tables on the target, in a schema that is not in use"
@@ -65,11 +67,11 @@ _RELEASE = Step("release", release, nothing, "drop the schema on the source")
 def _online(describe_capture: str) -> tuple[Step, ...]:
     """The steps of a move whose writers go on."""
     return (
-        Step("create", each_target(create_online), each_target(drop_incoming), _CREATE),
+        Step("create", each_target(create_online), each_target(drop_incoming), _CREATE, rests=True),
         Step("capture", each_source(capture), each_source(drop_capture), describe_capture),
-        Step("copy", copy_online, nothing, "copy the rows, while writers go on"),
-        Step("finish", finish_online, nothing, _FINISH),
-        Step("verify", verify_ahead, nothing, "compare digests of all rows, while writers go on"),
+        Step("copy", copy_online, nothing, "copy the rows, while writers go on", rests=True),
+        Step("finish", finish_online, nothing, _FINISH, rests=True),
+        Step("verify", verify_ahead, nothing, "compare digests of all rows, while writers go on", rests=True),
         Step("catch_up", catch_up, nothing, "carry over what was written meanwhile"),
         Step("lock", each_source(lock_briefly), nothing, _LOCK),
         Step("last", last_round, undo_notes, "carry over and compare what was written last"),
@@ -77,7 +79,7 @@ def _online(describe_capture: str) -> tuple[Step, ...]:
         _DRAIN,
         _FLIP,
         _SWITCH_ON,
-        Step("validate", each_target(validate), nothing, "validate foreign keys on the target"),
+        Step("validate", each_target(validate), nothing, "validate foreign keys on the target", rests=True),
         _RELEASE,
     )
 

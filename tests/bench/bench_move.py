@@ -1,7 +1,7 @@
 """Moves under writers: how long they wait for partitions of several sizes, and megabytes per second beside pg_dump.
 
-``python -m tests.bench.bench_move [share=0.2] [megabytes ...]``; without sizes 1, 16 and 128. With a share, moves copy
-and compare for that part of the time.
+``python -m tests.bench.bench_move [share=1] [megabytes ...]``; without sizes 1, 16 and 128. With a share, moves work
+for that part of the time; without, they make way for the writers by themselves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -234,9 +234,10 @@ def way_back(router: Router, megabytes: int) -> RichTable:
 
 
 def main() -> None:
-    share = next((float(it.removeprefix("share=")) for it in sys.argv[1:] if it.startswith("share=")), 1.0)
+    given = next((it.removeprefix("share=") for it in sys.argv[1:] if it.startswith("share=")), "auto")
+    share: float | Literal["auto"] = "auto" if given == "auto" else float(given)
     sizes = [int(it) for it in sys.argv[1:] if it.isdigit()] or list(SIZES)
-    pauses = RichTable(title=f"moves under {WRITERS} writers, share {share:g}; milliseconds that they waited")
+    pauses = RichTable(title=f"moves under {WRITERS} writers, share {share}; milliseconds that they waited")
     for heading in (
         "size",
         "mode",
