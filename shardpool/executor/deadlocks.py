@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -57,19 +57,23 @@ class Deadlocks:
         self._closing = threading.Event()
         self._something = threading.Event()
 
-    @contextmanager
-    def watch(self, name: str, branch: Branch, branches: Iterable[Branch]) -> Iterator[None]:
-        """While the block runs, the transaction *name* may wait on *branch*; it holds locks on all *branches*."""
+    def watch(self, name: str, branch: Branch, branches: Iterable[Branch]) -> tuple[str, str]:
+        """From now on, until `leave` is given what this returns, the transaction *name* may wait on *branch*.
+
+        It holds locks on all *branches*.
+        """
         place = (name, branch.shard)
         self._waiting[place] = (time.monotonic(), branch, tuple(branches))
         if self._thread is None:
             self._start()
-        self._something.set()
-        try:
-            yield
-        finally:
-            with self._lock:  # no cancellation is under way any more
-                del self._waiting[place]
+        if not self._something.is_set():
+            self._something.set()
+        return place
+
+    def leave(self, place: tuple[str, str]) -> None:
+        """It does not wait there any more."""
+        with self._lock:  # no cancellation is under way any more
+            del self._waiting[place]
 
     def close(self) -> None:
         """End the thread. Idempotent."""
