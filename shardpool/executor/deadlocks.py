@@ -3,8 +3,9 @@
 The sessions of a transaction on several shards carry its name in `application_name`: the later ones from their
 beginning, the first one when it is used again, or when the transaction waits for long. A router that has such a
 transaction waiting for more than `PATIENCE` asks every shard who waits for whom. A cycle that is found twice, with the
-same waits, is a deadlock; its victim is the youngest transaction of the cycle, whichever router it belongs to, and each
-router cancels its own. Waits of other sessions in between count as well; a prepared transaction waits for nobody.
+same waits, is a deadlock; its victim is one that is repeated by itself, or else the youngest transaction of the cycle,
+whichever router it belongs to, and each router cancels its own. Waits of other sessions in between count as well; a
+prepared transaction waits for nobody.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PREFIX = "shardpool tx "
+#: How names begin after that which are to be taken for the youngest.
+GIVES_WAY = "~"
 #: How long a statement waits before its router suspects a deadlock, and between two looks at the shards, in seconds.
 PATIENCE = 1.0
 INTERVAL = 0.25

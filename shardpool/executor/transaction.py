@@ -29,7 +29,7 @@ from shardpool.executor.branch import Branch
 from shardpool.executor.cache import PlanCache
 from shardpool.executor.constructs import Constructs
 from shardpool.executor.current import CurrentTopology
-from shardpool.executor.deadlocks import PREFIX, Deadlocks
+from shardpool.executor.deadlocks import GIVES_WAY, PREFIX, Deadlocks
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.writes import answer
 from shardpool.planner.keyed import KeyedStatement, types_of_key
@@ -87,6 +87,8 @@ class Transaction:
         self._savepoints: list[str] = []
         self._named = 0
         self._name = ""
+        #: Whoever began it runs it again by itself, in another way: of a deadlock it is the victim.
+        self.gives_way = False
         self._failure: BaseException | None = None
         self._doomed = False
         self._untouched = True
@@ -225,7 +227,7 @@ class Transaction:
 
     def _name_sessions(self) -> None:
         """The transaction takes a second shard: from here on it can be part of a deadlock that no server sees."""
-        self._name = f"{time.time_ns():020}-{random.getrandbits(32):08x}"
+        self._name = f"{GIVES_WAY * self.gives_way}{time.time_ns():020}-{random.getrandbits(32):08x}"
         (first,) = self._branches.values()
         first.mark(PREFIX + self._name)
 

@@ -1,9 +1,9 @@
 """Writes over several partitions: their steps, in one transaction.
 
-The shards are taken in the order of their names, so that two such writes never wait for each other on two shards. Where
-only new rows are written, that can only be for equal ones: there a write that is a transaction of its own takes the
-shards at once, and if that came to a deadlock, again in order. What is one step on one shard is sent by itself, in one
-round trip.
+The shards are taken in the order of their names, so that two such writes never wait for each other on two shards. A
+write that is a transaction of its own takes them at once where that is rare: where only new rows are written, which
+wait for equal ones only; and, of the writes of a table's rows that may be there, one at a time. If it came to a
+deadlock nevertheless, it is done again in order. What is one step on one shard is sent by itself, in one round trip.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ class Writes:
         while True:
             try:
                 with self._begin() as transaction:
+                    transaction.gives_way = at_once
                     return write(transaction, compiled, parameters, bound, at_once)
             except StalePlacement:
                 retries += 1
@@ -103,8 +104,8 @@ def write(
     bound: Bound | None = None,
     at_once: bool = False,
 ) -> RoutedResult:
-    """Carry out a write as a part of *transaction*; as *bound*, if that is for its topology. *at_once*: new rows may be
-    written on all shards at the same time, though that may come to a deadlock with others of the same rows."""
+    """Carry out a write as a part of *transaction*; as *bound*, if that is for its topology. *at_once*: the shards may
+    be written at the same time, though that may come to a deadlock with others of the same rows."""
     if bound is None or bound.topology is not transaction.topology:
         bound = Bound(transaction.topology, compiled.bind(parameters, transaction.topology))
     result, steps = _written(transaction, bound.steps, parameters, at_once)
@@ -178,7 +179,7 @@ def _carried_out(transaction: Transaction, steps: Steps, parameters: Parameters,
         _pass(transaction, steps.guard)
     if steps.moment:
         parameters = {**parameters, MOMENT: _now(transaction, steps.steps[0].shard)}
-    if steps.new and at_once:
+    if at_once and (steps.new or _alone(transaction, steps)):
         return _joined(steps.steps, _at_once(transaction, steps, parameters))
     results = []
     for step in steps.steps:
@@ -190,6 +191,21 @@ def _carried_out(transaction: Transaction, steps: Steps, parameters: Parameters,
     if steps.copies is not None:
         return _alike(transaction, steps, steps.copies, results)
     return _joined(steps.steps, results)
+
+
+def _alone(transaction: Transaction, steps: Steps) -> bool:
+    """Whether this is the only such write of several shards now. Others wait for it on their first shard, where they
+    hold nothing yet; while there are others, it takes the shards in order as they do."""
+    first = steps.steps[0].shard
+    if not steps.table or all(step.shard == first for step in steps.steps):
+        return False
+    given = {"name": f"shardpool {transaction.topology.keyspace}.{steps.table}"}
+    alone = "SELECT pg_try_advisory_xact_lock(hashtextextended(%(name)s, 0))"
+    beside = "SELECT pg_advisory_xact_lock_shared(hashtextextended(%(name)s, 0))"
+    if transaction.on_shard(first, alone, given, [], False).scalar_one():
+        return True
+    transaction.on_shard(first, beside, given, [], False)
+    return False
 
 
 def _at_once(transaction: Transaction, steps: Steps, parameters: Parameters) -> list[RoutedResult]:

@@ -63,7 +63,8 @@ def compile_merge(statement: Statement, topology: Topology) -> WritePartitions:
         if not copies_own_key(keys, scope, table):
             raise refuse("SP113", table.name)
     keyed = KeyedStatement(on_search_path(statement, topology), True, (), (), True)
-    return WritePartitions(keyed, _assigned(merge, table, statement), source, still_words(keyed, statement, topology))
+    still = still_words(keyed, statement, topology)
+    return WritePartitions(table.name, keyed, _assigned(merge, table, statement), source, still)
 
 
 @dataclass(frozen=True)
