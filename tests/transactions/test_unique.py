@@ -230,9 +230,8 @@ def test_what_cannot_be_kept_is_refused(club: Router) -> None:
             club.execute(5, sql)
         with pytest.raises(UnsupportedStatement, match="SP139"), club.connect(5) as connection:
             connection.exec_driver_sql(sql)
-    for table in ("members", "emails"):
-        with pytest.raises(UnsupportedStatement, match="SP139"):
-            club.copy_into(table, [])
+    with pytest.raises(UnsupportedStatement, match="SP139"):
+        club.copy_into("emails", [])
     club.execute(5, "UPDATE members SET points = 7 WHERE member_id = 5")  # nothing that others must know of
     agreed(club)
 
