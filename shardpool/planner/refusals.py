@@ -17,7 +17,7 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
     "SP102": (
         "a write in WITH means something else in each partition than over all: {what}",
         "run the parts one after another in a transaction, or on one partition: execute(key, ...)",
-        "with gone as (delete from orders returning *) select count(*) from gone",
+        "with gone as (delete from orders returning *) select count(*) from gone, orders",
     ),
     "SP103": ("SELECT INTO creates a table", "use create_schema and copy_into", "select * into copy from orders"),
     "SP104": (

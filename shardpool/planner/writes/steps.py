@@ -88,9 +88,9 @@ class Staged(Protocol):
 
 
 class CompiledWrite(Protocol):
-    """A write, analysed."""
+    """A write, analysed. What it becomes besides `Steps` and `Staged` is `apart.Apart`, which has another in it."""
 
-    def bind(self, parameters: Mapping[str, Any], topology: Topology) -> Steps | Staged:
+    def bind(self, parameters: Mapping[str, Any], topology: Topology) -> Any:
         """Return the steps, or how to find them. Raise `RoutingError` or `UnsupportedStatement`."""
 
 
