@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -55,7 +55,7 @@ from shardpool.executor.writes import Writes
 from shardpool.planner.keyed import compile_for_key, types_of_key
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.refusals import refuse as refuse_statement
-from shardpool.planner.writes import CompiledWrite, Steps, chosen, compile_statement
+from shardpool.planner.writes import Apart, CompiledWrite, Steps, chosen, compile_statement
 from shardpool.topology.key import KeyValue
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Partition, Placement, Shard, ShardMap, Topology
@@ -352,6 +352,8 @@ class Router(Transactional):
         self, sql: str, compiled: CompiledWrite, params: Parameters, topology: Topology
     ) -> WriteExplanation:
         steps, reason = chosen(compiled, params, topology)
+        if isinstance(steps, Apart):
+            return replace(self._explained_write(sql, steps.inner, params, topology), reason=reason)
         if isinstance(steps, Steps):
             return WriteExplanation(sql, steps.steps)
         # As in a transaction: temporary tables would keep it from being prepared.

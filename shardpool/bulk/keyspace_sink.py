@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg2
 
@@ -21,6 +21,7 @@ from shardpool.bulk.keyspace_source import Keyspace
 from shardpool.bulk.layout import COPY_TEXT
 from shardpool.bulk.ledger import forget_decisions, refuse_entered, written
 from shardpool.bulk.records import Block
+from shardpool.bulk.reserve import Reservations, reservations_of
 from shardpool.bulk.route import RecordRouter
 from shardpool.bulk.together import Together, chunk_label, job_label
 from shardpool.bulk.translate import refused
@@ -92,11 +93,16 @@ class KeyspaceSink:
         with Together(self._keyspace.engines, self._keyspace.catalog, ticket) as together:
             rows = size = 0
             for batch in batches:
-                parts = self._split(topology, batch, ticket, left_out)
-                for part in parts:
+                reserving = self._reservations(topology, batch)
+                written: list[int] = []
+                for part in self._split(topology, batch, ticket, left_out):
                     refused_rows = self._write_part(together, batch, part, ticket.may_reject - len(left_out))
                     left_out += [Rejected(batch.source_of(part.indexes[at]), reason) for at, reason in refused_rows]
                     rows += len(part.indexes) - len(refused_rows)
+                    gone = {at for at, _ in refused_rows}
+                    written += [index for at, index in enumerate(part.indexes) if at not in gone]
+                for reservations in reserving:
+                    self._reserve(together, topology, reservations, batch, sorted(written))
                 size += sum(map(len, batch.records))
             tally = Tally(rows, size, len(left_out), tuple(left_out))
             together.commit(tally)
@@ -110,8 +116,6 @@ class KeyspaceSink:
         table = topology.tables.get(batch.table)
         if table is None:
             raise UnknownTable(batch.table, topology.keyspace, list(topology.tables))
-        if table.unique or table.name in topology.reservations:
-            raise refuse("SP139", table.name)
         if not table.sharded:
             path = f"SET LOCAL search_path TO {quote(topology.keyspace)}, public;"
             every = range(len(batch.records))
@@ -130,6 +134,38 @@ class KeyspaceSink:
             ),
             key=lambda part: part.shards[0],
         )
+
+    def _reservations(self, topology: Topology, batch: Rows) -> list[Reservations]:
+        """How the values of unique columns are kept; only rows that are new can be."""
+        table = topology.tables.get(batch.table)
+        if table is None:
+            raise UnknownTable(batch.table, topology.keyspace, list(topology.tables))
+        if table.unique and self._writer is not insert:
+            raise refuse("SP139", f"{table.name} (rows that may be there are written over)")
+        return reservations_of(self._keyspace.engines, topology, table, batch.columns, COPY_TEXT, batch.table)
+
+    def _reserve(
+        self, together: Together, topology: Topology, reservations: Reservations, batch: Rows, written: Sequence[int]
+    ) -> None:
+        """Write the reservations of the rows *written*. A value that is there already cannot be left out: its row is
+        written. Raise `BadRows` for it."""
+        entries = reservations.of(Block([batch.records[index] for index in written], 0))
+        assert entries.starts is not None
+        by_place: dict[int, list[int]] = {}
+        for at, place in enumerate(entries.places):
+            by_place.setdefault(place, []).append(at)
+        for place, found in sorted(by_place.items(), key=lambda it: topology.shard_map.placements[it[0]].shard):
+            it = topology.shard_map.placements[place]
+            indexes = [written[entries.starts[at]] for at in found]
+            part = _Part([it.shard], it.partition.schema, topology.search_paths[it.partition.id], range(len(found)))
+            rows = replace(
+                batch,
+                table=reservations.table.name,
+                columns=reservations.columns,
+                records=[entries.records[at] for at in found],
+                origins=indexes if batch.origins is None else [batch.origins[index] for index in indexes],
+            )
+            self._write_part(together, rows, part, 0)
 
     def _write_part(self, together: Together, batch: Rows, part: _Part, limit: int) -> list[Refused]:
         every = batch.records

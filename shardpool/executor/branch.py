@@ -37,6 +37,7 @@ class Branch:
         self._pool = engines.pool(shard)
         self._entry = self._pool.lease()
         self.connection: Any = self._entry.dbapi_connection
+        self._cursor = open_cursor(self.connection, False)
 
     def send_mark(self) -> None:
         """Give the session its name now, if it has not got it yet; one without a transaction gets it with that.
@@ -58,15 +59,15 @@ class Branch:
     ) -> RoutedResult:
         """Run a statement inside of *savepoints*; *texts*: with values as they are spelt. Raise psycopg2's errors."""
         prefix = self._prefix(savepoints)
-        with open_cursor(self.connection, texts) as cursor:
-            if "SAVEPOINT" in prefix and self.connection.server_version < GRAMMAR:
-                # A message that the server cannot parse does nothing at all: the savepoint would not be there.
-                cursor.execute(prefix)
-                prefix = ""
-            cursor.execute(prefix + sql, parameters)
-            description = cursor.description
-            rows = cursor.fetchall() if description is not None else []
-            return RoutedResult(description, rows, cursor.rowcount)
+        cursor = open_cursor(self.connection, True) if texts else self._cursor
+        if "SAVEPOINT" in prefix and self.connection.server_version < GRAMMAR:
+            # A message that the server cannot parse does nothing at all: the savepoint would not be there.
+            cursor.execute(prefix)
+            prefix = ""
+        cursor.execute(prefix + sql, parameters)
+        description = cursor.description
+        rows = cursor.fetchall() if description is not None else []
+        return RoutedResult(description, rows, cursor.rowcount)
 
     def copy(self, sql: str, file: Any, parameters: Mapping[str, Any] | None = None) -> int:
         """Run a COPY to or from *file*, after another statement, and return its rows. Raise psycopg2's errors."""
@@ -113,8 +114,7 @@ class Branch:
     def end(self, command: str) -> None:
         """COMMIT or ROLLBACK. Raise psycopg2's errors."""
         if self.used:
-            with self.connection.cursor() as cursor:
-                cursor.execute(command)
+            self._cursor.execute(command)
 
     def release(self) -> None:
         """Give the connection back; one that is still in a transaction is closed, which rolls back."""

@@ -3,8 +3,9 @@
 The sessions of a transaction on several shards carry its name in `application_name`: the later ones from their
 beginning, the first one when it is used again, or when the transaction waits for long. A router that has such a
 transaction waiting for more than `PATIENCE` asks every shard who waits for whom. A cycle that is found twice, with the
-same waits, is a deadlock; its victim is the youngest transaction of the cycle, whichever router it belongs to, and each
-router cancels its own. Waits of other sessions in between count as well; a prepared transaction waits for nobody.
+same waits, is a deadlock; its victim is one that is repeated by itself, or else the youngest transaction of the cycle,
+whichever router it belongs to, and each router cancels its own. Waits of other sessions in between count as well; a
+prepared transaction waits for nobody.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PREFIX = "shardpool tx "
+#: How names begin after that which are to be taken for the youngest.
+GIVES_WAY = "~"
 #: How long a statement waits before its router suspects a deadlock, and between two looks at the shards, in seconds.
 PATIENCE = 1.0
 INTERVAL = 0.25
@@ -57,19 +60,23 @@ class Deadlocks:
         self._closing = threading.Event()
         self._something = threading.Event()
 
-    @contextmanager
-    def watch(self, name: str, branch: Branch, branches: Iterable[Branch]) -> Iterator[None]:
-        """While the block runs, the transaction *name* may wait on *branch*; it holds locks on all *branches*."""
+    def watch(self, name: str, branch: Branch, branches: Iterable[Branch]) -> tuple[str, str]:
+        """From now on, until `leave` is given what this returns, the transaction *name* may wait on *branch*.
+
+        It holds locks on all *branches*.
+        """
         place = (name, branch.shard)
         self._waiting[place] = (time.monotonic(), branch, tuple(branches))
         if self._thread is None:
             self._start()
-        self._something.set()
-        try:
-            yield
-        finally:
-            with self._lock:  # no cancellation is under way any more
-                del self._waiting[place]
+        if not self._something.is_set():
+            self._something.set()
+        return place
+
+    def leave(self, place: tuple[str, str]) -> None:
+        """It does not wait there any more."""
+        with self._lock:  # no cancellation is under way any more
+            del self._waiting[place]
 
     def close(self) -> None:
         """End the thread. Idempotent."""

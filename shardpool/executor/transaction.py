@@ -29,7 +29,7 @@ from shardpool.executor.branch import Branch
 from shardpool.executor.cache import PlanCache
 from shardpool.executor.constructs import Constructs
 from shardpool.executor.current import CurrentTopology
-from shardpool.executor.deadlocks import PREFIX, Deadlocks
+from shardpool.executor.deadlocks import GIVES_WAY, PREFIX, Deadlocks
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.writes import answer
 from shardpool.planner.keyed import KeyedStatement, types_of_key
@@ -44,9 +44,14 @@ Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 Parameters = Mapping[str, Any]
 
 _ISOLATIONS = get_args(Isolation)
-_ARRIVED = (
-    "SELECT s FROM unnest(%(schemas)s::text[]) AS t (s) WHERE NOT EXISTS "
-    "(SELECT FROM pg_namespace n WHERE n.nspname = s AND n.oid = to_regnamespace(quote_ident(s)))"
+_BEGIN = {
+    (isolation, read_only): f"BEGIN ISOLATION LEVEL {isolation}, READ {'ONLY' if read_only else 'WRITE'}"
+    for isolation in _ISOLATIONS
+    for read_only in (True, False)
+}
+#: Of the schemas that the snapshot has, those that are still what their names mean now.
+_IN_PLACE = (
+    "SELECT nspname FROM pg_namespace WHERE nspname = ANY(%(schemas)s) AND oid = to_regnamespace(quote_ident(nspname))"
 )
 
 
@@ -77,11 +82,13 @@ class Transaction:
         self._snapshots = isolation != "READ COMMITTED"
         self.isolation = isolation
         self._read_only = read_only
-        self._begin = f"BEGIN ISOLATION LEVEL {isolation}, READ {'ONLY' if read_only else 'WRITE'}"
+        self._begin = _BEGIN[isolation, read_only]
         self._branches: dict[str, Branch] = {}
         self._savepoints: list[str] = []
         self._named = 0
         self._name = ""
+        #: Whoever began it runs it again by itself, in another way: of a deadlock it is the victim.
+        self.gives_way = False
         self._failure: BaseException | None = None
         self._doomed = False
         self._untouched = True
@@ -194,9 +201,13 @@ class Transaction:
         """Do *work* on a branch, where it may wait for others. Raise psycopg2's errors, `CrossShardDeadlock`."""
         if len(self._branches) == 1:
             return work()
+        deadlocks = self._around.deadlocks
+        place = deadlocks.watch(self._name, branch, self._branches.values())
         try:
-            with self._around.deadlocks.watch(self._name, branch, self._branches.values()):
+            try:
                 return work()
+            finally:
+                deadlocks.leave(place)
         except psycopg2.Error as error:
             if branch.cancelled:
                 raise CrossShardDeadlock(branch.shard) from error
@@ -216,7 +227,7 @@ class Transaction:
 
     def _name_sessions(self) -> None:
         """The transaction takes a second shard: from here on it can be part of a deadlock that no server sees."""
-        self._name = f"{time.time_ns():020}-{random.getrandbits(32):08x}"
+        self._name = f"{GIVES_WAY * self.gives_way}{time.time_ns():020}-{random.getrandbits(32):08x}"
         (first,) = self._branches.values()
         first.mark(PREFIX + self._name)
 
@@ -284,11 +295,12 @@ class Transaction:
             branch = self._branches[shard]
             schemas = {it.partition.schema: it.partition.id for it in found}
             try:
-                missing = branch.run(_ARRIVED, {"schemas": list(schemas)}, self._savepoints)
+                in_place = branch.run(_IN_PLACE, {"schemas": list(schemas)}, self._savepoints).rows
             except psycopg2.Error as error:
                 raise self.failed(error, branch.connection, shard, ()) from error
-            if missing.rows:
-                found_late = f"partition schema {missing.rows[0][0]} came to shard {shard!r} after the transaction's"
+            late = schemas.keys() - {name for (name,) in in_place}
+            if late:
+                found_late = f"partition schema {min(late)} came to shard {shard!r} after the transaction's"
                 raise self.give_up(StalePlacement(f"{found_late} snapshot: run the transaction again"))
             branch.seen.update(schemas.values())
 

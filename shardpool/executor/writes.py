@@ -1,9 +1,9 @@
 """Writes over several partitions: their steps, in one transaction.
 
-The shards are taken in the order of their names, so that two such writes never wait for each other on two shards. Where
-only new rows are written, that can only be for equal ones: there a write that is a transaction of its own takes the
-shards at once, and if that came to a deadlock, again in order. What is one step on one shard is sent by itself, in one
-round trip.
+The shards are taken in the order of their names, so that two such writes never wait for each other on two shards. A
+write that is a transaction of its own takes them at once where that is rare: where only new rows are written, which
+wait for equal ones only; and, of the writes of a table's rows that may be there, one at a time. If it came to a
+deadlock nevertheless, it is done again in order. What is one step on one shard is sent by itself, in one round trip.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from shardpool.executor.transaction_queries import select
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.moment import MOMENT
 from shardpool.planner.refusals import refuse
-from shardpool.planner.writes import CompiledWrite, Copies, Found, Guarded, Staged, StagedInsert, Step, Steps
+from shardpool.planner.writes import Apart, CompiledWrite, Copies, Found, Guarded, Staged, StagedInsert, Step, Steps
 from shardpool.topology.shard_map import Topology
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Bound:
     """How a write is carried out under a topology."""
 
     topology: Topology
-    steps: Steps | Staged
+    steps: Steps | Staged | Apart
 
 
 class Writes:
@@ -78,6 +78,7 @@ class Writes:
         while True:
             try:
                 with self._begin() as transaction:
+                    transaction.gives_way = at_once
                     return write(transaction, compiled, parameters, bound, at_once)
             except StalePlacement:
                 retries += 1
@@ -102,23 +103,42 @@ def write(
     parameters: Parameters,
     bound: Bound | None = None,
     at_once: bool = False,
+    texts: bool = False,
 ) -> RoutedResult:
-    """Carry out a write as a part of *transaction*; as *bound*, if that is for its topology. *at_once*: new rows may be
-    written on all shards at the same time, though that may come to a deadlock with others of the same rows."""
+    """Carry out a write as a part of *transaction*; as *bound*, if that is for its topology. *at_once*: the shards may
+    be written at the same time, though that may come to a deadlock with others of the same rows.
+    *texts*: the answer's values as the server spells them."""
     if bound is None or bound.topology is not transaction.topology:
         bound = Bound(transaction.topology, compiled.bind(parameters, transaction.topology))
-    result, steps = _written(transaction, bound.steps, parameters, at_once)
+    if isinstance(bound.steps, Apart):
+        return _apart(transaction, bound.steps, parameters, at_once)
+    result, steps = _written(transaction, bound.steps, parameters, at_once, texts)
     return _with_reservations(transaction, compiled, result, steps) if isinstance(compiled, Guarded) else result
 
 
+def _apart(transaction: Transaction, apart: Apart, parameters: Parameters, at_once: bool) -> RoutedResult:
+    """Write, and read what that returns; neither, if it cannot be read."""
+    try:
+        with transaction.savepoint():
+            result = write(transaction, apart.inner, parameters, None, at_once, texts=True)
+            description = result.description or ()
+            found = Found(type_names(transaction, description), result.rows)
+            _check_size(found, transaction.around.max_gather_bytes)
+            sql, given = apart.reading(tuple(column.name for column in description), found, parameters)
+            return transaction.on_shard(transaction.shards[0], sql, given, [], False)
+    except DBAPIError as error:
+        # As any statement that fails, though its savepoint was rolled back.
+        raise transaction.fail(error) from error.__cause__
+
+
 def _written(
-    transaction: Transaction, steps: Steps | Staged, parameters: Parameters, at_once: bool
+    transaction: Transaction, steps: Steps | Staged, parameters: Parameters, at_once: bool, texts: bool
 ) -> tuple[RoutedResult, Steps]:
     if steps.copies is not None:
         _lock_copies(transaction, steps.copies)
     if isinstance(steps, Steps):
-        return _carried_out(transaction, steps, parameters, at_once), steps
-    return _staged(transaction, steps, parameters, at_once)
+        return _carried_out(transaction, steps, parameters, at_once, texts), steps
+    return _staged(transaction, steps, parameters, at_once, texts)
 
 
 def _with_reservations(transaction: Transaction, guarded: Guarded, result: RoutedResult, steps: Steps) -> RoutedResult:
@@ -142,7 +162,7 @@ def _with_reservations(transaction: Transaction, guarded: Guarded, result: Route
 
 
 def _staged(
-    transaction: Transaction, staged: Staged, parameters: Parameters, at_once: bool
+    transaction: Transaction, staged: Staged, parameters: Parameters, at_once: bool, texts: bool
 ) -> tuple[RoutedResult, Steps]:
     """Find the rows and write them; again if somebody changed them in between."""
     for _ in range(ATTEMPTS):
@@ -156,7 +176,7 @@ def _staged(
                 found = Found(type_names(transaction, result.description), result.rows)
                 _check_size(found, transaction.around.max_gather_bytes)
                 steps = staged.steps(found, parameters, transaction.topology)
-                return _carried_out(transaction, steps, parameters, at_once), steps
+                return _carried_out(transaction, steps, parameters, at_once, texts), steps
         except DBAPIError as error:
             # As any statement that fails, though its savepoint was rolled back.
             raise transaction.fail(error) from error.__cause__
@@ -173,17 +193,19 @@ class _Changed(Exception):
     """Rows that were found are no longer the same."""
 
 
-def _carried_out(transaction: Transaction, steps: Steps, parameters: Parameters, at_once: bool) -> RoutedResult:
+def _carried_out(
+    transaction: Transaction, steps: Steps, parameters: Parameters, at_once: bool, texts: bool
+) -> RoutedResult:
     if steps.guard is not None:
         _pass(transaction, steps.guard)
     if steps.moment:
         parameters = {**parameters, MOMENT: _now(transaction, steps.steps[0].shard)}
-    if steps.new and at_once:
-        return _joined(steps.steps, _at_once(transaction, steps, parameters))
+    if at_once and (steps.new or _alone(transaction, steps)):
+        return _joined(steps.steps, _at_once(transaction, steps, parameters, texts))
     results = []
     for step in steps.steps:
         placements = [step.placement] if step.placement else []
-        result = transaction.on_shard(step.shard, step.sql, {**parameters, **step.parameters}, placements, True)
+        result = transaction.on_shard(step.shard, step.sql, {**parameters, **step.parameters}, placements, True, texts)
         if step.expected is not None and result.rowcount != step.expected:
             raise _Changed
         results.append(result)
@@ -192,7 +214,22 @@ def _carried_out(transaction: Transaction, steps: Steps, parameters: Parameters,
     return _joined(steps.steps, results)
 
 
-def _at_once(transaction: Transaction, steps: Steps, parameters: Parameters) -> list[RoutedResult]:
+def _alone(transaction: Transaction, steps: Steps) -> bool:
+    """Whether this is the only such write of several shards now. Others wait for it on their first shard, where they
+    hold nothing yet; while there are others, it takes the shards in order as they do."""
+    first = steps.steps[0].shard
+    if not steps.table or all(step.shard == first for step in steps.steps):
+        return False
+    given = {"name": f"shardpool {transaction.topology.keyspace}.{steps.table}"}
+    alone = "SELECT pg_try_advisory_xact_lock(hashtextextended(%(name)s, 0))"
+    beside = "SELECT pg_advisory_xact_lock_shared(hashtextextended(%(name)s, 0))"
+    if transaction.on_shard(first, alone, given, [], False).scalar_one():
+        return True
+    transaction.on_shard(first, beside, given, [], False)
+    return False
+
+
+def _at_once(transaction: Transaction, steps: Steps, parameters: Parameters, texts: bool) -> list[RoutedResult]:
     by_shard: dict[str, list[Step]] = {}
     for step in steps.steps:
         by_shard.setdefault(step.shard, []).append(step)
@@ -200,7 +237,7 @@ def _at_once(transaction: Transaction, steps: Steps, parameters: Parameters) -> 
 
     def work(branch: Branch) -> list[RoutedResult]:
         own = by_shard[branch.shard]
-        return [branch.run(step.sql, {**parameters, **step.parameters}, savepoints) for step in own]
+        return [branch.run(step.sql, {**parameters, **step.parameters}, savepoints, texts) for step in own]
 
     placements = [step.placement for step in steps.steps if step.placement is not None]
     results = on_branches(transaction, dict.fromkeys(by_shard, work), placements, at_once=True)

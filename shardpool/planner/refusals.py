@@ -17,7 +17,7 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
     "SP102": (
         "a write in WITH means something else in each partition than over all: {what}",
         "run the parts one after another in a transaction, or on one partition: execute(key, ...)",
-        "with gone as (delete from orders returning *) select count(*) from gone",
+        "with gone as (delete from orders returning *) select count(*) from gone, orders",
     ),
     "SP103": ("SELECT INTO creates a table", "use create_schema and copy_into", "select * into copy from orders"),
     "SP104": (
@@ -108,7 +108,7 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
     "SP139": (
         "the reservations of columns that are unique over all partitions could not be written along: {what}",
         "write such tables by query(): INSERT (ON CONFLICT DO UPDATE of other columns), UPDATE, DELETE, and TRUNCATE "
-        "with their tables of reservations in one; load rows into another table first, and INSERT .. SELECT them",
+        "with their tables of reservations in one; load new rows by copy_into() or a job, each with all unique columns",
         "insert into members (member_id, email) values (1, 'a') on conflict (member_id) do update set email = 'b'",
     ),
     "SP140": (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, wait
 from typing import Any
 
@@ -22,7 +22,7 @@ from shardpool.engines.translate import is_lost, translate
 from shardpool.errors import CannotPrepare, InDoubt, ShardUnavailable, TransactionAborted
 from shardpool.topology.names import literal
 from shardpool.two_phase.asking import Outcome, outcome
-from shardpool.two_phase.names import TransactionId, enter_gate, new_id, records_table
+from shardpool.two_phase.names import TransactionId, enter_gate, enter_record, new_id
 from shardpool.two_phase.resolving import forget_told
 from shardpool.two_phase.sessions import UNREACHABLE, finish_prepared, run
 
@@ -36,8 +36,6 @@ ASK_PATIENCE = 5.0
 TOLD_RETENTION = 60.0
 #: So many are remembered for that; others are deleted when they are old.
 MAX_TOLD = 100_000
-#: The record of a decision to commit, to be filled in with the table's name.
-_RECORD = "INSERT INTO {} (id, committed) VALUES (%s, true); "
 #: prepared transactions disabled, too many of them, not for a transaction with temporary tables or NOTIFY.
 _UNPREPARABLE = ("55000", "53200", "0A000")
 
@@ -85,9 +83,7 @@ def _commit_alone(engines: Engines, transaction: TransactionId, connection: Any)
     shard = transaction.decider
     faults.fault_point("tx:alone")
     try:
-        _end(
-            connection, "COMMIT", before=_RECORD.format(records_table(transaction.keyspace)), values=(str(transaction),)
-        )
+        _end(connection, "COMMIT", before=f"{enter_record(transaction)}; ")
     except psycopg2.Error as error:
         if not is_lost(error, connection):
             _roll_back(connection)
@@ -130,13 +126,12 @@ class _Commit:
     def _record(self) -> None:
         decider = self._connections[self.id.decider]
         statement = (
-            "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'; "
             f"SET LOCAL idle_in_transaction_session_timeout = {int(DECISION_TIME * 1000)}; "
-            + enter_gate(self.id.keyspace)
-            + _RECORD.format(records_table(self.id.keyspace))
+            f"{enter_gate(self.id.keyspace)}{enter_record(self.id)} RETURNING current_setting('synchronous_commit')"
         )
         try:
-            run(decider, statement, (str(self.id),))
+            if run(decider, statement) == [("off",)]:
+                run(decider, "SET LOCAL synchronous_commit = on")
         except psycopg2.errors.UniqueViolation as error:
             raise TransactionAborted(
                 f"transaction {self.id} was rolled back: somebody asked for its outcome before it committed"
@@ -268,10 +263,10 @@ def _missed(engines: Engines, transaction: TransactionId, error: psycopg2.Error)
     return found
 
 
-def _end(connection: Any, command: str, name: str = "", before: str = "", values: Sequence[object] = ()) -> None:
+def _end(connection: Any, command: str, name: str = "", before: str = "") -> None:
     """End a transaction by *command*. A failed transaction answers ROLLBACK, and no error: that is made one."""
     with connection.cursor() as cursor:
-        cursor.execute(f"{before}{command} {name}", values)
+        cursor.execute(f"{before}{command} {name}")
         if cursor.statusmessage != command:
             raise psycopg2.errors.InFailedSqlTransaction(f"{command} was answered by {cursor.statusmessage}")
 

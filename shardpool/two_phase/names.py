@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import time
-from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
 
 from shardpool.topology.names import quote
 
@@ -13,9 +15,13 @@ _PREFIX = "shardpool:tx:"
 _ID = re.compile(r"([a-z][a-z0-9_]{0,39}):([a-z0-9][a-z0-9_-]{0,39}):([0-9a-f]{32})")
 
 
-@dataclass(frozen=True)
-class TransactionId:
-    """``<keyspace>:<decider>:<token>``, as users see it. The token is the time, and random digits."""
+#: What tells this process from others that ask for an id in the same nanosecond.
+_process = ""
+_numbers = itertools.count()
+
+
+class TransactionId(NamedTuple):
+    """``<keyspace>:<decider>:<token>``, as users see it. The token: time, random digits, a number."""
 
     keyspace: str
     decider: str
@@ -32,7 +38,16 @@ class TransactionId:
 def new_id(keyspace: str, decider: str) -> TransactionId:
     """Return an id that nobody has. Ids grow with time, so that records are written side by side into their index:
     random ones touch a page each, which PostgreSQL logs as a whole after every checkpoint."""
-    return TransactionId(keyspace, decider, f"{time.time_ns():016x}{os.urandom(8).hex()}")
+    return TransactionId(keyspace, decider, f"{time.time_ns():016x}{_process}{next(_numbers) & 0xFFFF:04x}")
+
+
+def _begin_process() -> None:
+    global _process
+    _process = os.urandom(6).hex()
+
+
+_begin_process()
+os.register_at_fork(after_in_child=_begin_process)
 
 
 def parse_id(text: str) -> TransactionId:
@@ -59,25 +74,33 @@ def parse_gid(gid: str) -> TransactionId | None:
         return None
 
 
+@cache
 def records_table(keyspace: str) -> str:
     """Return the qualified, quoted name of the table of decisions, which is on every shard."""
     return f"{quote(keyspace)}.shardpool_transaction"
 
 
+@cache
 def gate_table(keyspace: str) -> str:
     """Return the qualified, quoted name of the empty table that committing transactions and snapshots lock."""
     return f"{quote(keyspace)}.shardpool_gate"
 
 
+@cache
 def enter_gate(keyspace: str) -> str:
     """Return the statement with which a transaction of several shards keeps snapshots off until it is committed."""
     return f"LOCK TABLE {gate_table(keyspace)} IN ROW EXCLUSIVE MODE; "
+
+
+def enter_record(transaction: TransactionId) -> str:
+    """Return the statement that enters the decision to commit. Ids need no escaping."""
+    return f"INSERT INTO {records_table(transaction.keyspace)} (id, committed) VALUES ('{transaction}', true)"
 
 
 def create_records(keyspace: str) -> str:
     """Return the statements that create these tables if they are missing."""
     return (
         f"CREATE TABLE IF NOT EXISTS {gate_table(keyspace)} (); "
-        f"CREATE TABLE IF NOT EXISTS {records_table(keyspace)} (id text PRIMARY KEY, committed boolean NOT NULL, "
-        "decided_at timestamptz NOT NULL DEFAULT clock_timestamp())"
+        f'CREATE TABLE IF NOT EXISTS {records_table(keyspace)} (id text COLLATE "C" PRIMARY KEY, '
+        "committed boolean NOT NULL, decided_at timestamptz NOT NULL DEFAULT clock_timestamp())"
     )

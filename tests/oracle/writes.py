@@ -428,6 +428,9 @@ class Generator:
             f"UPDATE orders SET total = 3, note = 'w' WHERE id > {self._random.randrange(4)} RETURNING customer, id",
             f"DELETE FROM items USING orders o WHERE o.customer = items.customer AND o.id = items.id "
             f"AND o.customer = {key} RETURNING items.customer, o.id, quantity",
+            f"INSERT INTO orders (customer, id, total) VALUES ({key}, 3, 1), ({key + 1}, 3, 2) RETURNING customer, id",
+            f"INSERT INTO orders (customer, id) SELECT customer + 5, {key} FROM sums RETURNING customer, id",
+            f"UPDATE sums SET customer = customer + 30 WHERE customer = {key} RETURNING customer, orders AS id",
         )
         return (
             f"WITH w AS ({write}) "
@@ -435,6 +438,9 @@ class Generator:
                 "SELECT * FROM w",
                 f"SELECT id FROM w WHERE customer = {key}",
                 "SELECT count(*) FROM w",
+                "SELECT id, count(*), min(customer) FROM w GROUP BY id HAVING count(*) > 1 ORDER BY 1",
+                "SELECT max(customer), array_agg(DISTINCT id) FROM w WHERE id < 3",
+                "SELECT count(*), (SELECT count(*) FROM country) FROM w",
                 "SELECT w.customer, o.total FROM w JOIN orders o USING (customer)",
                 "INSERT INTO items (id, line, customer) SELECT id, 8, customer FROM w RETURNING customer, line",
                 "INSERT INTO sums (orders, customer) SELECT id, customer + 1 FROM w",

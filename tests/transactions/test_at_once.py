@@ -1,4 +1,4 @@
-"""Rows that are new are written on all shards at the same time; what others have locked makes no deadlock of it."""
+"""Writes of several shards take them at the same time; what others have locked makes no deadlock of it."""
 
 from __future__ import annotations
 
@@ -76,30 +76,93 @@ def test_all_shards_are_taken_at_once(bank: Bank, new: tuple[int, ...]) -> None:
     assert bank.router.query("SELECT count(*) FROM accounts WHERE id >= 1000").scalar() == 3
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "INSERT INTO accounts VALUES ({}, 0), ({}, 0), ({}, 0) ON CONFLICT DO NOTHING",
-        "UPDATE accounts SET amount = amount WHERE id IN ({}, {}, {})",
-    ],
-)
-def test_rows_that_may_be_there_are_taken_in_order(bank: Bank, new: tuple[int, ...], words: str) -> None:
+CHANGES = [
+    "INSERT INTO accounts VALUES ({}, 0), ({}, 0), ({}, 0) ON CONFLICT (id) DO UPDATE SET amount = excluded.amount",
+    "UPDATE accounts SET amount = amount WHERE id IN ({}, {}, {})",
+    "DELETE FROM accounts WHERE id IN ({}, {}, {})",
+]
+
+
+def changing(stack: ExitStack, bank: Bank, key: int) -> Any:
+    """A session that has changed the row of *key*, and not committed."""
+    connection = stack.enter_context(closing(plain_connection(bank.urls[bank.router.shard_of(key).name])))
+    connection.autocommit = False
+    with connection.cursor() as cursor:
+        cursor.execute(f"UPDATE {bank.router.partition_of(key).schema}.accounts SET amount = amount WHERE id = {key}")
+    return connection
+
+
+def waits(words: str) -> str:
+    return WAITING.replace("INSERT INTO", words.split()[0])
+
+
+@pytest.mark.parametrize("words", CHANGES)
+def test_rows_that_may_be_there_are_taken_at_once(bank: Bank, new: tuple[int, ...], words: str) -> None:
     insert(bank, *new)
     with ThreadPoolExecutor(1) as threads, ExitStack() as stack:
-        holders = []
-        for key in new:
-            connection = stack.enter_context(closing(plain_connection(bank.urls[bank.router.shard_of(key).name])))
-            connection.autocommit = False
-            with connection.cursor() as cursor:
-                cursor.execute(f"DELETE FROM {bank.router.partition_of(key).schema}.accounts WHERE id = {key}")
-            holders.append(connection)
+        holders = [changing(stack, bank, key) for key in new]
         writing = threads.submit(bank.router.query, words.format(*new))
-        waits = WAITING.replace("INSERT INTO", words.split()[0])
-        for place, holder in enumerate(holders):
-            eventually(lambda place=place: bank.on(f"s{place}", waits), f"a wait on s{place}")  # type: ignore[misc]
-            assert not any(bank.on(shard, waits) for shard in bank.direct if shard != f"s{place}")
+        eventually(lambda: all(bank.on(shard, waits(words)) for shard in bank.direct), "a wait on each shard")
+        for holder in holders:
             holder.rollback()
-        writing.result(30)
+        assert writing.result(30).rowcount == 3
+
+
+@pytest.mark.parametrize("words", CHANGES)
+def test_of_such_writes_one_at_a_time_takes_the_shards_at_once(bank: Bank, new: tuple[int, ...], words: str) -> None:
+    """The next one waits on its first shard, and has nothing that others could wait for."""
+    insert(bank, *new)
+    update = CHANGES[1].format(*new)
+    with ThreadPoolExecutor(2) as threads, ExitStack() as stack:
+        holder = changing(stack, bank, new[1])
+        first = threads.submit(bank.router.query, update)
+        eventually(lambda: bank.on("s1", waits(update)), "the first one waiting")
+        second = threads.submit(bank.router.query, words.format(*new))
+        door = waits(update).replace("UPDATE%accounts", "advisory")
+        eventually(lambda: bank.on("s0", door), "the second one at the door")
+        assert [len(bank.on(shard, waits(words))) for shard in bank.direct] == [0, int(words == CHANGES[1]), 0]
+        holder.rollback()
+        assert [it.result(30).rowcount for it in (first, second)] == [3, 3]
+
+
+def test_writes_beside_one_another_take_the_shards_in_order(bank: Bank, new: tuple[int, ...]) -> None:
+    """Two of them, for neither found itself alone."""
+    insert(bank, *new)
+    name = {"name": "shardpool bank.accounts"}
+    with ThreadPoolExecutor(1) as threads, ExitStack() as stack:
+        beside = stack.enter_context(closing(plain_connection(bank.urls["s0"])))
+        beside.autocommit = False
+        with beside.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock_shared(hashtextextended(%(name)s, 0))", name)
+        holders = [changing(stack, bank, key) for key in new]
+        update = CHANGES[1].format(*new)
+        writing = threads.submit(bank.router.query, update)
+        for place, holder in enumerate(holders):
+            eventually(lambda place=place: bank.on(f"s{place}", waits(update)), f"a wait on s{place}")  # type: ignore[misc]
+            assert not any(bank.on(shard, waits(update)) for shard in bank.direct if shard != f"s{place}")
+            holder.rollback()
+        assert writing.result(30).rowcount == 3
+
+
+def test_of_a_deadlock_the_statement_is_the_victim_though_it_is_older(
+    bank: Bank, new: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is told: it is repeated in order, and waits for the transaction."""
+    tried = []
+    original = writes.write
+    monkeypatch.setattr(writes, "write", lambda *given: tried.append(given[-1]) or original(*given))
+    insert(bank, *new)
+    tried.clear()
+    a, b, _ = new
+    change = "UPDATE accounts SET amount = amount WHERE id = :key"
+    with ThreadPoolExecutor(1) as threads:
+        with bank.router.transaction() as tx:
+            tx.execute(a, change, {"key": a})
+            writing = threads.submit(bank.router.query, CHANGES[1].format(*new))
+            eventually(lambda: bank.on("s0", waits("UPDATE")), "a wait for what the transaction has")
+            tx.execute(b, change, {"key": b})
+        assert writing.result(30).rowcount == 3
+    assert tried == [True, False]
 
 
 def test_a_deadlock_is_gone_around_in_order(bank: Bank, new: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,6 +84,8 @@ WRITES = [
     "DELETE FROM members",
     "UPDATE members SET email = 'u' || email, points = 5 WHERE member_id > 10 RETURNING email",
     "UPDATE members SET email = NULL",
+    "WITH gone AS (DELETE FROM members WHERE member_id < 9 RETURNING nick) SELECT max(nick), count(*) FROM gone",
+    "WITH new AS (UPDATE members SET email = 'w' || email RETURNING email) SELECT max(email) FROM new",
     "UPDATE members SET nick = NULL, email = NULL WHERE nick = 'n4'",
     "UPDATE members SET email = email WHERE member_id < 5",
     "UPDATE members SET points = points + 1",
@@ -214,7 +216,7 @@ REFUSED = [
     "TRUNCATE emails",
     "TRUNCATE members",
     "INSERT INTO members VALUES (1, 1, 'a') ON CONFLICT (member_id, line) DO UPDATE SET email = 'b'",
-    "WITH gone AS (DELETE FROM members RETURNING *) SELECT * FROM gone",
+    "WITH gone AS (DELETE FROM members RETURNING *) SELECT * FROM gone, orders",
     "MERGE INTO members m USING orders o ON m.member_id = o.customer_id WHEN MATCHED THEN DELETE",
 ]
 
@@ -230,9 +232,8 @@ def test_what_cannot_be_kept_is_refused(club: Router) -> None:
             club.execute(5, sql)
         with pytest.raises(UnsupportedStatement, match="SP139"), club.connect(5) as connection:
             connection.exec_driver_sql(sql)
-    for table in ("members", "emails"):
-        with pytest.raises(UnsupportedStatement, match="SP139"):
-            club.copy_into(table, [])
+    with pytest.raises(UnsupportedStatement, match="SP139"):
+        club.copy_into("emails", [])
     club.execute(5, "UPDATE members SET points = 7 WHERE member_id = 5")  # nothing that others must know of
     agreed(club)
 

@@ -73,6 +73,12 @@ class AnonymiseWork:
 def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
     """Check a spec against the tables and make the job ready; if *dry*, only to be looked at."""
     document = spec.document
+    reserved = sorted(router.topology.reservations)
+    if reserved and "config" in document["to"]:
+        raise JobRefused(
+            f"{', '.join(reserved)} hold reservations of unique columns, which rows with other values would not agree "
+            "with: export the tables instead, and load them into a keyspace without"
+        )
     keyed = read_secret(document["secret"]["env"])
     constraints = read_constraints(router)
     decisions = decide(document, own_tables(router.topology.tables), constraints)

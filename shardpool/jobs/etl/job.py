@@ -93,6 +93,8 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
         source_engines, target_engines = engines_in(stack, source), engines_in(stack, target)
         read = _read(router, spec, source_engines)
         table = _target_table(router, target, target_engines, load, read)
+        if target is None and "table" in load:
+            _check_reserved(router, table, load)
         work = EtlWork(uuid.uuid4().hex, router.config, source, target, read, function, table, dict(load), directory)
 
         def check_new() -> None:
@@ -124,6 +126,17 @@ def _read(router: Router, spec: JobSpec, source: Engines | None) -> Extract | Fi
     return windowed(read, extract["since"], *document["window"]) if "since" in extract else read
 
 
+def _check_reserved(router: Router, table: Table, load: Mapping[str, Any]) -> None:
+    """Raise `JobRefused` for rows whose reservations could not be kept: before any row is removed."""
+    if table.name in router.topology.reservations:
+        raise JobRefused(f"{table.name} holds the reservations of another table's unique columns: load that table")
+    if table.unique and load.get("mode") == "upsert":
+        raise JobRefused(
+            f"load.mode = 'upsert' could change unique columns of {table.name}: load into another table, and "
+            "INSERT .. SELECT with ON CONFLICT by query()"
+        )
+
+
 def _files(read: Extract | FileExtract) -> list[object]:
     """What must be the same of files when a job is resumed: names, sizes, and when they were written."""
     if not isinstance(read, FileExtract):
@@ -134,7 +147,7 @@ def _files(read: Extract | FileExtract) -> list[object]:
 def _empty(router: Router, target: Config | None, engines: Engines | None, table: Table) -> None:
     """Remove the rows that are to be replaced."""
     if engines is None or target is None:
-        empty(router, [table.name])
+        empty(router, [table.name, *dict(table.unique).values()])
         return
     with engines.borrow(DATABASE) as connection:
         with connection.cursor() as cursor:

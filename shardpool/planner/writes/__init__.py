@@ -4,7 +4,8 @@
 DELETE and INSERT .. SELECT that mean in each partition what they mean over all), `merges` (MERGE alike), `ctes` (writes
 in WITH), `everywhere` (reference tables, and TRUNCATE). The user's words are sent; of VALUES, those rows that belong
 there. What is not proven to mean the same so is done in two halves (`staged`): a query finds the rows, which are then
-written where they belong, by `inserts`, `changes` and `merges`. Whatever is not proven either way is refused.
+written where they belong, by `inserts`, `changes` and `merges`; or a write in WITH is done, and then read (`apart`).
+Whatever is not proven either way is refused.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from shardpool.planner.refusals import refuse
 from shardpool.planner.safety import check_session
 from shardpool.planner.statement import Statement
 from shardpool.planner.views import expanded
+from shardpool.planner.writes.apart import Apart, split
 from shardpool.planner.writes.changes import compile_staged_change
 from shardpool.planner.writes.ctes import compile_with
 from shardpool.planner.writes.everywhere import compile_reference, compile_truncate
@@ -42,6 +44,7 @@ from shardpool.planner.writes.steps import (
 from shardpool.topology.shard_map import Topology
 
 __all__ = [
+    "Apart",
     "CompiledWrite",
     "Copied",
     "Copies",
@@ -61,7 +64,7 @@ T = TypeVar("T")
 #: The kinds of nodes that `compile_write` takes.
 _WRITES = ("insert_stmt", "update_stmt", "delete_stmt", "merge_stmt", "truncate_stmt")
 #: Refusals of the user's words as they are, which finding the rows first may get around.
-_WAY_OUT = ("SP113", "SP114", "SP132", "SP133", "SP136")
+_WAY_OUT = ("SP102", "SP113", "SP114", "SP132", "SP133", "SP136")
 
 
 def compile_statement(statement: Statement, topology: Topology) -> CompiledQuery | CompiledWrite:
@@ -83,8 +86,8 @@ def compile_write(statement: Statement, topology: Topology) -> CompiledWrite:
     table = guarded_table(light, topology)
     if modifying_ctes(light):
         if table is not None:
-            raise refuse("SP139", table.name)
-        return compile_with(statement, topology)
+            return FirstProven(statement.unparsed(), None, refuse("SP139", table.name))
+        return FirstProven(statement.unparsed(), *_attempt(lambda: compile_with(statement, topology)))
     if table is None:
         return FirstProven(statement.unparsed(), *_attempt(lambda: _direct(statement, light, topology)))
     verb = kind(statement.node).removesuffix("_stmt")
@@ -109,7 +112,10 @@ def _direct(statement: Statement, light: Statement, topology: Topology) -> Compi
     return compile_partitions(statement, topology)
 
 
-def _staged(statement: Statement, topology: Topology) -> Staged:
+def _staged(statement: Statement, topology: Topology) -> Staged | Apart:
+    if modifying_ctes(statement):
+        inner, words = split(statement, topology)
+        return Apart(compile_write(inner, topology), words)
     match kind(statement.node):
         case "insert_stmt":
             return compile_staged_insert(statement, topology)
@@ -138,12 +144,12 @@ class FirstProven:
     statement: Statement
     direct: CompiledWrite | None
     refusal: ShardpoolError | None
-    _found: dict[str, tuple[Staged | None, ShardpoolError | None]] = field(default_factory=dict, compare=False)
+    _found: dict[str, tuple[Staged | Apart | None, ShardpoolError | None]] = field(default_factory=dict, compare=False)
 
-    def bind(self, parameters: Mapping[str, Any], topology: Topology) -> Steps | Staged:
+    def bind(self, parameters: Mapping[str, Any], topology: Topology) -> Steps | Staged | Apart:
         return self.chosen(parameters, topology)[0]
 
-    def chosen(self, parameters: Mapping[str, Any], topology: Topology) -> tuple[Steps | Staged, str]:
+    def chosen(self, parameters: Mapping[str, Any], topology: Topology) -> tuple[Steps | Staged | Apart, str]:
         """Return what `bind` does, and why not the words as they are, or ""."""
         direct, refusal = self.direct, self.refusal
         if direct is not None:
@@ -159,7 +165,9 @@ class FirstProven:
         return staged, refusal.message if isinstance(refusal, UnsupportedStatement) else str(refusal)
 
 
-def chosen(compiled: CompiledWrite, parameters: Mapping[str, Any], topology: Topology) -> tuple[Steps | Staged, str]:
+def chosen(
+    compiled: CompiledWrite, parameters: Mapping[str, Any], topology: Topology
+) -> tuple[Steps | Staged | Apart, str]:
     """Return how a write is carried out, and why not by its own words, or "". Raises as `CompiledWrite.bind`."""
     if isinstance(compiled, Guarded):
         return chosen(compiled.inner, parameters, topology)

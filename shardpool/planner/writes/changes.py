@@ -41,9 +41,10 @@ from shardpool.planner.writes.staged import (
     unbounded,
 )
 from shardpool.planner.writes.steps import Copies, Found, Step, Steps, returned, target_of
+from shardpool.topology.key import KeyType
 from shardpool.topology.names import literal, quote
 from shardpool.topology.shard_map import Placement, Topology
-from shardpool.topology.tables import Table
+from shardpool.topology.tables import Column, Table
 
 _MATCH = "shardpool_match"
 _NEW = "shardpool_new_"
@@ -90,8 +91,9 @@ class StagedChange:
             return Steps(tuple(all_shards), self.copies)
         there = _Rows()
         leaving, arriving = _Rows(), _Rows()
+        parts = self._key_parts()
         for row in rows:
-            old, new = self._places(row, found, topology)
+            old, new = self._places(parts, row, found, topology)
             if old.partition.id == new.partition.id:
                 there.add(old, row)
             else:
@@ -113,15 +115,29 @@ class StagedChange:
         places = [names.index(name) for name in self.table.primary_key]
         return list({tuple(row[place] for place in places): row for row in reversed(found.rows)}.values())[::-1]
 
-    def _places(self, row: Sequence[str | None], found: Found, topology: Topology) -> tuple[Placement, Placement]:
+    def _key_parts(self) -> list[tuple[int, Column, KeyType, Value | None]]:
+        """Of each part of the key: its place among the columns, what it is, and its new value."""
         names = [column.name for column in self.table.columns]
+        places = [names.index(name) for name in self.table.key]
+        return [
+            (place, self.table.columns[place], key_type, self.values.get(names[place]))
+            for place, key_type in zip(places, self.table.key_types, strict=True)
+        ]
+
+    def _places(
+        self,
+        parts: Sequence[tuple[int, Column, KeyType, Value | None]],
+        row: Sequence[str | None],
+        found: Found,
+        topology: Topology,
+    ) -> tuple[Placement, Placement]:
+        """Where the row is, and where it belongs then."""
         old, new = [], []
-        for name, key_type in zip(self.table.key, self.table.key_types, strict=True):
-            column = self.table.columns[names.index(name)]
-            old.append(stored_key(row[names.index(name)], column, key_type))
-            value = self.values.get(name)
+        for place, column, key_type, value in parts:
+            old.append(stored_key(row[place], column, key_type))
             new.append(old[-1] if value is None else value.key(found, row, key_type))
-        return place_key(old, self.table, topology), place_key(new, self.table, topology)
+        there = place_key(old, self.table, topology)
+        return there, there if new == old else place_key(new, self.table, topology)
 
     def _text(self, words: str, found: Found) -> str:
         """Fill in what was found out about the rows' types."""

@@ -19,7 +19,7 @@ from shardpool.planner.keyed import reserved_columns
 from shardpool.planner.refusals import refuse
 from shardpool.planner.statement import Statement
 from shardpool.planner.writes.staged import alias_of, cell, row_step, rows_item, stored_key, unbounded
-from shardpool.planner.writes.steps import CompiledWrite, Staged, Step, Steps
+from shardpool.planner.writes.steps import CompiledWrite, Step
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Placement, Topology
 from shardpool.topology.tables import Table
@@ -45,7 +45,7 @@ class Guarded:
     def hidden(self) -> tuple[str, ...]:
         return hidden_columns(self.table)
 
-    def bind(self, parameters: Mapping[str, Any], topology: Topology) -> Steps | Staged:
+    def bind(self, parameters: Mapping[str, Any], topology: Topology) -> Any:
         return self.inner.bind(parameters, topology)
 
     def reservations(

@@ -24,18 +24,16 @@ from shardpool.planner.writes.own_keys import copies_own_key
 from shardpool.planner.writes.partitions import WritePartitions, still_words
 from shardpool.planner.writes.staged import (
     ROWS,
-    cell,
     check_around,
     compile_source,
     generated,
     place_key,
     row_step,
-    rows_item,
     stored_key,
+    typed_rows,
 )
 from shardpool.planner.writes.steps import Copies, Found, Steps, check_assigned, returned, target_of
 from shardpool.topology.key import KEY_TYPES
-from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Placement, Topology
 from shardpool.topology.tables import Table
 
@@ -63,7 +61,8 @@ def compile_merge(statement: Statement, topology: Topology) -> WritePartitions:
         if not copies_own_key(keys, scope, table):
             raise refuse("SP113", table.name)
     keyed = KeyedStatement(on_search_path(statement, topology), True, (), (), True)
-    return WritePartitions(keyed, _assigned(merge, table, statement), source, still_words(keyed, statement, topology))
+    still = still_words(keyed, statement, topology)
+    return WritePartitions(table.name, keyed, _assigned(merge, table, statement), source, still)
 
 
 @dataclass(frozen=True)
@@ -84,12 +83,7 @@ class StagedMerge:
             raise refuse("SP133", "a parameter may mean the current time")
         if "" in found.types:
             raise refuse("SP132", f"{self.columns[found.types.index('')]} of the source is of a type of yours")
-        listed = ", ".join(
-            f"{cell(place)}::{type_} AS {quote(name)}"
-            for place, (name, type_) in enumerate(zip(self.columns, found.types, strict=True))
-        )
-        rows = f"(SELECT {listed} FROM {rows_item(len(found.types))})".replace("%", "%%").replace("%%(", "%(")
-        sql = self.words.replace(_ITEM, rows)
+        sql = self.words.replace(_ITEM, typed_rows(self.columns, found.types))
         placed = self._placed(found, topology)
         if self.everywhere or not placed:
             wanted = topology.shard_map.placements if self.everywhere else topology.shard_map.placements[:1]

@@ -35,6 +35,7 @@ class WritePartitions:
     `new`: it is an INSERT without ON CONFLICT.
     """
 
+    table: str
     keyed: KeyedStatement
     assigned: tuple[WrittenKey, ...]
     source: CompiledQuery
@@ -51,7 +52,7 @@ class WritePartitions:
                 check_assigned(self.assigned, partition, parameters, topology)
                 placement = topology.shard_map.placement(partition)
                 steps.append(Step(shard, in_partition(keyed, partition, topology), placement))
-        return Steps(tuple(steps), moment=keyed is not self.keyed, new=self.new)
+        return Steps(tuple(steps), moment=keyed is not self.keyed, new=self.new, table=self.table)
 
     def _partitions(self, parameters: Mapping[str, Any], topology: Topology) -> ByShard:
         plan = self.source.bind(parameters, topology)
@@ -78,7 +79,7 @@ def compile_partitions(statement: Statement, topology: Topology) -> WritePartiti
     source = compile_source(select, statement, topology)
     assigned = tuple(assigned_keys(changes, table, statement))
     new = kind(statement.node) == "insert_stmt" and not node.HasField("on_conflict_clause")
-    return WritePartitions(keyed, assigned, source, still_words(keyed, statement, topology), new)
+    return WritePartitions(table.name, keyed, assigned, source, still_words(keyed, statement, topology), new)
 
 
 def still_words(keyed: KeyedStatement, statement: Statement, topology: Topology) -> KeyedStatement | None:

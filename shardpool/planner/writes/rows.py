@@ -36,8 +36,9 @@ def has_rows(statement: Statement) -> bool:
 
 @dataclass(frozen=True)
 class InsertRows:
-    """`rows` are the rows, `head` and `tail` what is around them, with `_CUT` for the partition's schema."""
+    """`rows` are the rows of `table`, `head` and `tail` what is around them, with `_CUT` for the partition's schema."""
 
+    table: str
     head: str
     tail: str
     rows: tuple[str, ...]
@@ -67,7 +68,7 @@ class InsertRows:
             schema = topology.qualifiers[partition.id].removesuffix(".")
             sql = topology.search_paths[partition.id] + text.replace(_CUT, schema + ".")
             steps.append(Step(placement.shard, sql, placement, tuple(places)))
-        return Steps(tuple(steps), new=self.new)
+        return Steps(tuple(steps), new=self.new, table=self.table)
 
 
 def without_constant_rows(statement: Statement) -> Statement:
@@ -95,6 +96,7 @@ def compile_rows(statement: Statement, light: Statement, topology: Topology) -> 
     ranges = _row_ranges(statement)
     pieces = _CUT.join(on_search_path(light, topology, ranges)).split(_ROW)
     return InsertRows(
+        table.name,
         pieces[0],
         pieces[-1],
         tuple(pieces[1:-1:2]),

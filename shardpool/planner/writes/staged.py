@@ -111,6 +111,14 @@ def rows_item(columns: int) -> str:
     return f"unnest({arrays}) AS {ROWS} ({names})"
 
 
+def typed_rows(names: Sequence[str], types: Sequence[str]) -> str:
+    """The rows as a subquery with columns of these names and types, for psycopg2."""
+    listed = ", ".join(
+        f"{cell(place)}::{type_} AS {quote(name)}" for place, (name, type_) in enumerate(zip(names, types, strict=True))
+    )
+    return f"(SELECT {listed} FROM {rows_item(len(types))})".replace("%", "%%").replace("%%(", "%(")
+
+
 def row_parameters(
     columns: int, rows: Sequence[Sequence[str | None]], parameters: Mapping[str, Any]
 ) -> Mapping[str, Any]:

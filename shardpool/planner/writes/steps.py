@@ -53,7 +53,8 @@ class Copies:
 class Steps:
     """The whole write, to be taken one after another. The rows of `guard`, if any, are reasons to refuse it; with
     `moment` the current time is a parameter, which the executor is to ask for. `before`: the rows that are changed, as
-    they were found, in the order of the table's columns. `new`: only rows that were not there are written."""
+    they were found, in the order of the table's columns. `new`: only rows that were not there are written;
+    `table`: rows of this table that may be there, each step those of its own partition."""
 
     steps: tuple[Step, ...]
     copies: Copies | None = None
@@ -61,6 +62,7 @@ class Steps:
     moment: bool = False
     before: tuple[tuple[str | None, ...], ...] = ()
     new: bool = False
+    table: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,9 @@ class Staged(Protocol):
 
 
 class CompiledWrite(Protocol):
-    """A write, analysed."""
+    """A write, analysed. What it becomes besides `Steps` and `Staged` is `apart.Apart`, which has another in it."""
 
-    def bind(self, parameters: Mapping[str, Any], topology: Topology) -> Steps | Staged:
+    def bind(self, parameters: Mapping[str, Any], topology: Topology) -> Any:
         """Return the steps, or how to find them. Raise `RoutingError` or `UnsupportedStatement`."""
 
 
