@@ -68,6 +68,8 @@ class Rows:
     types: Sequence[Column] = ()
     #: Rows that the source itself could not read.
     rejects: Sequence[Rejected] = ()
+    #: Where `records` are in the binary format (`bulk.binary`): reads the same rows again, as text.
+    as_text: Callable[[], Rows] | None = None
 
     def source_of(self, index: int) -> str:
         """Return which row of the source the row *index* was."""

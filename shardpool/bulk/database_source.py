@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
 
+from shardpool.bulk.binary import copy_out, is_portable
 from shardpool.bulk.chunk import Chunk, Rows, Stream
 from shardpool.bulk.keyset import Keyset
 from shardpool.bulk.keyspace_source import Describe
@@ -37,10 +38,19 @@ def database_config(endpoint: Endpoint, schema: str, timezone: str, connections:
 
 
 class DatabaseSource:
-    """*tables* of a database, over engines of a `database_config`; *stages* by table."""
+    """*tables* of a database, over engines of a `database_config`; *stages* by table.
 
-    def __init__(self, engines: Engines, tables: Mapping[str, Table], stages: Mapping[str, int]) -> None:
-        self._engines, self._tables, self._stages = engines, tables, stages
+    With *keys*, the partition keys of tables by their names, rows are read in the binary format, where they may be.
+    """
+
+    def __init__(
+        self,
+        engines: Engines,
+        tables: Mapping[str, Table],
+        stages: Mapping[str, int],
+        keys: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self._engines, self._tables, self._stages, self._keys = engines, tables, stages, keys
 
     def streams(self) -> list[Stream]:
         return [Stream(name, name, stage) for name, stage in self._stages.items()]
@@ -54,7 +64,16 @@ class DatabaseSource:
         return found
 
     def read(self, chunk: Chunk) -> Rows:
-        return self._read(chunk, "")
+        columns = [column for column in self._tables[chunk.table].columns if not column.generated]
+        if self._keys is None or not columns or not is_portable(columns):
+            return self._read(chunk, "")
+        key = self._keys[chunk.table]
+        columns.sort(key=lambda it: key.index(it.name) if it.name in key else len(key))
+        names = tuple(column.name for column in columns)
+        records = self._do(lambda cursor: copy_out(cursor, self._query(cursor, chunk, names)))
+        return Rows(
+            chunk.table, names, records, lambda _: str(chunk), types=columns, as_text=lambda: self._read(chunk, "")
+        )
 
     def sample(self, stream: Stream, rows: int) -> Rows:
         return self._read(Chunk(0, stream.name, stream.table, stream.stage, None), f" LIMIT {rows:d}")
@@ -74,12 +93,8 @@ class DatabaseSource:
         columns = table.insertable
 
         def copy(cursor: Any) -> bytes:
-            condition = self._keyset(chunk.table).condition(cursor, chunk)
-            query = (
-                f"SELECT {', '.join(map(quote, columns))} FROM {self.relation(chunk.table)} WHERE {condition}{limit}"
-            )
             data = io.BytesIO()
-            cursor.copy_expert(f"COPY ({query}) TO STDOUT", data)
+            cursor.copy_expert(f"COPY ({self._query(cursor, chunk, columns)}{limit}) TO STDOUT", data)
             return data.getvalue()
 
         records = self._do(copy).split(b"\n")
@@ -87,6 +102,10 @@ class DatabaseSource:
         key = table.primary_key or table.key or columns[:1]
         types = [it for it in table.columns if not it.generated]
         return Rows(chunk.table, columns, records, Describe(chunk, key, columns, records), types=types)
+
+    def _query(self, cursor: Any, chunk: Chunk, columns: Sequence[str]) -> str:
+        condition = self._keyset(chunk.table).condition(cursor, chunk)
+        return f"SELECT {', '.join(map(quote, columns))} FROM {self.relation(chunk.table)} WHERE {condition}"
 
     def _do(self, work: Callable[[Any], Any]) -> Any:
         with self._engines.borrow(DATABASE) as connection:

@@ -108,7 +108,7 @@ class _Part(dict[bytes, bytes]):
 
     def __missing__(self, raw: bytes) -> bytes:
         data = self.canonical(raw)
-        _remember(self, raw, data)
+        remember(self, raw, data)
         return data
 
     def canonical(self, raw: bytes) -> bytes:
@@ -144,7 +144,7 @@ class Places(dict[bytes, int]):
         plain = self._digits and len(raw) <= PLAIN_DIGITS and raw.isdigit()
         data = _pack_integer(int(raw)) if plain else self._canonical(raw)
         place = bisect_right(self._lows, hash_bytes(data)) - 1
-        _remember(self, raw, place)
+        remember(self, raw, place)
         return place
 
 
@@ -176,7 +176,8 @@ def _key_columns(table: Table) -> list[Column]:
 _Value = TypeVar("_Value")
 
 
-def _remember(cache: dict[bytes, _Value], raw: bytes, value: _Value) -> None:
+def remember(cache: dict[bytes, _Value], raw: bytes, value: _Value) -> None:
+    """Keep an entry of a cache that stays small."""
     if len(raw) <= CACHE_KEY_BYTES:
         if len(cache) >= CACHE_ENTRIES:
             cache.clear()

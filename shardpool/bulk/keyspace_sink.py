@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import psycopg2
 
+from shardpool.bulk.binary import BinaryPlaces, NeedsText, copy_in
 from shardpool.bulk.chunk import Record, Rejected, Rows, Tally, Ticket
 from shardpool.bulk.decision import load_prefix, resolve_loads
 from shardpool.bulk.fields import Fields
@@ -48,12 +49,13 @@ def insert(
 
 @dataclass(frozen=True)
 class _Part:
-    """The rows of a chunk that go to one schema; `indexes` are theirs in the batch."""
+    """The rows of a chunk that go to one schema; `indexes` are theirs in the batch, if they are text."""
 
     shards: Sequence[str]
     schema: str
     path: str
-    indexes: Sequence[int]
+    records: Sequence[Record]
+    indexes: Sequence[int] = ()
 
 
 class KeyspaceSink:
@@ -81,7 +83,10 @@ class KeyspaceSink:
     def write(self, ticket: Ticket, batches: Sequence[Rows], rejects: Sequence[Rejected]) -> Tally:
         refuse_entered(self._keyspace.catalog, ticket)
         try:
-            return self._write(ticket, batches, rejects)
+            try:
+                return self._write(ticket, batches, rejects)
+            except NeedsText:
+                return self._write(ticket, [it.as_text() if it.as_text else it for it in batches], rejects)
         except BadRows:
             # Are they in the way of themselves? Another attempt may have committed them just now.
             refuse_entered(self._keyspace.catalog, ticket)
@@ -94,11 +99,13 @@ class KeyspaceSink:
             rows = size = 0
             for batch in batches:
                 reserving = self._reservations(topology, batch)
+                if reserving and batch.as_text is not None:
+                    raise NeedsText
                 written: list[int] = []
                 for part in self._split(topology, batch, ticket, left_out):
                     refused_rows = self._write_part(together, batch, part, ticket.may_reject - len(left_out))
                     left_out += [Rejected(batch.source_of(part.indexes[at]), reason) for at, reason in refused_rows]
-                    rows += len(part.indexes) - len(refused_rows)
+                    rows += len(part.records) - len(refused_rows)
                     gone = {at for at, _ in refused_rows}
                     written += [index for at, index in enumerate(part.indexes) if at not in gone]
                 for reservations in reserving:
@@ -118,22 +125,17 @@ class KeyspaceSink:
             raise UnknownTable(batch.table, topology.keyspace, list(topology.tables))
         if not table.sharded:
             path = f"SET LOCAL search_path TO {quote(topology.keyspace)}, public;"
-            every = range(len(batch.records))
-            return [_Part(sorted(topology.shard_map.shards), topology.keyspace, path, every)] if every else []
-        groups: list[list[int]] = [[] for _ in topology.shard_map.placements]
-        take = [group.append for group in groups]
-        for index, place in zip(*_places(topology, table, batch, ticket, left_out), strict=True):
-            take[place](index)
-        placed = zip(topology.shard_map.placements, groups, strict=True)
+            every = batch.records
+            shards = sorted(topology.shard_map.shards)
+            return [_Part(shards, topology.keyspace, path, every, range(len(every)))] if every else []
         # Shard by shard, so that each server's work is together.
-        return sorted(
-            (
-                _Part([it.shard], it.partition.schema, topology.search_paths[it.partition.id], group)
-                for it, group in placed
-                if group
-            ),
-            key=lambda part: part.shards[0],
-        )
+        placed = zip(topology.shard_map.placements, _grouped(topology, table, batch, ticket, left_out), strict=True)
+        parts = [
+            _Part([it.shard], it.partition.schema, topology.search_paths[it.partition.id], records, indexes)
+            for it, (records, indexes) in placed
+            if records
+        ]
+        return sorted(parts, key=lambda part: part.shards[0])
 
     def _reservations(self, topology: Topology, batch: Rows) -> list[Reservations]:
         """How the values of unique columns are kept; only rows that are new can be."""
@@ -157,26 +159,32 @@ class KeyspaceSink:
         for place, found in sorted(by_place.items(), key=lambda it: topology.shard_map.placements[it[0]].shard):
             it = topology.shard_map.placements[place]
             indexes = [written[entries.starts[at]] for at in found]
-            part = _Part([it.shard], it.partition.schema, topology.search_paths[it.partition.id], range(len(found)))
+            records = [entries.records[at] for at in found]
+            path = topology.search_paths[it.partition.id]
+            part = _Part([it.shard], it.partition.schema, path, records, range(len(found)))
             rows = replace(
                 batch,
                 table=reservations.table.name,
                 columns=reservations.columns,
-                records=[entries.records[at] for at in found],
+                records=records,
                 origins=indexes if batch.origins is None else [batch.origins[index] for index in indexes],
             )
             self._write_part(together, rows, part, 0)
 
     def _write_part(self, together: Together, batch: Rows, part: _Part, limit: int) -> list[Refused]:
-        every = batch.records
-        records = [every[index] for index in part.indexes]
         relation = f"{quote(part.schema)}.{quote(batch.table)}"
         found: list[Refused] = []
         for shard in part.shards:
             connection = together.lane(shard).connection
             try:
-                found = self._writer(connection, part.path, relation, batch.columns, records, limit)
+                if batch.as_text is None:
+                    found = self._writer(connection, part.path, relation, batch.columns, part.records, limit)
+                else:
+                    with connection.cursor() as cursor:
+                        copy_in(cursor, part.path, relation, batch.columns, part.records)
             except psycopg2.Error as error:
+                if batch.as_text is not None and is_fault_of_data(error) and not connection.closed:
+                    raise NeedsText from error
                 if is_fault_of_data(error) and not connection.closed and hasattr(error, "row"):
                     index = part.indexes[error.row]
                     raise BadRows(batch.source_of(index), reason_of(error), limit) from error
@@ -184,12 +192,33 @@ class KeyspaceSink:
         return found
 
 
+def _grouped(
+    topology: Topology, table: Table, batch: Rows, ticket: Ticket, left_out: list[Rejected]
+) -> list[tuple[list[Record], list[int]]]:
+    """Return the rows for each placement, and their indexes if they are text."""
+    groups: list[tuple[list[Record], list[int]]] = [([], []) for _ in topology.shard_map.placements]
+    take = [records.append for records, _ in groups]
+    if batch.as_text is not None:
+        places = BinaryPlaces(table, _lows(topology), batch.types).of(batch.records)
+        for place, record in zip(places, batch.records, strict=True):
+            take[place](record)
+        return groups
+    note, every = [indexes.append for _, indexes in groups], batch.records
+    for index, place in zip(*_places(topology, table, batch, ticket, left_out), strict=True):
+        take[place](every[index])
+        note[place](index)
+    return groups
+
+
+def _lows(topology: Topology) -> list[int]:
+    return [placement.partition.low for placement in topology.shard_map.placements]
+
+
 def _places(
     topology: Topology, table: Table, batch: Rows, ticket: Ticket, left_out: list[Rejected]
 ) -> tuple[Sequence[int], Sequence[int]]:
     """Return the indexes of rows, and of their partitions; rows without a valid key are added to *left_out*."""
-    lows = [placement.partition.low for placement in topology.shard_map.placements]
-    router = RecordRouter(table, lows, COPY_TEXT, Fields(COPY_TEXT), batch.columns, batch.table)
+    router = RecordRouter(table, _lows(topology), COPY_TEXT, Fields(COPY_TEXT), batch.columns, batch.table)
     indexes = list(range(len(batch.records)))
     block = Block(list(batch.records), 0)
     while indexes:

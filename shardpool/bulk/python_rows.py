@@ -14,23 +14,7 @@ from shardpool.bulk.fields import Fields
 from shardpool.bulk.layout import COPY_TEXT
 from shardpool.topology.tables import Column
 
-
-def _moment(text: str) -> datetime.datetime | str:
-    """Infinity and other calendars stay text."""
-    try:
-        return datetime.datetime.fromisoformat(text)
-    except ValueError:
-        return text
-
-
-def _date(text: str) -> datetime.date | str:
-    try:
-        return datetime.date.fromisoformat(text)
-    except ValueError:
-        return text
-
-
-#: SQL type without modifier -> how its text is read. All others stay text.
+#: SQL type without modifier -> how its text is read. All others stay text; so do infinity and other calendars.
 READERS: dict[str, Callable[[str], Any]] = {
     "smallint": int,
     "integer": int,
@@ -39,14 +23,17 @@ READERS: dict[str, Callable[[str], Any]] = {
     "double precision": float,
     "numeric": Decimal,
     "boolean": lambda text: text == "t",
-    "date": _date,
-    "timestamp without time zone": _moment,
-    "timestamp with time zone": _moment,
+    "date": datetime.date.fromisoformat,
+    "timestamp without time zone": datetime.datetime.fromisoformat,
+    "timestamp with time zone": datetime.datetime.fromisoformat,
     "uuid": uuid.UUID,
     "json": json.loads,
     "jsonb": json.loads,
     "bytea": lambda text: bytes.fromhex(text[2:]),
 }
+
+
+_CALENDARS = (datetime.date.fromisoformat, datetime.datetime.fromisoformat)
 
 
 def python_rows(columns: Sequence[Column], records: Sequence[Record]) -> Iterator[dict[str, Any]]:
@@ -57,7 +44,7 @@ def python_rows(columns: Sequence[Column], records: Sequence[Record]) -> Iterato
         for column, fields in zip(columns, turn(records, len(names)), strict=True)
     ]
     for values in zip(*turned, strict=True):
-        yield dict(zip(names, values, strict=True))
+        yield dict(zip(names, values))  # noqa: B905 - as long as each other
 
 
 def turn(records: Sequence[Record], width: int) -> list[list[bytes]]:
@@ -71,9 +58,23 @@ def turn(records: Sequence[Record], width: int) -> list[list[bytes]]:
 
 def _values(read: Callable[[str], Any] | None, fields: Sequence[bytes]) -> list[Any]:
     joined = b"\t".join(fields)
-    if b"\\" not in joined:
-        texts = joined.decode().split("\t") if fields else []
-        return texts if read is None else list(map(read, texts))
-    decode = Fields(COPY_TEXT).decode
-    found = [None if (value := decode(field)) is None else value.decode() for field in fields]
-    return found if read is None else [None if it is None else read(it) for it in found]
+    if b"\\" in joined:
+        decode = Fields(COPY_TEXT).decode
+        texts = [None if (value := decode(field)) is None else value.decode() for field in fields]
+        return texts if read is None else [None if text is None else _one(read, text) for text in texts]
+    plain = joined.decode().split("\t") if fields else []
+    if read is None:
+        return plain
+    try:
+        return list(map(read, plain))
+    except ValueError:
+        return [_one(read, text) for text in plain]
+
+
+def _one(read: Callable[[str], Any], text: str) -> Any:
+    try:
+        return read(text)
+    except ValueError:
+        if read not in _CALENDARS:
+            raise
+        return text

@@ -49,7 +49,7 @@ name = "in"
 url = "{url}"
 frozen = true
 [run]
-chunk_rows = 50000
+chunk_rows = 100000
 [tables]
 visit = {{ key = "customer" }}
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import random
 from decimal import Decimal
 from typing import Any
 
@@ -64,6 +65,49 @@ def test_times_of_arrow_are_read_by_postgresql_alike() -> None:
     moment = datetime.datetime(2024, 2, 3, 4, 5, 6, 789, tzinfo=datetime.UTC)
     table = pa.table({"at": pa.array([moment, None], pa.timestamp("us", tz="UTC"))})
     assert from_arrow(table) == [b"2024-02-03 04:05:06.000789Z", NULL]
+
+
+VALUES: tuple[Any, ...] = (
+    *(
+        None,
+        1,
+        -(2**70),
+        True,
+        1.5,
+        float("nan"),
+        Decimal("1.50"),
+        "plain",
+        "",
+        "tab\tline\n\r\\",
+        "\\N",
+        "ö",
+        b"\0\xff",
+    ),
+    *(datetime.date(2024, 2, 29), datetime.datetime(1, 1, 1, tzinfo=datetime.UTC), datetime.timedelta(1, 2, 3)),
+    *({"a": ["x\ty"]}, [1, None, 'q"\\']),
+)
+
+
+def test_many_rows_are_written_as_one_by_one() -> None:
+    """Rows whose columns have values of one type, and of several; with escapes, and without."""
+    choose = random.Random(11)
+    for width in (1, 2, 5):
+        names = NAMES[:width]
+        writer = RowWriter(Table("t", COLUMNS), names, [0])
+        for kinds in (1, 3, len(VALUES)):
+            for _ in range(60):
+                pools = [choose.sample(VALUES, kinds) for _ in names]
+                rows = [dict(zip(names, map(choose.choice, pools), strict=True)) for _ in range(choose.randrange(4))]
+                assert writer.records(rows) == [writer.record(row) for row in rows], rows
+
+
+def test_rows_that_are_not_alike_are_looked_at_one_by_one() -> None:
+    writer = RowWriter(Table("t", COLUMNS), ["id", "name"], [0])
+    assert writer.records([{"id": 1, "name": "a"}, (2, "b"), {"name": None, "id": 3}]) == [b"1\ta", b"2\tb", b"3\t\\N"]
+    bad: list[Any] = [{"id": 2}, {"id": 2, "name": "b", "more": 3}, {"id": 2, "other": 1}, {"id": 2, "name": "\0"}]
+    for row in [*bad, {"id": object(), "name": "b"}]:
+        with pytest.raises(BadRow, match=r"row|line|2"):
+            writer.records([{"id": 1, "name": "a"}, row])
 
 
 @pytest.mark.parametrize("value", ["\0", "\ud800"])

@@ -116,7 +116,9 @@ def _blend(text: bytes, random: bytes) -> bytes:
     """Put characters made of *random* bytes in the place of those of *text* that do not stay: bitwise, all at once."""
     number, blended = int.from_bytes, 0
     for kind, choice in _CHOICES.items():
-        blended |= number(text.translate(_IS[kind])) & number(random.translate(choice) if choice else text)
+        here = text.translate(_IS[kind])
+        if 255 in here:
+            blended |= number(here) & number(random.translate(choice) if choice else text)
     return blended.to_bytes(len(text))
 
 

@@ -64,14 +64,49 @@ class Noise:
         self._keyed, self._days, self._relative = keyed, days, percent is not None
         share = percent / 100 if percent is not None else amount
         # Numbers of 63 bits stand for 0 <= share < 1.
-        numerator, denominator = (share or Decimal(0)).as_integer_ratio()
-        self._numerator, self._denominator = numerator, denominator << 63
+        self._numerator, self._denominator = (share or Decimal(0)).as_integer_ratio()
 
     def apply(self, column: Sequence[bytes], keys: Sequence[bytes]) -> list[bytes]:
-        numbers = self._keyed.numbers([b"%b\0%b" % pair for pair in zip(keys, column, strict=True)])
-        change = self._day if self._days is not None else self._number
+        numbers = self._keyed.numbers(map(b"\0".join, zip(keys, column, strict=True)))
+        if self._days is not None:
+            pairs = zip(column, numbers, strict=True)
+            return [field if field == NULL else self._day(field, number) for field, number in pairs]
+        return self._numbers(column, numbers)
+
+    def _numbers(self, column: Sequence[bytes], numbers: Sequence[int]) -> list[bytes]:
+        """Change numbers, those with as many digits after the point together."""
+        if not b"".join(column).translate(None, b"-.").isdigit():
+            column = [field if field == NULL else format(decimal_of(to_text(field)), "f").encode() for field in column]
+        scales = [len(field) - at if (at := field.find(b".") + 1) else 0 for field in column]
+        changed = list(column)
+        for scale in set(scales):
+            its = [at for at, field in enumerate(column) if scales[at] == scale and field != NULL]
+            new = self._alike([column[at] for at in its], [numbers[at] for at in its], scale) if its else []
+            for at, field in zip(its, new, strict=True):
+                changed[at] = field
+        return changed
+
+    def _alike(self, column: Sequence[bytes], numbers: Sequence[int], scale: int) -> list[bytes]:
+        """Change numbers that all have *scale* digits after the point."""
+        values = list(map(int, b"\t".join(column).replace(b".", b"").split(b"\t")))
+        changed = self._changed(values, numbers, scale)
+        if not scale:
+            return [b"%d" % value for value in changed]
+        form, unit = b"%%d.%%0%dd" % scale, 10**scale
+        if min(changed) >= 0:
+            return [form % divmod(value, unit) for value in changed]
+        return [(form if value >= 0 else b"-" + form) % divmod(abs(value), unit) for value in changed]
+
+    def _changed(self, values: Sequence[int], numbers: Sequence[int], scale: int) -> list[int]:
+        """Add to each of *values*, in units of the last of *scale* digits, what its random number says."""
+        numerator, denominator, unit = self._numerator, self._denominator, 10**scale
+        if self._relative:
+            reaches = [((it >> 1) * abs(value) * numerator >> 63) for it, value in zip(numbers, values, strict=True)]
+        else:
+            reaches = [((it >> 1) * unit * numerator >> 63) for it in numbers]
         return [
-            field if field == NULL else change(field, number) for field, number in zip(column, numbers, strict=True)
+            value + (reach // denominator or 1) if number & 1 else value - (reach // denominator or 1)
+            for value, reach, number in zip(values, reaches, numbers, strict=True)
         ]
 
     def _day(self, field: bytes, number: int) -> bytes:
@@ -82,21 +117,6 @@ class Noise:
         return (
             datetime.date.fromordinal(min(max(moved, 1), datetime.date.max.toordinal())).isoformat() + text[10:]
         ).encode()
-
-    def _number(self, field: bytes, number: int) -> bytes:
-        """Change a number in units of its last digit."""
-        whole, _, part = field.partition(b".")
-        try:
-            value = int(whole + part)
-        except ValueError:
-            return self._number(format(decimal_of(to_text(field)), "f").encode(), number)
-        scale = len(part)
-        reach = abs(value) if self._relative else 10**scale
-        change = (number >> 1) * self._numerator * reach // self._denominator or 1
-        value += change if number & 1 else -change
-        digits = b"%0*d" % (scale + 1, abs(value))
-        changed = digits[:-scale] + b"." + digits[-scale:] if scale else digits
-        return b"-" + changed if value < 0 else changed
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,7 @@ class Apply:
         if not columns:
             return []
         writer = RowWriter(replace(self._target, key=(), key_types=()), columns, [0])
-        written = [record for block in writer.blocks(every) for record in block.records]
-        return self._batch(rows, columns, written, origin)
+        return self._batch(rows, columns, writer.records(list(every)), origin)
 
     @staticmethod
     def _batch(rows: Rows, columns: Sequence[str], written: list[Record], origin: int | None) -> list[Rows]:

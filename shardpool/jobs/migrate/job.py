@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -50,6 +50,8 @@ class ImportWork:
     source: Config
     target: Config
     tables: Mapping[str, Table]
+    #: Their partition keys; none for reference tables.
+    keys: Mapping[str, Sequence[str]]
 
     @contextmanager
     def open(self) -> Iterator[Opened]:
@@ -61,7 +63,7 @@ class ImportWork:
             engines.close()
 
     def ends(self, engines: Engines, router: Router) -> Opened:
-        source = DatabaseSource(engines, self.tables, dict.fromkeys(self.tables, 0))
+        source = DatabaseSource(engines, self.tables, dict.fromkeys(self.tables, 0), self.keys)
         return Opened(source, KeyspaceSink(router), refresh=router.refresh)
 
 
@@ -86,7 +88,8 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
         frozen = bool(where.get("frozen", False))
         if not dry:
             _check(found, kinds, frozen)
-        work = ImportWork(uuid.uuid4().hex, config, router.config, tables)
+        keys = {name: kind.columns if isinstance(kind, Sharded) else () for name, kind in kinds.items()}
+        work = ImportWork(uuid.uuid4().hex, config, router.config, tables, keys)
         ends = Ends(engines, tables, router)
         keep = bool(run.get("way_back", False))
         order = stages(tables, found.promises.foreign_keys) if keep else {}
