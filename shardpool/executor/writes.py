@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 from sqlalchemy.exc import DBAPIError
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_random
 
 from shardpool.engines.translate import translate
 from shardpool.errors import CrossShardDeadlock, GatherTooLarge, SchemaDrift, StalePlacement, WriteConflict
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 Parameters = Mapping[str, Any]
 #: How often rows are found anew because others change them.
 ATTEMPTS = 10
+#: How long a write waits for another that takes the shards at once, before it goes on beside it, in seconds. If they
+#: write the same rows, that may come to a deadlock, which is found out.
+TURN = 0.25
 
 
 @dataclass(frozen=True)
@@ -215,17 +219,26 @@ def _carried_out(
 
 
 def _alone(transaction: Transaction, steps: Steps) -> bool:
-    """Whether this is the only such write of several shards now. Others wait for it on their first shard, where they
-    hold nothing yet; while there are others, it takes the shards in order as they do."""
+    """Whether this is the only such write of several shards now. While there are others, it takes the shards in order;
+    for one that takes them at once it waits a while on their first shard, where it holds nothing yet."""
     first = steps.steps[0].shard
     if not steps.table or all(step.shard == first for step in steps.steps):
         return False
     given = {"name": f"shardpool {transaction.topology.keyspace}.{steps.table}"}
-    alone = "SELECT pg_try_advisory_xact_lock(hashtextextended(%(name)s, 0))"
-    beside = "SELECT pg_advisory_xact_lock_shared(hashtextextended(%(name)s, 0))"
-    if transaction.on_shard(first, alone, given, [], False).scalar_one():
+
+    def enter(how: str) -> bool:
+        sql = f"SELECT pg_try_advisory_xact_lock{how}(hashtextextended(%(name)s, 0))"
+        return bool(transaction.on_shard(first, sql, given, [], False).scalar_one())
+
+    if enter(""):
         return True
-    transaction.on_shard(first, beside, given, [], False)
+    waiting = Retrying(
+        retry=retry_if_result(lambda entered: not entered),
+        stop=stop_after_delay(TURN),
+        wait=wait_random(0.005, 0.03),
+        retry_error_callback=lambda state: None,
+    )
+    waiting(enter, "_shared")
     return False
 
 

@@ -19,6 +19,10 @@ from tests.support.waiting import eventually
 from tests.transactions.bank import ACCOUNTS, AMOUNT, Bank, open_bank
 
 NEW = 1000
+AT_THE_DOOR = (
+    "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction' "
+    "AND query LIKE '%pg_try_advisory_xact_lock_shared%'"
+)
 WAITING = (
     "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' "
     "AND query LIKE '%INSERT INTO%accounts%'"
@@ -109,8 +113,11 @@ def test_rows_that_may_be_there_are_taken_at_once(bank: Bank, new: tuple[int, ..
 
 
 @pytest.mark.parametrize("words", CHANGES)
-def test_of_such_writes_one_at_a_time_takes_the_shards_at_once(bank: Bank, new: tuple[int, ...], words: str) -> None:
+def test_of_such_writes_one_at_a_time_takes_the_shards_at_once(
+    bank: Bank, new: tuple[int, ...], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The next one waits on its first shard, and has nothing that others could wait for."""
+    monkeypatch.setattr(writes, "TURN", 60.0)
     insert(bank, *new)
     update = CHANGES[1].format(*new)
     with ThreadPoolExecutor(2) as threads, ExitStack() as stack:
@@ -118,11 +125,30 @@ def test_of_such_writes_one_at_a_time_takes_the_shards_at_once(bank: Bank, new: 
         first = threads.submit(bank.router.query, update)
         eventually(lambda: bank.on("s1", waits(update)), "the first one waiting")
         second = threads.submit(bank.router.query, words.format(*new))
-        door = waits(update).replace("UPDATE%accounts", "advisory")
-        eventually(lambda: bank.on("s0", door), "the second one at the door")
+        eventually(lambda: bank.on("s0", AT_THE_DOOR), "the second one at the door")
         assert [len(bank.on(shard, waits(words))) for shard in bank.direct] == [0, int(words == CHANGES[1]), 0]
         holder.rollback()
         assert [it.result(30).rowcount for it in (first, second)] == [3, 3]
+
+
+@pytest.mark.parametrize("words", CHANGES)
+def test_a_long_one_is_not_waited_for(bank: Bank, new: tuple[int, ...], words: str) -> None:
+    """Others write other rows meanwhile."""
+    insert(bank, *new)
+    with ThreadPoolExecutor(1) as threads, ExitStack() as stack:
+        holder = changing(stack, bank, new[1])
+        long = threads.submit(bank.router.query, CHANGES[1].format(*new))
+        eventually(lambda: bank.on("s1", waits("UPDATE")), "the long one waiting")
+        free = [key for key in range(NEW, NEW + 100) if key not in new]
+        others = [next(it for it in free if on(bank, it) == on(bank, key)) for key in new]
+        bank.router.query(words.format(*others))
+        assert not long.done()
+        holder.rollback()
+        assert long.result(30).rowcount == 3
+
+
+def on(bank: Bank, key: int) -> str:
+    return bank.router.shard_of(key).name
 
 
 def test_writes_beside_one_another_take_the_shards_in_order(bank: Bank, new: tuple[int, ...]) -> None:
