@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from shardpool.executor.transaction import Transaction
 
 Parameters = Mapping[str, Any]
+#: How often a write gives way to the transactions with which it came to a deadlock.
+DEADLOCKS = 3
 #: How often rows are found anew because others change them.
 ATTEMPTS = 10
 
@@ -74,20 +76,20 @@ class Writes:
                     raise translate(error, None, step.shard, step.sql, writes=True) from error
 
     def _together(self, compiled: CompiledWrite, parameters: Parameters, bound: Bound) -> RoutedResult:
-        retries, at_once = 0, True
+        retries = deadlocks = 0
         while True:
             try:
                 with self._begin() as transaction:
-                    transaction.gives_way = at_once
-                    return write(transaction, compiled, parameters, bound, at_once)
+                    transaction.gives_way = deadlocks < DEADLOCKS
+                    return write(transaction, compiled, parameters, bound, not deadlocks)
             except StalePlacement:
                 retries += 1
                 if retries > MAX_RETRIES:
                     raise
             except CrossShardDeadlock:
-                if not at_once:
+                deadlocks += 1
+                if deadlocks > DEADLOCKS:
                     raise
-                at_once = False
 
 
 def answer(transaction: Transaction, compiled: CompiledQuery | CompiledWrite, parameters: Parameters) -> RoutedResult:
