@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, cast, get_args
 
 import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_INTRANS
@@ -31,7 +31,7 @@ from shardpool.executor.constructs import Constructs
 from shardpool.executor.current import CurrentTopology
 from shardpool.executor.deadlocks import GIVES_WAY, PREFIX, Deadlocks
 from shardpool.executor.results import RoutedResult
-from shardpool.executor.writes import answer
+from shardpool.executor.writes import answer, write_reserved
 from shardpool.planner.keyed import KeyedStatement, types_of_key
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.writes import CompiledWrite
@@ -115,6 +115,10 @@ class Transaction:
             compiled = cache.pyformat(sql, topology) if pyformat else cache.text(sql, topology)
             placement = topology.place(key, compiled.key_types or types_of_key(key, topology))
             partition = placement.partition
+            if compiled.reserved:
+                queries = self._around.queries
+                whole = queries.pyformat(sql, topology) if pyformat else queries.text(sql, topology)
+                return write_reserved(self, cast(CompiledWrite, whole), params, placement)
             if compiled.written:
                 compiled.check_written(partition, params, topology)
             text = topology.qualifiers[partition.id].join(compiled.template)

@@ -28,8 +28,19 @@ from shardpool.executor.transaction_queries import select
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.moment import MOMENT
 from shardpool.planner.refusals import refuse
-from shardpool.planner.writes import Apart, CompiledWrite, Copies, Found, Guarded, Staged, StagedInsert, Step, Steps
-from shardpool.topology.shard_map import Topology
+from shardpool.planner.writes import (
+    Apart,
+    CompiledWrite,
+    Copies,
+    Found,
+    Guarded,
+    Staged,
+    StagedInsert,
+    Step,
+    Steps,
+    within,
+)
+from shardpool.topology.shard_map import Placement, Topology
 
 if TYPE_CHECKING:
     from shardpool.executor.branch import Branch
@@ -75,6 +86,12 @@ class Writes:
                 if retries > MAX_RETRIES or not self._current.moved(topology, placements):
                     raise translate(error, None, step.shard, step.sql, writes=True) from error
 
+    def on_partition(
+        self, placement: Placement, compiled: CompiledWrite, parameters: Parameters, topology: Topology
+    ) -> RoutedResult:
+        """As `answer`, for a write that `planner.keyed` calls reserved."""
+        return self._together(compiled, parameters, Bound(topology, within(compiled, placement, parameters, topology)))
+
     def _together(self, compiled: CompiledWrite, parameters: Parameters, bound: Bound) -> RoutedResult:
         retries = deadlocks = 0
         while True:
@@ -97,6 +114,14 @@ def answer(transaction: Transaction, compiled: CompiledQuery | CompiledWrite, pa
     if isinstance(compiled, CompiledQuery):
         return transaction.following(lambda topology: select(transaction, compiled, parameters, topology))
     return transaction.following(lambda topology: write(transaction, compiled, parameters))
+
+
+def write_reserved(
+    transaction: Transaction, compiled: CompiledWrite, parameters: Parameters, placement: Placement
+) -> RoutedResult:
+    """Carry out a write that `planner.keyed` calls reserved."""
+    topology = transaction.topology
+    return write(transaction, compiled, parameters, Bound(topology, within(compiled, placement, parameters, topology)))
 
 
 def write(
