@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from shardpool import Router, Sharded
 from shardpool.bulk import reserve
-from shardpool.errors import BadRow, JobFailed, JobRefused, UnsupportedStatement
+from shardpool.errors import BadRow, JobFailed, JobRefused, SchemaError, UnsupportedStatement
 from shardpool.jobs import run_job
 from shardpool.jobs.digest import differing_reservations
 from shardpool.topology.names import quote
@@ -198,3 +199,31 @@ def test_jobs_that_could_not_keep_reservations_are_refused_before_any_row_goes(
     with pytest.raises(JobRefused, match="unique columns"):
         run_job(club, anonymise)
     assert reserved(club, "emails") == [("there", 1)]
+
+
+def test_a_table_that_exists_gets_no_unique_columns_by_declaring_them(club: Router) -> None:
+    """It would be taken for unique, and not be."""
+    customers = "CREATE TABLE customer_names (name text PRIMARY KEY, customer_id bigint NOT NULL)"
+    kinds = {"customers": Sharded("customer_id", {"name": "customer_names"}), "customer_names": Sharded("name")}
+    with pytest.raises(SchemaError, match=r"SP214.*name; it exists with: none"):
+        club.create_schema(customers, kinds)
+    with pytest.raises(SchemaError, match=r"SP214.*none; it exists with: email, nick"):
+        club.create_schema(DDL, {**TABLES, "members": Sharded("member_id")})
+    assert "customer_names" not in club.topology.tables
+    assert all(it.state == "unchanged" for it in club.create_schema(DDL, TABLES))
+
+
+def test_the_way_for_a_table_that_is_filled(club: Router) -> None:
+    """What is there twice is told, and then nothing is moved."""
+    club.create_schema(
+        "CREATE TABLE old (id bigint PRIMARY KEY, code text); CREATE TABLE new (id bigint PRIMARY KEY, code text); "
+        "CREATE TABLE new_codes (code text PRIMARY KEY, id bigint NOT NULL)",
+        {"old": Sharded("id"), "new": Sharded("id", {"code": "new_codes"}), "new_codes": Sharded("code")},
+    )
+    club.query("INSERT INTO old SELECT n, 'c' || n % 99 FROM generate_series(1, 100) n")
+    with pytest.raises(IntegrityError, match="new_codes_pkey"):
+        club.query("INSERT INTO new SELECT * FROM old")
+    assert club.query("SELECT count(*) FROM new").scalar() == 0
+    club.query("DELETE FROM old WHERE id = 100")
+    club.query("INSERT INTO new SELECT * FROM old")
+    assert reserved(club, "new_codes") == sorted((f"c{n % 99}", n) for n in range(1, 100))
