@@ -29,7 +29,7 @@ from shardpool.executor.branch import Branch
 from shardpool.executor.cache import PlanCache
 from shardpool.executor.constructs import Constructs
 from shardpool.executor.current import CurrentTopology
-from shardpool.executor.deadlocks import GIVES_WAY, PREFIX, Deadlocks
+from shardpool.executor.deadlocks import GIVES_WAY, Deadlocks
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.writes import answer, write_reserved
 from shardpool.planner.keyed import KeyedStatement, types_of_key
@@ -38,6 +38,7 @@ from shardpool.planner.writes import CompiledWrite
 from shardpool.topology.key import KeyValue
 from shardpool.topology.shard_map import Placement, Topology
 from shardpool.two_phase import Coordinator
+from shardpool.two_phase.names import SESSIONS
 
 T = TypeVar("T")
 Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
@@ -225,7 +226,7 @@ class Transaction:
                 self._name_sessions()
             branch = Branch(self._around.engines, shard, self.begin_on(shard))
             if self._branches:
-                branch.mark(PREFIX + self._name)
+                branch.mark(SESSIONS + self._name)
             self._branches[shard] = branch
         return self._branches[shard]
 
@@ -233,7 +234,7 @@ class Transaction:
         """The transaction takes a second shard: from here on it can be part of a deadlock that no server sees."""
         self._name = f"{GIVES_WAY * self.gives_way}{time.time_ns():020}-{random.getrandbits(32):08x}"
         (first,) = self._branches.values()
-        first.mark(PREFIX + self._name)
+        first.mark(SESSIONS + self._name)
 
     def begin_on(self, shard: str) -> str:
         """The statement that opens the transaction on a shard."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from sqlalchemy.exc import IntegrityError
 
 from shardpool import Router, Sharded
 from shardpool.bulk import reserve
-from shardpool.errors import BadRow, JobFailed, JobRefused, SchemaError, UnsupportedStatement
+from shardpool.errors import BadRow, CrossShardDeadlock, JobFailed, JobRefused, SchemaError, UnsupportedStatement
 from shardpool.jobs import run_job
 from shardpool.jobs.digest import differing_reservations
 from shardpool.topology.names import quote
+from tests.support.waiting import eventually
 
 DDL = """
 CREATE TABLE members (
@@ -227,3 +229,30 @@ def test_the_way_for_a_table_that_is_filled(club: Router) -> None:
     club.query("DELETE FROM old WHERE id = 100")
     club.query("INSERT INTO new SELECT * FROM old")
     assert reserved(club, "new_codes") == sorted((f"c{n % 99}", n) for n in range(1, 100))
+
+
+def test_a_deadlock_with_a_transaction_ends(club: Router) -> None:
+    """The load waits on one shard for what the transaction has, and the transaction on another for what the load has:
+    no server sees it. The transaction is the victim."""
+    places = {club.shard_of(f"{n}@x").name: f"{n}@x" for n in range(50)}
+    first, second = places["s0"], places["s1"]
+    blocked = (
+        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' "
+        "AND query LIKE '%COPY%emails%'"
+    )
+
+    def waiting() -> bool:
+        with club.engines.borrow("s0") as connection, connection.cursor() as cursor:
+            cursor.execute(blocked)
+            return bool(cursor.rowcount)
+
+    insert = "INSERT INTO members (member_id, line, email) VALUES (:key, 1, :email)"
+    with ThreadPoolExecutor(1) as threads:
+        with pytest.raises(CrossShardDeadlock), club.transaction() as tx:
+            tx.query(insert, {"key": 1, "email": first})
+            rows = [(2, 1, second), (3, 1, first)]
+            loading = threads.submit(club.copy_into, "members", rows, columns=("member_id", "line", "email"))
+            eventually(waiting, "the load waiting for the transaction")
+            tx.query(insert, {"key": 4, "email": second})
+        assert loading.result(30).rows == 2
+    assert reserved(club, "emails") == sorted([(first, 3), (second, 2)])
