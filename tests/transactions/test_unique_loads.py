@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from shardpool import Router, Sharded
 from shardpool.bulk import reserve
 from shardpool.errors import BadRow, CrossShardDeadlock, JobFailed, JobRefused, SchemaError, UnsupportedStatement
-from shardpool.jobs import run_job
+from shardpool.jobs import resume_job, run_job
 from shardpool.jobs.digest import differing_reservations
 from shardpool.topology.names import quote
 from tests.support.waiting import eventually
@@ -256,3 +256,20 @@ def test_a_deadlock_with_a_transaction_ends(club: Router) -> None:
             tx.query(insert, {"key": 4, "email": second})
         assert loading.result(30).rows == 2
     assert reserved(club, "emails") == sorted([(first, 3), (second, 2)])
+
+
+@pytest.mark.parametrize(
+    "point", [*(pytest.param(it, marks=pytest.mark.slow) for it in ("written", "decided")), "prepared"]
+)
+def test_a_job_that_is_killed_and_resumed(
+    club: Router, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = etl(tmp_path, "member_id,line,email,nick\n" + "".join(f"{n},1,m{n}@x,\n" for n in range(120)))
+    job["run"] = {"chunk_rows": 30, "executor": "processes", "workers": 2}
+    monkeypatch.setenv("SHARDPOOL_FAULT", f"chunk-2-{point}:kill9")
+    with pytest.raises(JobFailed):
+        run_job(club, job)
+    monkeypatch.delenv("SHARDPOOL_FAULT")
+    resume_job(club, "club")
+    assert reserved(club, "emails") == sorted((f"m{n}@x", n) for n in range(120))
