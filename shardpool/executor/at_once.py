@@ -18,7 +18,9 @@ from shardpool.engines import Engines
 from shardpool.engines.translate import is_stale, translate
 from shardpool.errors import CrossShardDeadlock, ScatterFailed
 from shardpool.executor.lent import LentPools
+from shardpool.executor.results import RoutedResult
 from shardpool.executor.scatter import leased, on_shards
+from shardpool.planner.writes import Step, Steps
 from shardpool.topology.shard_map import Placement
 
 if TYPE_CHECKING:
@@ -49,6 +51,40 @@ class Hands:
         finally:
             if taken:
                 self._free.release(taken)
+
+
+def alone(transaction: Transaction, steps: Steps) -> bool:
+    """Whether this is the only such write of several shards now. Others wait for it on their first shard, where they
+    hold nothing yet; while there are others, it takes the shards in order as they do."""
+    first = steps.steps[0].shard
+    if not steps.table or all(step.shard == first for step in steps.steps):
+        return False
+    given = {"name": f"shardpool {transaction.topology.keyspace}.{steps.table}"}
+    by_itself = "SELECT pg_try_advisory_xact_lock(hashtextextended(%(name)s, 0))"
+    beside = "SELECT pg_advisory_xact_lock_shared(hashtextextended(%(name)s, 0))"
+    if transaction.on_shard(first, by_itself, given, [], False).scalar_one():
+        return True
+    transaction.on_shard(first, beside, given, [], False)
+    return False
+
+
+def write_at_once(
+    transaction: Transaction, steps: Steps, parameters: Mapping[str, Any], texts: bool
+) -> list[RoutedResult]:
+    """Carry *steps* out on all shards at the same time; return their results in order. Raises as `on_branches`."""
+    by_shard: dict[str, list[Step]] = {}
+    for step in steps.steps:
+        by_shard.setdefault(step.shard, []).append(step)
+    savepoints = transaction.savepoints
+
+    def work(branch: Branch) -> list[RoutedResult]:
+        own = by_shard[branch.shard]
+        return [branch.run(step.sql, {**parameters, **step.parameters}, savepoints, texts) for step in own]
+
+    placements = [step.placement for step in steps.steps if step.placement is not None]
+    results = on_branches(transaction, dict.fromkeys(by_shard, work), placements, at_once=True)
+    found = {shard: iter(those) for shard, those in results.items()}
+    return [next(found[step.shard]) for step in steps.steps]
 
 
 def on_branches(

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from shardpool.engines.translate import translate
 from shardpool.errors import CrossShardDeadlock, GatherTooLarge, SchemaDrift, StalePlacement, WriteConflict
-from shardpool.executor.at_once import on_branches
+from shardpool.executor.at_once import alone, write_at_once
 from shardpool.executor.copied import copied
 from shardpool.executor.current import CurrentTopology
 from shardpool.executor.results import RoutedResult
@@ -43,7 +43,6 @@ from shardpool.planner.writes import (
 from shardpool.topology.shard_map import Placement, Topology
 
 if TYPE_CHECKING:
-    from shardpool.executor.branch import Branch
     from shardpool.executor.transaction import Transaction
 
 Parameters = Mapping[str, Any]
@@ -227,8 +226,8 @@ def _carried_out(
         _pass(transaction, steps.guard)
     if steps.moment:
         parameters = {**parameters, MOMENT: _now(transaction, steps.steps[0].shard)}
-    if at_once and (steps.new or _alone(transaction, steps)):
-        return _joined(steps.steps, _at_once(transaction, steps, parameters, texts))
+    if at_once and (steps.new or alone(transaction, steps)):
+        return _joined(steps.steps, write_at_once(transaction, steps, parameters, texts))
     results = []
     for step in steps.steps:
         placements = [step.placement] if step.placement else []
@@ -239,37 +238,6 @@ def _carried_out(
     if steps.copies is not None:
         return _alike(transaction, steps, steps.copies, results)
     return _joined(steps.steps, results)
-
-
-def _alone(transaction: Transaction, steps: Steps) -> bool:
-    """Whether this is the only such write of several shards now. Others wait for it on their first shard, where they
-    hold nothing yet; while there are others, it takes the shards in order as they do."""
-    first = steps.steps[0].shard
-    if not steps.table or all(step.shard == first for step in steps.steps):
-        return False
-    given = {"name": f"shardpool {transaction.topology.keyspace}.{steps.table}"}
-    alone = "SELECT pg_try_advisory_xact_lock(hashtextextended(%(name)s, 0))"
-    beside = "SELECT pg_advisory_xact_lock_shared(hashtextextended(%(name)s, 0))"
-    if transaction.on_shard(first, alone, given, [], False).scalar_one():
-        return True
-    transaction.on_shard(first, beside, given, [], False)
-    return False
-
-
-def _at_once(transaction: Transaction, steps: Steps, parameters: Parameters, texts: bool) -> list[RoutedResult]:
-    by_shard: dict[str, list[Step]] = {}
-    for step in steps.steps:
-        by_shard.setdefault(step.shard, []).append(step)
-    savepoints = transaction.savepoints
-
-    def work(branch: Branch) -> list[RoutedResult]:
-        own = by_shard[branch.shard]
-        return [branch.run(step.sql, {**parameters, **step.parameters}, savepoints, texts) for step in own]
-
-    placements = [step.placement for step in steps.steps if step.placement is not None]
-    results = on_branches(transaction, dict.fromkeys(by_shard, work), placements, at_once=True)
-    found = {shard: iter(those) for shard, those in results.items()}
-    return [next(found[step.shard]) for step in steps.steps]
 
 
 def _now(transaction: Transaction, shard: str) -> Any:
