@@ -52,7 +52,7 @@ from shardpool.executor.transaction import Surroundings
 from shardpool.executor.transaction_queries import IN_TRANSACTION
 from shardpool.executor.transactional import Transactional
 from shardpool.executor.writes import Writes
-from shardpool.planner.keyed import compile_for_key, types_of_key
+from shardpool.planner.keyed import KeyedStatement, compile_for_key, types_of_key
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.refusals import refuse as refuse_statement
 from shardpool.planner.writes import Apart, CompiledWrite, Steps, chosen, compile_statement
@@ -204,12 +204,31 @@ class Router(Transactional):
         statement itself; `ShardUnavailable` and `OutcomeUnknown` for a broken connection.
         """
         if not isinstance(sql, str):
-            keyed, run = self._keyed.pyformat, self._statements.on_partition
-            return self._constructs.execute(
-                sql, params, lambda text, values: run(key, keyed(text, self._current.value), values)
-            )
-        compiled = self._keyed.text(sql, self._current.value)
-        return self._statements.on_partition(key, compiled, params or _NO_PARAMETERS)
+            return self._constructs.execute(sql, params, lambda text, values: self._on_partition(key, text, values))
+        topology, given = self._current.value, params or _NO_PARAMETERS
+        compiled = self._keyed.text(sql, topology)
+        if compiled.reserved:
+            return self._on_reserved(key, compiled, self._queries.text(sql, topology), given, topology)
+        return self._statements.on_partition(key, compiled, given)
+
+    def _on_partition(self, key: KeyValue, text: str, params: Parameters) -> RoutedResult:
+        """As `execute`, for text as SQLAlchemy writes it."""
+        topology = self._current.value
+        compiled = self._keyed.pyformat(text, topology)
+        if compiled.reserved:
+            return self._on_reserved(key, compiled, self._queries.pyformat(text, topology), params, topology)
+        return self._statements.on_partition(key, compiled, params)
+
+    def _on_reserved(
+        self,
+        key: KeyValue,
+        compiled: KeyedStatement,
+        whole: CompiledQuery | CompiledWrite,
+        params: Parameters,
+        topology: Topology,
+    ) -> RoutedResult:
+        assert not isinstance(whole, CompiledQuery)
+        return self._writes.on_partition(topology.place(key, compiled.key_types), whole, params, topology)
 
     def next_id(self, key: KeyValue, table: str | None = None) -> int:
         """Return an id for a new row of *key*: unique in the keyspace, later ones greater (between routers to about a
@@ -220,6 +239,8 @@ class Router(Transactional):
         """Run one statement as `execute` does, on the partition that an id of `next_id` carries. It must name its row,
         by ``id = :id`` or so: where partitions are smaller than what an id tells, it runs on several."""
         compiled = self._keyed.text(sql, self._current.value)
+        if compiled.reserved:
+            raise refuse_statement("SP139", "a row that an id finds: name its key, by execute() or query()")
         return self._by_id.execute(identity, compiled, params or _NO_PARAMETERS)
 
     def find_key(self, table: str, **unique: Any) -> KeyValue:

@@ -14,7 +14,7 @@ from shardpool.bulk.decision import finish_prepared, prepared_gid
 from shardpool.bulk.translate import refused
 from shardpool.errors import ShardpoolError
 from shardpool.faults import fault_point
-from shardpool.two_phase.names import enter_gate
+from shardpool.two_phase.names import SESSIONS, enter_gate
 
 if TYPE_CHECKING:
     from shardpool.engines import Engines
@@ -29,6 +29,7 @@ class Lane:
         self.shard = shard
         self.gid = prepared_gid(load, shard)
         self._keyspace = load.split(":")[2]
+        self._token = load[-32:]
         self.finished = False
         self.may_be_prepared = False
         self._engines = engines
@@ -40,8 +41,10 @@ class Lane:
         try:
             self.connection.tpc_begin(self.gid)
             with self.connection.cursor() as cursor:
-                # A slow source must not end the transaction.
+                # A slow source must not end the transaction. Of a deadlock with transactions over several shards these
+                # are the victims: their names are greater.
                 cursor.execute(
+                    f"SET LOCAL application_name TO '{SESSIONS}-{self._token}'; "
                     "SET LOCAL idle_in_transaction_session_timeout = 0; "
                     "SELECT current_setting('max_prepared_transactions')::int"
                 )

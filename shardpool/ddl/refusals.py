@@ -104,6 +104,14 @@ REFUSALS: Mapping[str, Refusal] = {
         "create table orders (customer_id bigint primary key)",
         {"orders": Sharded(())},
     ),
+    "SP214": Refusal(
+        "table {table!r} is declared with these columns as unique over all partitions: {got}; it exists with: "
+        "{expected}",
+        "declare it as it is; for others create a new table, declared with them, and its tables of reservations, fill "
+        "it by INSERT .. SELECT, which also tells what is there twice, and drop the old one",
+        "comment on table customers is 'who buys'",
+        {"customers": Sharded("customer_id", {"email": "emails"})},
+    ),
     # -- tables -----------------------------------------------------------------------------------------------------
     "SP220": Refusal(
         "line {line}: table {table!r} is {what}: its rows would not survive what a shard has to survive",

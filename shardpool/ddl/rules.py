@@ -106,6 +106,9 @@ def _check_declarations(declared: Mapping[str, TableKind], existing: Tables) -> 
             expected = kind_of(existing[name])
             if (expected.columns if isinstance(expected, Sharded) else None) != columns:
                 raise refuse("SP212", table=name, got=repr(kind), expected=repr(expected))
+            got, known = (dict(it.unique) if isinstance(it, Sharded) else {} for it in (kind, expected))
+            if got != known:
+                raise refuse("SP214", table=name, got=", ".join(got) or "none", expected=", ".join(known) or "none")
 
 
 def _repeated(script: Sequence[ParsedStatement], history: History) -> dict[Owner, int]:

@@ -13,12 +13,15 @@ from threading import Semaphore
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import psycopg2
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_random
 
 from shardpool.engines import Engines
 from shardpool.engines.translate import is_stale, translate
 from shardpool.errors import CrossShardDeadlock, ScatterFailed
 from shardpool.executor.lent import LentPools
+from shardpool.executor.results import RoutedResult
 from shardpool.executor.scatter import leased, on_shards
+from shardpool.planner.writes import Step, Steps
 from shardpool.topology.shard_map import Placement
 
 if TYPE_CHECKING:
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
     from shardpool.executor.transaction import Transaction
 
 T = TypeVar("T")
+
+#: How long a write waits for another that takes the shards at once, before it goes on beside it, in seconds. If they
+#: write the same rows, that may come to a deadlock, which is found out.
+TURN = 0.25
 
 
 class Hands:
@@ -49,6 +56,49 @@ class Hands:
         finally:
             if taken:
                 self._free.release(taken)
+
+
+def alone(transaction: Transaction, steps: Steps) -> bool:
+    """Whether this is the only such write of several shards now. While there are others, it takes the shards in order;
+    for one that takes them at once it waits a while on their first shard, where it holds nothing yet."""
+    first = steps.steps[0].shard
+    if not steps.table or all(step.shard == first for step in steps.steps):
+        return False
+    given = {"name": f"shardpool {transaction.topology.keyspace}.{steps.table}"}
+
+    def enter(how: str) -> bool:
+        sql = f"SELECT pg_try_advisory_xact_lock{how}(hashtextextended(%(name)s, 0))"
+        return bool(transaction.on_shard(first, sql, given, [], False).scalar_one())
+
+    if enter(""):
+        return True
+    waiting = Retrying(
+        retry=retry_if_result(lambda entered: not entered),
+        stop=stop_after_delay(TURN),
+        wait=wait_random(0.005, 0.03),
+        retry_error_callback=lambda state: None,
+    )
+    waiting(enter, "_shared")
+    return False
+
+
+def write_at_once(
+    transaction: Transaction, steps: Steps, parameters: Mapping[str, Any], texts: bool
+) -> list[RoutedResult]:
+    """Carry *steps* out on all shards at the same time; return their results in order. Raises as `on_branches`."""
+    by_shard: dict[str, list[Step]] = {}
+    for step in steps.steps:
+        by_shard.setdefault(step.shard, []).append(step)
+    savepoints = transaction.savepoints
+
+    def work(branch: Branch) -> list[RoutedResult]:
+        own = by_shard[branch.shard]
+        return [branch.run(step.sql, {**parameters, **step.parameters}, savepoints, texts) for step in own]
+
+    placements = [step.placement for step in steps.steps if step.placement is not None]
+    results = on_branches(transaction, dict.fromkeys(by_shard, work), placements, at_once=True)
+    found = {shard: iter(those) for shard, those in results.items()}
+    return [next(found[step.shard]) for step in steps.steps]
 
 
 def on_branches(

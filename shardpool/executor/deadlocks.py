@@ -21,6 +21,7 @@ import psycopg2
 
 from shardpool.engines import Engines
 from shardpool.errors import ExecutionError, NoSuchShard
+from shardpool.two_phase.names import SESSIONS
 from shardpool.two_phase.sessions import run, session
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PREFIX = "shardpool tx "
 #: How names begin after that which are to be taken for the youngest.
 GIVES_WAY = "~"
 #: How long a statement waits before its router suspects a deadlock, and between two looks at the shards, in seconds.
@@ -111,13 +111,13 @@ class Deadlocks:
         if not shards:
             return
         first = self._ask(shards)
-        mine = {PREFIX + name for name, _ in list(self._waiting)}
+        mine = {SESSIONS + name for name, _ in list(self._waiting)}
         if not victims(first) & mine:
             return
         again = self._ask(shards)
         for victim in victims({wait: place for wait, place in first.items() if again.get(wait) == place}) & mine:
             shard, process = next(place[:2] for wait, place in again.items() if wait[0] == victim)
-            self._cancel(victim.removeprefix(PREFIX), shard, process)
+            self._cancel(victim.removeprefix(SESSIONS), shard, process)
 
     def _named(self, name: str) -> list[str]:
         """See that all sessions of a transaction that still waits carry its name; return their shards."""
@@ -152,7 +152,7 @@ class Deadlocks:
 
 
 def _node(shard: str, pid: int, name: str) -> Node:
-    return name if name.startswith(PREFIX) else f"{shard}/{pid}"
+    return name if name.startswith(SESSIONS) else f"{shard}/{pid}"
 
 
 def victims(waits: Iterable[tuple[Node, Node]]) -> set[Node]:
@@ -163,7 +163,7 @@ def victims(waits: Iterable[tuple[Node, Node]]) -> set[Node]:
     found = set()
     for start in following:
         for cycle in _cycles(start, following):
-            named = [node for node in cycle if node.startswith(PREFIX)]
+            named = [node for node in cycle if node.startswith(SESSIONS)]
             if named:
                 found.add(max(named))
     return found

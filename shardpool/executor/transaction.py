@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, cast, get_args
 
 import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_INTRANS
@@ -29,15 +29,16 @@ from shardpool.executor.branch import Branch
 from shardpool.executor.cache import PlanCache
 from shardpool.executor.constructs import Constructs
 from shardpool.executor.current import CurrentTopology
-from shardpool.executor.deadlocks import GIVES_WAY, PREFIX, Deadlocks
+from shardpool.executor.deadlocks import GIVES_WAY, Deadlocks
 from shardpool.executor.results import RoutedResult
-from shardpool.executor.writes import answer
+from shardpool.executor.writes import answer, write_reserved
 from shardpool.planner.keyed import KeyedStatement, types_of_key
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.writes import CompiledWrite
 from shardpool.topology.key import KeyValue
 from shardpool.topology.shard_map import Placement, Topology
 from shardpool.two_phase import Coordinator
+from shardpool.two_phase.names import SESSIONS
 
 T = TypeVar("T")
 Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
@@ -115,6 +116,10 @@ class Transaction:
             compiled = cache.pyformat(sql, topology) if pyformat else cache.text(sql, topology)
             placement = topology.place(key, compiled.key_types or types_of_key(key, topology))
             partition = placement.partition
+            if compiled.reserved:
+                queries = self._around.queries
+                whole = queries.pyformat(sql, topology) if pyformat else queries.text(sql, topology)
+                return write_reserved(self, cast(CompiledWrite, whole), params, placement)
             if compiled.written:
                 compiled.check_written(partition, params, topology)
             text = topology.qualifiers[partition.id].join(compiled.template)
@@ -221,7 +226,7 @@ class Transaction:
                 self._name_sessions()
             branch = Branch(self._around.engines, shard, self.begin_on(shard))
             if self._branches:
-                branch.mark(PREFIX + self._name)
+                branch.mark(SESSIONS + self._name)
             self._branches[shard] = branch
         return self._branches[shard]
 
@@ -229,7 +234,7 @@ class Transaction:
         """The transaction takes a second shard: from here on it can be part of a deadlock that no server sees."""
         self._name = f"{GIVES_WAY * self.gives_way}{time.time_ns():020}-{random.getrandbits(32):08x}"
         (first,) = self._branches.values()
-        first.mark(PREFIX + self._name)
+        first.mark(SESSIONS + self._name)
 
     def begin_on(self, shard: str) -> str:
         """The statement that opens the transaction on a shard."""

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 from sqlalchemy.exc import DBAPIError
-from tenacity import Retrying, retry_if_result, stop_after_delay, wait_random
 
 from shardpool.engines.translate import translate
 from shardpool.errors import CrossShardDeadlock, GatherTooLarge, SchemaDrift, StalePlacement, WriteConflict
-from shardpool.executor.at_once import on_branches
+from shardpool.executor.at_once import alone, write_at_once
 from shardpool.executor.copied import copied
 from shardpool.executor.current import CurrentTopology
 from shardpool.executor.results import RoutedResult
@@ -29,19 +28,28 @@ from shardpool.executor.transaction_queries import select
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.moment import MOMENT
 from shardpool.planner.refusals import refuse
-from shardpool.planner.writes import Apart, CompiledWrite, Copies, Found, Guarded, Staged, StagedInsert, Step, Steps
-from shardpool.topology.shard_map import Topology
+from shardpool.planner.writes import (
+    Apart,
+    CompiledWrite,
+    Copies,
+    Found,
+    Guarded,
+    Staged,
+    StagedInsert,
+    Step,
+    Steps,
+    within,
+)
+from shardpool.topology.shard_map import Placement, Topology
 
 if TYPE_CHECKING:
-    from shardpool.executor.branch import Branch
     from shardpool.executor.transaction import Transaction
 
 Parameters = Mapping[str, Any]
+#: How often a write gives way to the transactions with which it came to a deadlock.
+DEADLOCKS = 3
 #: How often rows are found anew because others change them.
 ATTEMPTS = 10
-#: How long a write waits for another that takes the shards at once, before it goes on beside it, in seconds. If they
-#: write the same rows, that may come to a deadlock, which is found out.
-TURN = 0.25
 
 
 @dataclass(frozen=True)
@@ -77,21 +85,27 @@ class Writes:
                 if retries > MAX_RETRIES or not self._current.moved(topology, placements):
                     raise translate(error, None, step.shard, step.sql, writes=True) from error
 
+    def on_partition(
+        self, placement: Placement, compiled: CompiledWrite, parameters: Parameters, topology: Topology
+    ) -> RoutedResult:
+        """As `answer`, for a write that `planner.keyed` calls reserved."""
+        return self._together(compiled, parameters, Bound(topology, within(compiled, placement, parameters, topology)))
+
     def _together(self, compiled: CompiledWrite, parameters: Parameters, bound: Bound) -> RoutedResult:
-        retries, at_once = 0, True
+        retries = deadlocks = 0
         while True:
             try:
                 with self._begin() as transaction:
-                    transaction.gives_way = at_once
-                    return write(transaction, compiled, parameters, bound, at_once)
+                    transaction.gives_way = deadlocks < DEADLOCKS
+                    return write(transaction, compiled, parameters, bound, not deadlocks)
             except StalePlacement:
                 retries += 1
                 if retries > MAX_RETRIES:
                     raise
             except CrossShardDeadlock:
-                if not at_once:
+                deadlocks += 1
+                if deadlocks > DEADLOCKS:
                     raise
-                at_once = False
 
 
 def answer(transaction: Transaction, compiled: CompiledQuery | CompiledWrite, parameters: Parameters) -> RoutedResult:
@@ -99,6 +113,14 @@ def answer(transaction: Transaction, compiled: CompiledQuery | CompiledWrite, pa
     if isinstance(compiled, CompiledQuery):
         return transaction.following(lambda topology: select(transaction, compiled, parameters, topology))
     return transaction.following(lambda topology: write(transaction, compiled, parameters))
+
+
+def write_reserved(
+    transaction: Transaction, compiled: CompiledWrite, parameters: Parameters, placement: Placement
+) -> RoutedResult:
+    """Carry out a write that `planner.keyed` calls reserved."""
+    topology = transaction.topology
+    return write(transaction, compiled, parameters, Bound(topology, within(compiled, placement, parameters, topology)))
 
 
 def write(
@@ -204,8 +226,8 @@ def _carried_out(
         _pass(transaction, steps.guard)
     if steps.moment:
         parameters = {**parameters, MOMENT: _now(transaction, steps.steps[0].shard)}
-    if at_once and (steps.new or _alone(transaction, steps)):
-        return _joined(steps.steps, _at_once(transaction, steps, parameters, texts))
+    if at_once and (steps.new or alone(transaction, steps)):
+        return _joined(steps.steps, write_at_once(transaction, steps, parameters, texts))
     results = []
     for step in steps.steps:
         placements = [step.placement] if step.placement else []
@@ -216,46 +238,6 @@ def _carried_out(
     if steps.copies is not None:
         return _alike(transaction, steps, steps.copies, results)
     return _joined(steps.steps, results)
-
-
-def _alone(transaction: Transaction, steps: Steps) -> bool:
-    """Whether this is the only such write of several shards now. While there are others, it takes the shards in order;
-    for one that takes them at once it waits a while on their first shard, where it holds nothing yet."""
-    first = steps.steps[0].shard
-    if not steps.table or all(step.shard == first for step in steps.steps):
-        return False
-    given = {"name": f"shardpool {transaction.topology.keyspace}.{steps.table}"}
-
-    def enter(how: str) -> bool:
-        sql = f"SELECT pg_try_advisory_xact_lock{how}(hashtextextended(%(name)s, 0))"
-        return bool(transaction.on_shard(first, sql, given, [], False).scalar_one())
-
-    if enter(""):
-        return True
-    waiting = Retrying(
-        retry=retry_if_result(lambda entered: not entered),
-        stop=stop_after_delay(TURN),
-        wait=wait_random(0.005, 0.03),
-        retry_error_callback=lambda state: None,
-    )
-    waiting(enter, "_shared")
-    return False
-
-
-def _at_once(transaction: Transaction, steps: Steps, parameters: Parameters, texts: bool) -> list[RoutedResult]:
-    by_shard: dict[str, list[Step]] = {}
-    for step in steps.steps:
-        by_shard.setdefault(step.shard, []).append(step)
-    savepoints = transaction.savepoints
-
-    def work(branch: Branch) -> list[RoutedResult]:
-        own = by_shard[branch.shard]
-        return [branch.run(step.sql, {**parameters, **step.parameters}, savepoints, texts) for step in own]
-
-    placements = [step.placement for step in steps.steps if step.placement is not None]
-    results = on_branches(transaction, dict.fromkeys(by_shard, work), placements, at_once=True)
-    found = {shard: iter(those) for shard, those in results.items()}
-    return [next(found[step.shard]) for step in steps.steps]
 
 
 def _now(transaction: Transaction, shard: str) -> Any:

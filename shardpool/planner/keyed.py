@@ -16,7 +16,7 @@ from postgast import pg_query_pb2 as pb
 
 from shardpool.errors import CrossShardTransaction, KeyTypeMismatch, UnknownTable
 from shardpool.planner.analyse import analyse
-from shardpool.planner.ast import Tree, column_fields, is_a, kind, names, walk
+from shardpool.planner.ast import Tree, column_fields, is_a, kind, names, unwrap, walk
 from shardpool.planner.constants import UNKNOWN, Constant, Parameter, Source, key_value, source_of
 from shardpool.planner.refusals import refuse
 from shardpool.planner.safety import check_session
@@ -69,7 +69,8 @@ class KeyedStatement:
     """A statement for one partition.
 
     `template` joined by the partition's schema and a dot is its text. `needs_path`: only with the partition in the
-    search path (writes may fire triggers, and functions may read tables).
+    search path (writes may fire triggers, and functions may read tables). `reserved`: it is a write of a table with
+    columns that are unique over all partitions, to be done as over all, if that is but this one (`writes.within`).
     """
 
     template: Template
@@ -77,6 +78,7 @@ class KeyedStatement:
     key_types: tuple[KeyType, ...]
     written: tuple[WrittenKey, ...]
     writes: bool
+    reserved: bool = False
 
     def check_written(self, partition: Partition, parameters: Mapping[str, Any], topology: Topology) -> None:
         """Raise `CrossShardTransaction` if a row that is written belongs to another partition."""
@@ -116,7 +118,12 @@ def compile_keyed(statement: Statement, topology: Topology) -> KeyedStatement:
 
 
 def compile_for_key(statement: Statement, topology: Topology) -> KeyedStatement:
-    """Do as `compile_keyed`, and refuse writes that other partitions must know of: of columns that are unique."""
+    """Do as `compile_keyed`; writes that other partitions must know of, of columns that are unique, are only marked, or
+    refused."""
+    if kind(statement.node) in _WRITES:
+        table = topology.tables.get(unwrap(statement.node).relation.relname)
+        if table is not None and table.unique and _is_reserved(unwrap(statement.node), topology):
+            return KeyedStatement((), True, table.key_types, (), True, reserved=True)
     _check_reserved(statement.node, topology)
     return compile_keyed(expanded(statement, topology), topology)
 
@@ -124,17 +131,22 @@ def compile_for_key(statement: Statement, topology: Topology) -> KeyedStatement:
 def _check_reserved(statement: Tree, topology: Topology) -> None:
     for node in walk(statement):
         if isinstance(node, pb.TruncateStmt):
-            names_written = [it.range_var.relname for it in node.relations]
-        elif isinstance(node, pb.InsertStmt | pb.UpdateStmt | pb.DeleteStmt | pb.MergeStmt):
-            names_written = [node.relation.relname]
-        else:
-            continue
-        for name in names_written:
-            table = topology.tables.get(name)
-            if table is None or not (table.unique or name in topology.reservations):
-                continue
-            if not isinstance(node, pb.UpdateStmt) or reserved_columns(node, table) or not table.unique:
-                raise refuse("SP139", name)
+            for name in (it.range_var.relname for it in node.relations):
+                table = topology.tables.get(name)
+                if name in topology.reservations or (table is not None and table.unique):
+                    raise refuse("SP139", name)
+        elif isinstance(node, pb.InsertStmt | pb.UpdateStmt | pb.DeleteStmt | pb.MergeStmt) and _is_reserved(
+            node, topology
+        ):
+            raise refuse("SP139", node.relation.relname)
+
+
+def _is_reserved(node: Tree, topology: Topology) -> bool:
+    """Whether a write concerns reservations: it is of them, or of what they hold."""
+    table = topology.tables.get(node.relation.relname)
+    if table is None or not (table.unique or table.name in topology.reservations):
+        return False
+    return not isinstance(node, pb.UpdateStmt) or bool(reserved_columns(node, table)) or not table.unique
 
 
 def reserved_columns(update: Tree, table: Table) -> set[str]:

@@ -11,6 +11,10 @@ from typing import NamedTuple
 
 from shardpool.topology.names import quote
 
+#: How the names begin that the sessions of one transaction on several shards share: by them a deadlock is seen. The
+#: rest grows with the time at which it began, and of a deadlock the greatest is the victim.
+SESSIONS = "shardpool tx "
+
 _PREFIX = "shardpool:tx:"
 _ID = re.compile(r"([a-z][a-z0-9_]{0,39}):([a-z0-9][a-z0-9_-]{0,39}):([0-9a-f]{32})")
 

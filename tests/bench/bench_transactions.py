@@ -1,6 +1,7 @@
 """What transactions cost, against the same statements in plain psycopg2 transactions, taken in turn.
 
 plain       one psycopg2 connection: UPDATE, COMMIT
+same words  one psycopg2 connection that sends what the router does: with the search path, and with COMMIT the record
 one shard   router.transaction() with that UPDATE
 two plain   two psycopg2 connections: UPDATE and COMMIT on each, after one another
 two shards  router.transaction() with both UPDATEs, committed in two phases
@@ -20,6 +21,7 @@ from rich.table import Table as RichTable
 
 from shardpool import Router, Sharded
 from shardpool.local import LocalCluster
+from shardpool.two_phase.names import enter_record, new_id
 from tests.support.backends import plain_connection
 
 CALLS = 200
@@ -45,6 +47,16 @@ def candidates(router: Router, urls: dict[str, str], keys: dict[str, list[int]])
             cursor.execute(UPDATE.format(schemas[key] + ".") + "%(key)s", {"key": key})
         plain[shard].commit()
 
+    bare = plain_connection(urls[shards[0]])
+
+    def same_words() -> None:
+        key = pick(shards[0])
+        with bare.cursor() as cursor:
+            path = f"SET LOCAL search_path TO {schemas[key]}, bench, public; "
+            cursor.execute("BEGIN; " + path + UPDATE.format("") + "%(key)s", {"key": key})
+        with bare.cursor() as cursor:
+            cursor.execute(f"{enter_record(new_id('bench', shards[0]))}; COMMIT")
+
     def routed(*wanted: str) -> None:
         with router.transaction() as tx:
             for shard in wanted:
@@ -53,6 +65,7 @@ def candidates(router: Router, urls: dict[str, str], keys: dict[str, list[int]])
 
     return {
         "plain": lambda: plain_update(shards[0]),
+        "same words": same_words,
         "one shard": lambda: routed(shards[0]),
         "two plain": lambda: [plain_update(shard) for shard in shards],
         "two shards": lambda: routed(*shards),
@@ -105,6 +118,7 @@ def _measure_cluster(cluster: LocalCluster, table: RichTable, how: str) -> None:
             times = measure([candidates(router, urls, found) for found in keys])
             for name, base in (
                 ("plain", "plain"),
+                ("same words", "plain"),
                 ("one shard", "plain"),
                 ("two plain", "two plain"),
                 ("two shards", "two plain"),

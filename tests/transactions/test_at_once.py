@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import random
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from shardpool import Router, parse_config
 from shardpool.errors import CrossShardDeadlock
-from shardpool.executor import writes
+from shardpool.executor import at_once, writes
 from tests.support.backends import plain_connection
 from tests.support.waiting import eventually
 from tests.transactions.bank import ACCOUNTS, AMOUNT, Bank, open_bank
@@ -117,7 +120,7 @@ def test_of_such_writes_one_at_a_time_takes_the_shards_at_once(
     bank: Bank, new: tuple[int, ...], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next one waits on its first shard, and has nothing that others could wait for."""
-    monkeypatch.setattr(writes, "TURN", 60.0)
+    monkeypatch.setattr(at_once, "TURN", 60.0)
     insert(bank, *new)
     update = CHANGES[1].format(*new)
     with ThreadPoolExecutor(2) as threads, ExitStack() as stack:
@@ -256,3 +259,36 @@ def test_in_a_transaction_a_deadlock_is_the_callers(bank: Bank, new: tuple[int, 
             tx.execute(a, row, {"key": a})
         with pytest.raises(CrossShardDeadlock):
             writing.result(30)
+
+
+def test_statements_and_transactions_on_the_same_rows(bank: Bank, new: tuple[int, ...]) -> None:
+    """Whoever is told of success has added what it wanted, once; whoever came to a deadlock, nothing."""
+    seed = int(os.environ.get("SHARDPOOL_SEED", "0")) or random.randrange(1, 10**6)
+    print(f"SHARDPOOL_SEED={seed}")
+    keys = range(NEW, NEW + 12)
+    insert(bank, *keys)
+
+    def work(number: int) -> Counter[int]:
+        choose, found = random.Random(seed * 10 + number), Counter[int]()
+        for _ in range(15):
+            wanted = choose.sample(keys, 2 if number > 2 else 4)
+            listed = ", ".join(map(str, wanted))
+            rows = ", ".join(f"({key}, 0)" for key in wanted)
+            with suppress(CrossShardDeadlock, OperationalError):
+                if number > 2:
+                    with bank.router.transaction() as tx:
+                        for key in wanted:
+                            tx.execute(key, "UPDATE accounts SET amount = amount + 1 WHERE id = :key", {"key": key})
+                elif choose.random() < 0.6:
+                    bank.router.query(f"UPDATE accounts SET amount = amount + 1 WHERE id IN ({listed})")
+                else:
+                    again = "ON CONFLICT (id) DO UPDATE SET amount = accounts.amount + 1"
+                    bank.router.query(f"INSERT INTO accounts VALUES {rows} {again}")
+                found.update(wanted)
+        return found
+
+    with ThreadPoolExecutor(5) as threads:
+        expected = sum(threads.map(work, range(5)), Counter[int]())
+    amounts = bank.router.query("SELECT id, amount FROM accounts WHERE id >= 1000")
+    assert {key: amount for key, amount in amounts if amount} == dict(expected)
+    assert sum(expected.values()) > 50

@@ -12,7 +12,8 @@ import pytest
 
 from shardpool import Router
 from shardpool.errors import CrossShardDeadlock
-from shardpool.executor.deadlocks import PREFIX, victims
+from shardpool.executor.deadlocks import victims
+from shardpool.two_phase.names import SESSIONS
 from tests.transactions.bank import ACCOUNTS, AMOUNT, Bank, open_bank
 
 UPDATE = "UPDATE accounts SET amount = amount + 0 WHERE id = :key"
@@ -113,7 +114,7 @@ def test_run_gets_through(bank: Bank) -> None:
 
 
 def test_cycles() -> None:
-    a, b, c, d = (PREFIX + letter for letter in "abcd")
+    a, b, c, d = (SESSIONS + letter for letter in "abcd")
     assert victims([(a, b), (b, c), (c, d)]) == set()
     assert victims([(a, b), (b, a)]) == {b}
     assert victims([(a, b), (b, "s1/77"), ("s1/77", c), (c, a), (d, a)]) == {c}

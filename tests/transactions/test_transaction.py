@@ -17,6 +17,8 @@ from shardpool.errors import (
     KeyTypeMismatch,
     TransactionAborted,
 )
+from shardpool.two_phase import commit
+from shardpool.two_phase.sessions import run
 
 ADD = "INSERT INTO customers VALUES (:key, :name)"
 COUNT = "SELECT count(*) FROM customers"
@@ -62,6 +64,34 @@ def test_several_shards_are_written_together(shop: Router) -> None:
         assert shop.query(COUNT + " WHERE name = 'new'").scalar_one() == 0
     assert shop.query(COUNT + " WHERE name = 'new'").scalar_one() == 3
     assert records(shop) == before + 1
+
+
+@pytest.mark.parametrize(("setting", "expected"), [("off", "on"), ("local", "local"), ("remote_apply", "remote_apply")])
+def test_a_decision_is_never_lost_by_an_asynchronous_commit(
+    shop: Router, config: Config, monkeypatch: pytest.MonkeyPatch, setting: str, expected: str
+) -> None:
+    """The others are told to commit as soon as the decider has answered: by then the decision must be on its disk."""
+    seen = []
+
+    def prepare(self: Any, own: Any = commit._Commit._prepare) -> None:
+        own(self)
+        seen.extend(run(self._connections[self.id.decider], "SHOW synchronous_commit"))
+
+    monkeypatch.setattr(commit._Commit, "_prepare", prepare)
+    with shop.engines.borrow("s0") as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT current_database()")
+        database = cursor.fetchone()[0]
+        cursor.execute(f"ALTER DATABASE {database} SET synchronous_commit = {setting}")
+        connection.commit()
+    try:
+        with Router(config, listen=False) as router, router.transaction() as tx:
+            for key in keys_on_different_shards(router):
+                tx.execute(key, "UPDATE customers SET name = 'new' WHERE customer_id = :key", {"key": key})
+        assert seen == [(expected,)]
+    finally:
+        with shop.engines.borrow("s0") as connection, connection.cursor() as cursor:
+            cursor.execute(f"ALTER DATABASE {database} RESET synchronous_commit")
+            connection.commit()
 
 
 def test_an_exception_takes_all_back(shop: Router) -> None:

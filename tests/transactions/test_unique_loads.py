@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from shardpool import Router, Sharded
 from shardpool.bulk import reserve
-from shardpool.errors import BadRow, JobFailed, JobRefused, UnsupportedStatement
-from shardpool.jobs import run_job
+from shardpool.errors import BadRow, CrossShardDeadlock, JobFailed, JobRefused, SchemaError, UnsupportedStatement
+from shardpool.jobs import resume_job, run_job
 from shardpool.jobs.digest import differing_reservations
 from shardpool.topology.names import quote
+from tests.support.waiting import eventually
 
 DDL = """
 CREATE TABLE members (
@@ -198,3 +201,75 @@ def test_jobs_that_could_not_keep_reservations_are_refused_before_any_row_goes(
     with pytest.raises(JobRefused, match="unique columns"):
         run_job(club, anonymise)
     assert reserved(club, "emails") == [("there", 1)]
+
+
+def test_a_table_that_exists_gets_no_unique_columns_by_declaring_them(club: Router) -> None:
+    """It would be taken for unique, and not be."""
+    customers = "CREATE TABLE customer_names (name text PRIMARY KEY, customer_id bigint NOT NULL)"
+    kinds = {"customers": Sharded("customer_id", {"name": "customer_names"}), "customer_names": Sharded("name")}
+    with pytest.raises(SchemaError, match=r"SP214.*name; it exists with: none"):
+        club.create_schema(customers, kinds)
+    with pytest.raises(SchemaError, match=r"SP214.*none; it exists with: email, nick"):
+        club.create_schema(DDL, {**TABLES, "members": Sharded("member_id")})
+    assert "customer_names" not in club.topology.tables
+    assert all(it.state == "unchanged" for it in club.create_schema(DDL, TABLES))
+
+
+def test_the_way_for_a_table_that_is_filled(club: Router) -> None:
+    """What is there twice is told, and then nothing is moved."""
+    club.create_schema(
+        "CREATE TABLE old (id bigint PRIMARY KEY, code text); CREATE TABLE new (id bigint PRIMARY KEY, code text); "
+        "CREATE TABLE new_codes (code text PRIMARY KEY, id bigint NOT NULL)",
+        {"old": Sharded("id"), "new": Sharded("id", {"code": "new_codes"}), "new_codes": Sharded("code")},
+    )
+    club.query("INSERT INTO old SELECT n, 'c' || n % 99 FROM generate_series(1, 100) n")
+    with pytest.raises(IntegrityError, match="new_codes_pkey"):
+        club.query("INSERT INTO new SELECT * FROM old")
+    assert club.query("SELECT count(*) FROM new").scalar() == 0
+    club.query("DELETE FROM old WHERE id = 100")
+    club.query("INSERT INTO new SELECT * FROM old")
+    assert reserved(club, "new_codes") == sorted((f"c{n % 99}", n) for n in range(1, 100))
+
+
+def test_a_deadlock_with_a_transaction_ends(club: Router) -> None:
+    """The load waits on one shard for what the transaction has, and the transaction on another for what the load has:
+    no server sees it. The transaction is the victim."""
+    places = {club.shard_of(f"{n}@x").name: f"{n}@x" for n in range(50)}
+    first, second = places["s0"], places["s1"]
+    blocked = (
+        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' "
+        "AND query LIKE '%COPY%emails%'"
+    )
+
+    def waiting() -> bool:
+        with club.engines.borrow("s0") as connection, connection.cursor() as cursor:
+            cursor.execute(blocked)
+            return bool(cursor.rowcount)
+
+    insert = "INSERT INTO members (member_id, line, email) VALUES (:key, 1, :email)"
+    with ThreadPoolExecutor(1) as threads:
+        with pytest.raises(CrossShardDeadlock), club.transaction() as tx:
+            tx.query(insert, {"key": 1, "email": first})
+            rows = [(2, 1, second), (3, 1, first)]
+            loading = threads.submit(club.copy_into, "members", rows, columns=("member_id", "line", "email"))
+            eventually(waiting, "the load waiting for the transaction")
+            tx.query(insert, {"key": 4, "email": second})
+        assert loading.result(30).rows == 2
+    assert reserved(club, "emails") == sorted([(first, 3), (second, 2)])
+
+
+@pytest.mark.parametrize(
+    "point", [*(pytest.param(it, marks=pytest.mark.slow) for it in ("written", "decided")), "prepared"]
+)
+def test_a_job_that_is_killed_and_resumed(
+    club: Router, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = etl(tmp_path, "member_id,line,email,nick\n" + "".join(f"{n},1,m{n}@x,\n" for n in range(120)))
+    job["run"] = {"chunk_rows": 30, "executor": "processes", "workers": 2}
+    monkeypatch.setenv("SHARDPOOL_FAULT", f"chunk-2-{point}:kill9")
+    with pytest.raises(JobFailed):
+        run_job(club, job)
+    monkeypatch.delenv("SHARDPOOL_FAULT")
+    resume_job(club, "club")
+    assert reserved(club, "emails") == sorted((f"m{n}@x", n) for n in range(120))

@@ -18,12 +18,13 @@ from shardpool.errors import CrossShardTransaction, ShardpoolError, UnsupportedS
 from shardpool.planner.ast import is_a, kind, unwrap
 from shardpool.planner.depth import at_any_depth
 from shardpool.planner.ladder import CompiledQuery, compile_query
+from shardpool.planner.plan import SinglePlan
 from shardpool.planner.refusals import refuse
 from shardpool.planner.safety import check_session
 from shardpool.planner.statement import Statement
 from shardpool.planner.views import expanded
 from shardpool.planner.writes.apart import Apart, split
-from shardpool.planner.writes.changes import compile_staged_change
+from shardpool.planner.writes.changes import StagedChange, compile_staged_change
 from shardpool.planner.writes.ctes import compile_with
 from shardpool.planner.writes.everywhere import compile_reference, compile_truncate
 from shardpool.planner.writes.guarded import Guarded, guarded_table, updates_on_conflict, with_hidden
@@ -41,7 +42,7 @@ from shardpool.planner.writes.steps import (
     modifying_ctes,
     target_of,
 )
-from shardpool.topology.shard_map import Topology
+from shardpool.topology.shard_map import Placement, Topology
 
 __all__ = [
     "Apart",
@@ -57,6 +58,7 @@ __all__ = [
     "chosen",
     "compile_statement",
     "compile_write",
+    "within",
 ]
 
 T = TypeVar("T")
@@ -174,6 +176,25 @@ def chosen(
     if isinstance(compiled, FirstProven):
         return compiled.chosen(parameters, topology)
     return compiled.bind(parameters, topology), ""
+
+
+def within(
+    compiled: CompiledWrite, placement: Placement, parameters: Mapping[str, Any], topology: Topology
+) -> Steps | Staged:
+    """Bind a write of a table with unique columns that may concern one partition only. Raise `UnsupportedStatement`
+    where that is not certain, and as `CompiledWrite.bind`."""
+    steps = compiled.bind(parameters, topology)
+    places: set[Placement | None] = set()
+    match steps:
+        case Steps():
+            places = {step.placement for step in steps.steps}
+        case StagedChange(insert=""):
+            plan = steps.source.bind(parameters, topology)
+            places = {plan.placement} if isinstance(plan, SinglePlan) else set()
+    if places != {placement}:
+        raise refuse("SP139", "its words do not say that all rows are in the partition of this call")
+    found: Steps | Staged = steps
+    return found
 
 
 def _both(refusal: ShardpoolError, also: ShardpoolError | None) -> ShardpoolError:
