@@ -56,6 +56,12 @@ class _Query:
     columns: Columns
     select: Tree = None
     origins: tuple[Member | None, ...] = ()
+    types: tuple[Column | None, ...] = ()
+    recursion: Tree = None
+
+    def definitions(self) -> tuple[Column | None, ...]:
+        """The definitions of the columns that come from tables as they are."""
+        return self.types or tuple(None if it is None else it[0].column(it[1]) for it in self.origins)
 
 
 _Ctes = dict[str, _Query]
@@ -68,8 +74,8 @@ class _Analyser:
         self.analysis = Analysis(select)
         self._joins = 0
 
-    def select(self, select: Tree, parent: Scope | None, ctes: _Ctes) -> _Query:
-        """Analyse a SelectStmt of any kind; return its output columns."""
+    def select(self, select: Tree, parent: Scope | None, ctes: _Ctes, own: Tree = None) -> _Query:
+        """Analyse a SelectStmt of any kind; return its output columns. It may be that of the recursive CTE *own*."""
         if select.HasField("into_clause"):
             raise refuse("SP103")
         for clause in select.locking_clause:
@@ -77,10 +83,15 @@ class _Analyser:
         if select.HasField("with_clause"):
             ctes = self._with(select.with_clause, parent, dict(ctes))
         if select.op != pb.SETOP_NONE:
-            columns = self.select(select.larg, parent, ctes).columns
-            self.select(select.rarg, parent, ctes)
+            left = self.select(select.larg, parent, ctes)
+            if own is not None:
+                step = _Query(left.columns, types=left.definitions(), recursion=select)
+                ctes = {**ctes, own.ctename: _named(step, own)}
+            right = self.select(select.rarg, parent, ctes)
             self._sublinks(Scope(select, parent), ctes, ("larg", "rarg", "with_clause"))
-            return _Query(columns, select)
+            # A recursive CTE has the types of its first branch, or PostgreSQL refuses it.
+            types = left.definitions() if own is not None else _alike(left.definitions(), right.definitions())
+            return _Query(left.columns, select, types=types)
         scope = Scope(select, parent)
         self.analysis.scopes.append(scope)
         for node in select.from_clause:
@@ -103,10 +114,10 @@ class _Analyser:
                 ctes[cte.ctename] = _Query(None)
         for node in clause.ctes:
             cte = node.common_table_expr
-            query = self.select(cte.ctequery.select_stmt, parent, ctes)
-            given = names(cte.aliascolnames)
-            columns = given + query.columns[len(given) :] if query.columns is not None else None
-            ctes = {**ctes, cte.ctename: replace(query, columns=columns)}
+            plain = not cte.HasField("search_clause") and not cte.HasField("cycle_clause")
+            query = self.select(cte.ctequery.select_stmt, parent, ctes, cte if clause.recursive and plain else None)
+            # SEARCH and CYCLE add columns.
+            ctes = {**ctes, cte.ctename: _named(query, cte) if plain else replace(query, columns=None)}
         return ctes
 
     def _sublinks(self, scope: Scope, ctes: _Ctes, skipped: tuple[str, ...]) -> None:
@@ -152,7 +163,10 @@ class _Analyser:
         alias = node.alias.aliasname or node.relname
         if not node.schemaname and node.relname in ctes:
             self.analysis.composed = True
-            return _item_of(ctes[node.relname], node, alias, scope, outer)
+            query = ctes[node.relname]
+            if query.recursion is not None:
+                self.analysis.recursions.append(query.recursion)
+            return _item_of(query, node, alias, scope, outer)
         if node.schemaname == STAGE_SCHEMA and node.relname in self._stages:
             return Item(alias, renamed(self._stages[node.relname], node.alias), scope, outer, node=node)
         table = find_table(node, self.topology)
@@ -236,6 +250,18 @@ class _Analyser:
         return tuple(columns), tuple(origins)
 
 
+def _named(query: _Query, cte: Tree) -> _Query:
+    """The query with the columns called as the CTE says."""
+    given = names(cte.aliascolnames)
+    return replace(query, columns=given + query.columns[len(given) :] if query.columns is not None else None)
+
+
+def _alike(left: tuple[Column | None, ...], right: tuple[Column | None, ...]) -> tuple[Column | None, ...]:
+    """The definitions of a set operation's columns, as far as both sides have the same type."""
+    pairs = zip(left, right, strict=False)
+    return tuple(one if _type_of(one) == _type_of(other) else None for one, other in pairs)
+
+
 def find_table(node: Tree, topology: Topology) -> Table:
     """Return the keyspace's table that a RangeVar names. Raise `UnknownTable`, or refuse a system catalog."""
     name = node.relname
@@ -298,4 +324,14 @@ def _type_of(column: Column | None) -> tuple[str, str] | None:
 
 def _item_of(query: _Query, node: Tree, alias: str, scope: Scope, outer: frozenset[int]) -> Item:
     columns = renamed(query.columns, node.alias)
-    return Item(alias, columns, scope, outer, node=node, query=query.select, origins=query.origins)
+    return Item(
+        alias,
+        columns,
+        scope,
+        outer,
+        node=node,
+        query=query.select,
+        origins=query.origins,
+        types=query.types,
+        recursion=query.recursion,
+    )

@@ -74,6 +74,8 @@ class PartitionWise:
         self._divided = divided or {}
         #: Queries that were asked for alone, and what was found: asked again at each level, nested ones would double.
         self._alone: dict[int, tuple[Tree, Rows | NotPartitionWise | None]] = {}
+        #: The recursive queries that are being proven, and what their rows are supposed to be.
+        self._steps: list[tuple[Tree, Rows | None]] = []
 
     # -- a scope's rows ---------------------------------------------------------------------------------------------
 
@@ -113,8 +115,8 @@ class PartitionWise:
         if isinstance(found, pb.RangeSubselect) and found.lateral:
             self._beside(item.query, outer)
             return None
-        if item.query is not None:
-            rows = self.query(item.query, outer)
+        if item.query is not None or item.recursion is not None:
+            rows = self._step_before(item) if item.query is None else self.query(item.query, self._seen(item, outer))
             if rows is None:
                 return None
             keys = () if item.columns is None else tuple(item.columns[place] for place in rows[1])
@@ -205,16 +207,57 @@ class PartitionWise:
         return carriers[0].roots, self._exported(scope, carriers[0])
 
     def union(self, select: Tree, outer: Sequence[Carrier] = ()) -> Rows | None:
-        """Prove a set operation, its order and limit aside."""
-        if select.op != pb.SETOP_UNION or not select.all:
-            raise NotPartitionWise("UNION, INTERSECT and EXCEPT compare the rows of all partitions")
+        """Prove a set operation, its order and limit aside.
+
+        All but UNION ALL compare rows; equal ones lie in one partition if they have its key.
+        """
+        if any(select is found for found in self._analysis.recursions):
+            return self._recursion(select)
         left, right = (self.query(branch, outer) for branch in (select.larg, select.rarg))
         if left is None and right is None:
             return None
         if left is None or right is None:
-            raise NotPartitionWise("a branch of UNION ALL reads no sharded table")
+            raise NotPartitionWise("a branch of a set operation reads no sharded table")
         alike = left[1] == right[1] and self._key_types(left[0]) == self._key_types(right[0])
+        _check_compared(select, left[1] if alike else ())
         return (*left[0], *right[0]), left[1] if alike else ()
+
+    def _recursion(self, select: Tree) -> Rows | None:
+        """Prove a recursive CTE: if the rows of a step lie in the partitions of the rows before them, each lies in that
+        of a first one. They may carry its key along, at the same places.
+        """
+        first = self.query(select.larg)
+        for places in dict.fromkeys(((), ()) if first is None else (first[1], ())):
+            supposed = None if first is None else (first[0], places)
+            self._steps.append((select, supposed))
+            try:
+                then = self.query(select.rarg)
+            finally:
+                self._steps.pop()
+            if supposed is None and then is None:
+                return None
+            if supposed is None or then is None:
+                raise NotPartitionWise("a recursive query does not begin with the rows of a sharded table")
+            carried = places == then[1] and self._key_types(supposed[0]) == self._key_types(then[0])
+            if carried or not places:
+                _check_compared(select, places)
+                return supposed
+        raise NotPartitionWise("a recursive query does not carry the partition key along")
+
+    def _seen(self, item: Item, outer: Sequence[Carrier]) -> Sequence[Carrier]:
+        """The carriers that a query in FROM can look at: none of its own FROM. A recursive one can look at nothing."""
+        if item.scope.parent is None:
+            return ()
+        if any(item.query is found for found in self._analysis.recursions):
+            raise NotPartitionWise("of a recursive query in a subquery only some rows might be asked for")
+        return outer
+
+    def _step_before(self, item: Item) -> Rows | None:
+        """The rows of a recursive CTE inside of itself, as they are supposed to be."""
+        for select, rows in self._steps:
+            if select is item.recursion:
+                return rows
+        raise NotPartitionWise("a recursive query is looked at from outside")
 
     def _exported(self, scope: Scope, carrier: Carrier) -> tuple[int, ...]:
         """The places of the carrier's key among the output columns; () if it is not whole."""
@@ -370,6 +413,11 @@ class PartitionWise:
                 if is_cte and self.reads_sharded(item.query):
                     return True
         return False
+
+
+def _check_compared(select: Tree, places: tuple[int, ...]) -> None:
+    if not (select.op == pb.SETOP_UNION and select.all) and not places:
+        raise NotPartitionWise("UNION, INTERSECT and EXCEPT without the partition key compare rows of all partitions")
 
 
 #: Aggregates that are the same for any order of their rows.

@@ -191,6 +191,8 @@ _Queries = tuple[tuple[Item, ...], Tree, Tree | None]
 
 
 def _queries(select: Tree, analysis: Analysis, proof: PartitionWise, partial_table: str) -> _Queries:
+    if analysis.recursions and select.HasField("limit_count") and not select.sort_clause:
+        raise Refused("LIMIT may end a recursion that has no end")
     if select.op != pb.SETOP_NONE:
         return _union(select, analysis, proof, partial_table)
     scope = analysis.scope_of(select)
