@@ -26,6 +26,7 @@ from shardpool.planner import (
     pushdown,
     rows,
     safety,
+    scopes,
     types,
     views,
 )
@@ -402,6 +403,11 @@ def a_recursion_that_changes_the_key_is_taken_for_one_that_carries_it(patch: pyt
 )
 def rows_without_the_key_are_compared_in_each_partition(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(partitionwise, "_check_compared", lambda *given: None)
+
+
+@plant("select * from (select v, customer_id from lone) a join lone b using (customer_id) order by b.v, a.v")
+def a_star_does_not_begin_with_the_columns_of_using(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(scopes.Scope, "using_of", lambda *given: ())
 
 
 @plant("select code, sum(total) from orders group by code")
