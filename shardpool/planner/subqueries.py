@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.ast import Tree, is_a, walk
+from shardpool.planner.carriers import Carrier, NotPartitionWise
 from shardpool.planner.clauses import only_rows
-from shardpool.planner.partitionwise import Carrier, NotPartitionWise, PartitionWise
+from shardpool.planner.partitionwise import PartitionWise
 from shardpool.planner.rewrite import copied, rewritten, target
 from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Columns, Scope
 

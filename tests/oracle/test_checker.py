@@ -31,7 +31,8 @@ from shardpool.planner import (
     views,
 )
 from shardpool.planner.ast import Tree, is_a
-from shardpool.planner.partitionwise import Carrier, PartitionWise
+from shardpool.planner.carriers import Carrier
+from shardpool.planner.partitionwise import PartitionWise
 from shardpool.planner.plan import Concatenation, MergeQuery
 from shardpool.planner.rewrite import copied
 from tests.oracle.generator import Generator
@@ -402,7 +403,7 @@ def a_recursion_that_changes_the_key_is_taken_for_one_that_carries_it(patch: pyt
     "select count(*) from (select code from orders intersect select code from customers where vip) x",
 )
 def rows_without_the_key_are_compared_in_each_partition(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(partitionwise, "_check_compared", lambda *given: None)
+    patch.setattr(partitionwise, "check_compared", lambda *given: None)
 
 
 @plant("select * from (select v, customer_id from lone) a join lone b using (customer_id) order by b.v, a.v")
