@@ -250,46 +250,6 @@ class Analysis:
         return not self.reads_outer_cte(select)
 
 
-def expand_star(column_ref: Tree, scope: Scope) -> list[Member] | None:
-    """Return the columns that ``*`` or ``t.*`` stands for; None if not sure."""
-    parts = column_fields(column_ref)
-    if scope.opaque or len(parts) > 2:
-        return None
-    if len(parts) == 2:
-        items = [item for item in scope.items if item.alias == parts[0]]
-        return _certain([_columns(item) for item in items]) if items else None
-    return _certain([_starred(node, scope) for node in scope.select.from_clause])
-
-
-#: Names of columns in their order, each with the item whose column it is; None: not known.
-_Starred = list[tuple[Item | None, str]] | None
-
-
-def _certain(parts: list[_Starred]) -> list[Member] | None:
-    columns = [] if not parts or None in parts else [column for part in parts for column in part or ()]
-    members = [(item, name) for item, name in columns if item is not None]
-    return members if members and len(members) == len(columns) else None
-
-
-def _columns(item: Item) -> _Starred:
-    return None if item.columns is None else [(item, name) for name in item.columns]
-
-
-def _starred(node: Tree, scope: Scope) -> _Starred:
-    """Merged columns stand before the others of their join."""
-    found = unwrap(node)
-    if not isinstance(found, pb.JoinExpr):
-        found = unwrap(found.relation) if isinstance(found, pb.RangeTableSample) else found
-        item = next((item for item in scope.items if item.node is found), None)
-        return None if item is None else _columns(item)
-    left, right = (_starred(side, scope) for side in (found.larg, found.rarg))
-    if left is None or right is None:
-        return None
-    using = scope.using_of(found)
-    merged = [(scope.merged.get(name), name) for name in using]
-    return merged + [column for column in (*left, *right) if column[1] not in using]
-
-
 @once
 def references_in(select: Tree, analysis: Analysis) -> list[tuple[Tree, Scope | None]]:
     """Return the `references` in a query that was analysed."""

@@ -12,7 +12,8 @@ from shardpool.planner.carriers import Carrier
 from shardpool.planner.output import output_name
 from shardpool.planner.partitionwise import PartitionWise
 from shardpool.planner.rewrite import canonical, copied, expression, target
-from shardpool.planner.scopes import Analysis, Scope, expand_star, references
+from shardpool.planner.scopes import Analysis, Scope, references
+from shardpool.planner.using import expand_star
 
 
 class Refused(Exception):

@@ -385,8 +385,8 @@ def a_contradiction_empties_what_does_not_need_it(patch: pytest.MonkeyPatch) -> 
     "select count(*) from people natural join daily",
 )
 def a_natural_join_is_on_the_first_column_that_both_have(patch: pytest.MonkeyPatch) -> None:
-    original = analyse._common_columns
-    patch.setattr(analyse, "_common_columns", lambda *given: (original(*given) or ())[:1])
+    original = analyse.common_columns
+    patch.setattr(analyse, "common_columns", lambda *given: (original(*given) or ())[:1])
 
 
 @plant(
