@@ -22,9 +22,8 @@ from shardpool.planner.scopes import (
     Member,
     Merge,
     Scope,
-    expand_star,
 )
-from shardpool.topology.key import KEY_TYPES
+from shardpool.planner.using import common_columns, expand_star, hash_alike, merge_of, type_of
 from shardpool.topology.shard_map import Topology
 from shardpool.topology.tables import Column, Table
 
@@ -56,6 +55,12 @@ class _Query:
     columns: Columns
     select: Tree = None
     origins: tuple[Member | None, ...] = ()
+    types: tuple[Column | None, ...] = ()
+    recursion: Tree = None
+
+    def definitions(self) -> tuple[Column | None, ...]:
+        """The definitions of the columns that come from tables as they are."""
+        return self.types or tuple(None if it is None else it[0].column(it[1]) for it in self.origins)
 
 
 _Ctes = dict[str, _Query]
@@ -68,8 +73,8 @@ class _Analyser:
         self.analysis = Analysis(select)
         self._joins = 0
 
-    def select(self, select: Tree, parent: Scope | None, ctes: _Ctes) -> _Query:
-        """Analyse a SelectStmt of any kind; return its output columns."""
+    def select(self, select: Tree, parent: Scope | None, ctes: _Ctes, own: Tree = None) -> _Query:
+        """Analyse a SelectStmt of any kind; return its output columns. It may be that of the recursive CTE *own*."""
         if select.HasField("into_clause"):
             raise refuse("SP103")
         for clause in select.locking_clause:
@@ -77,10 +82,15 @@ class _Analyser:
         if select.HasField("with_clause"):
             ctes = self._with(select.with_clause, parent, dict(ctes))
         if select.op != pb.SETOP_NONE:
-            columns = self.select(select.larg, parent, ctes).columns
-            self.select(select.rarg, parent, ctes)
+            left = self.select(select.larg, parent, ctes)
+            if own is not None:
+                step = _Query(left.columns, types=left.definitions(), recursion=select)
+                ctes = {**ctes, own.ctename: _named(step, own)}
+            right = self.select(select.rarg, parent, ctes)
             self._sublinks(Scope(select, parent), ctes, ("larg", "rarg", "with_clause"))
-            return _Query(columns, select)
+            # A recursive CTE has the types of its first branch, or PostgreSQL refuses it.
+            types = left.definitions() if own is not None else _alike(left.definitions(), right.definitions())
+            return _Query(left.columns, select, types=types)
         scope = Scope(select, parent)
         self.analysis.scopes.append(scope)
         for node in select.from_clause:
@@ -103,10 +113,10 @@ class _Analyser:
                 ctes[cte.ctename] = _Query(None)
         for node in clause.ctes:
             cte = node.common_table_expr
-            query = self.select(cte.ctequery.select_stmt, parent, ctes)
-            given = names(cte.aliascolnames)
-            columns = given + query.columns[len(given) :] if query.columns is not None else None
-            ctes = {**ctes, cte.ctename: replace(query, columns=columns)}
+            plain = not cte.HasField("search_clause") and not cte.HasField("cycle_clause")
+            query = self.select(cte.ctequery.select_stmt, parent, ctes, cte if clause.recursive and plain else None)
+            # SEARCH and CYCLE add columns.
+            ctes = {**ctes, cte.ctename: _named(query, cte) if plain else replace(query, columns=None)}
         return ctes
 
     def _sublinks(self, scope: Scope, ctes: _Ctes, skipped: tuple[str, ...]) -> None:
@@ -152,7 +162,10 @@ class _Analyser:
         alias = node.alias.aliasname or node.relname
         if not node.schemaname and node.relname in ctes:
             self.analysis.composed = True
-            return _item_of(ctes[node.relname], node, alias, scope, outer)
+            query = ctes[node.relname]
+            if query.recursion is not None:
+                self.analysis.recursions.append(query.recursion)
+            return _item_of(query, node, alias, scope, outer)
         if node.schemaname == STAGE_SCHEMA and node.relname in self._stages:
             return Item(alias, renamed(self._stages[node.relname], node.alias), scope, outer, node=node)
         table = find_table(node, self.topology)
@@ -168,7 +181,7 @@ class _Analyser:
         right_outer = supplied if join.jointype in (pb.JOIN_LEFT, pb.JOIN_FULL) else outer
         left = self._from(join.larg, scope, ctes, left_outer)
         right = self._from(join.rarg, scope, ctes, right_outer)
-        using = _common_columns(left, right, scope) if join.is_natural else names(join.using_clause)
+        using = common_columns(left, right, scope) if join.is_natural else names(join.using_clause)
         if using is None or join.HasField("alias") or join.HasField("join_using_alias"):
             scope.opaque = True
         scope.using.append((join, using or ()))
@@ -190,16 +203,16 @@ class _Analyser:
         return left + right
 
     def _using(self, name: str, jointype: int, left: list[Item], right: list[Item], scope: Scope, fact: Fact) -> None:
-        sides = [_merge_of(name, items, scope) for items in (left, right)]
+        sides = [merge_of(name, items, scope) for items in (left, right)]
         below = frozenset(item for side in sides for item in side.items)
         others = [merge for merge in scope.merges.get(name, []) if not merge.items <= below]
         items = [side.item for side in sides]
         columns = [None if item is None else item.column(name) for item in items]
         item = {pb.JOIN_INNER: items[0], pb.JOIN_LEFT: items[0], pb.JOIN_RIGHT: items[1]}.get(jointype)
         # Columns of different types merge into one of their common type, which is neither's.
-        types = [_type_of(column) for column in columns]
+        types = [type_of(column) for column in columns]
         exact = types[0] is not None and types[0] == types[1] and all(side.exact for side in sides)
-        scope.merges[name] = [Merge(below, item if exact or _hash_alike(*columns) else None, exact), *others]
+        scope.merges[name] = [Merge(below, item if exact or hash_alike(*columns) else None, exact), *others]
         scope.merged[name] = item if exact and not others else None
         if items[0] is not None and items[1] is not None and None not in (items[0].columns, items[1].columns):
             fact.equality = ((items[0], name), (items[1], name))
@@ -236,6 +249,18 @@ class _Analyser:
         return tuple(columns), tuple(origins)
 
 
+def _named(query: _Query, cte: Tree) -> _Query:
+    """The query with the columns called as the CTE says."""
+    given = names(cte.aliascolnames)
+    return replace(query, columns=given + query.columns[len(given) :] if query.columns is not None else None)
+
+
+def _alike(left: tuple[Column | None, ...], right: tuple[Column | None, ...]) -> tuple[Column | None, ...]:
+    """The definitions of a set operation's columns, as far as both sides have the same type."""
+    pairs = zip(left, right, strict=False)
+    return tuple(one if type_of(one) == type_of(other) else None for one, other in pairs)
+
+
 def find_table(node: Tree, topology: Topology) -> Table:
     """Return the keyspace's table that a RangeVar names. Raise `UnknownTable`, or refuse a system catalog."""
     name = node.relname
@@ -258,44 +283,16 @@ def selects_below(message: Tree) -> Iterator[Tree]:
             yield from selects_below(child)
 
 
-def _common_columns(left: list[Item], right: list[Item], scope: Scope) -> tuple[str, ...] | None:
-    """The columns on which a NATURAL JOIN joins; None if they are not certain."""
-    if any(item.columns is None for item in (*left, *right)):
-        return None
-    of_right = {name for item in right for name in item.columns or ()}
-    found = dict.fromkeys(name for item in left for name in item.columns or () if name in of_right)
-    once = all(_has_once(name, items, scope) for name in found for items in (left, right))
-    return tuple(found) if once else None
-
-
-def _has_once(name: str, items: list[Item], scope: Scope) -> bool:
-    """Whether a side of a join has one column of a name, and PostgreSQL would not call it ambiguous."""
-    having = frozenset(item for item in items if name in item.names)
-    merged = any(merge.items == having for merge in scope.merges.get(name, []))
-    return (len(having) == 1 or merged) and all((item.columns or ()).count(name) == 1 for item in having)
-
-
-def _merge_of(name: str, items: list[Item], scope: Scope) -> Merge:
-    """What a side of a join has by a column's name: one item's column, or one that a join below has merged."""
-    having = frozenset(item for item in items if item.columns is None or name in item.columns)
-    if len(having) == 1:
-        return Merge(having, next(iter(having)), True)
-    found = (merge for merge in scope.merges.get(name, []) if merge.items == having)
-    return next(found, Merge(having, None, False))
-
-
-def _hash_alike(left: Column | None, right: Column | None) -> bool:
-    """Whether columns of two types that are equal are so as keys, too."""
-    if left is None or right is None or left.collation != right.collation:
-        return False
-    key_type = KEY_TYPES.get(left.base_type)
-    return key_type is not None and key_type == KEY_TYPES.get(right.base_type)
-
-
-def _type_of(column: Column | None) -> tuple[str, str] | None:
-    return None if column is None else (column.type, column.collation)
-
-
 def _item_of(query: _Query, node: Tree, alias: str, scope: Scope, outer: frozenset[int]) -> Item:
     columns = renamed(query.columns, node.alias)
-    return Item(alias, columns, scope, outer, node=node, query=query.select, origins=query.origins)
+    return Item(
+        alias,
+        columns,
+        scope,
+        outer,
+        node=node,
+        query=query.select,
+        origins=query.origins,
+        types=query.types,
+        recursion=query.recursion,
+    )

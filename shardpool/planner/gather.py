@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 
 from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.ast import Tree, UnfaithfulText, has_subquery, is_a, to_sql, unwrap, walk_flat
+from shardpool.planner.carriers import NotPartitionWise
 from shardpool.planner.needed import Needed
 from shardpool.planner.needed_rows import (
     bare,
@@ -30,7 +31,7 @@ from shardpool.planner.needed_rows import (
     removes,
     sides,
 )
-from shardpool.planner.partitionwise import NotPartitionWise, PartitionWise
+from shardpool.planner.partitionwise import PartitionWise
 from shardpool.planner.plan import APPENDED_ROWS, SCHEMA_MARKER, rows_of
 from shardpool.planner.rewrite import column, target
 from shardpool.planner.safety import not_repeatable
@@ -90,8 +91,6 @@ class Sources:
         self._statistics = statistics
         self._everything = everything
         self._proof = PartitionWise(analysis, statement, topology)
-        self._needed = None if everything else Needed(select, analysis)
-        self._checks = [] if everything else existence_checks(select, topology)
         #: Occurrences whose needed rows stand in a temporary table of every shard: its name.
         self.spread: dict[Item, str] = {}
         self._shares: dict[Item, float] = {}
@@ -99,6 +98,14 @@ class Sources:
         self._own = cache(self._own_conditions)
         self._own_share = cache(self._guess_own_share)
         self._equalities = cache(equalities)
+
+    @cached_property
+    def _needed(self) -> Needed | None:
+        return None if self._everything else Needed(self._select_stmt, self._analysis)
+
+    @cached_property
+    def _checks(self) -> list[Tree]:
+        return [] if self._everything else existence_checks(self._select_stmt, self._topology)
 
     def source(self, name: str, occurrences: Collection[Item]) -> Source:
         """Return the source of a table for those of the *occurrences* that are of it."""

@@ -7,7 +7,8 @@ from collections.abc import Collection
 from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.ast import Tree, column_fields, is_star, walk
-from shardpool.planner.scopes import Analysis, Scope, expand_star, references_in
+from shardpool.planner.scopes import Analysis, Scope, references_in
+from shardpool.planner.using import expand_star
 
 
 class Needed:

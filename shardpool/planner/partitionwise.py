@@ -15,41 +15,28 @@ at lie in the partition of that row (it is *tied*), or if it looks at none.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, column_fields, is_a, is_star, names, unwrap, walk_flat
+from shardpool.planner.ast import Tree, is_a, is_star, names, unwrap, walk_flat
+from shardpool.planner.carriers import (
+    Carrier,
+    NotPartitionWise,
+    Rows,
+    check_compared,
+    check_same_everywhere,
+    meant,
+    member,
+    same,
+)
 from shardpool.planner.clauses import conditions, is_grouped, outputs, windows
-from shardpool.planner.functions import is_aggregate
 from shardpool.planner.needed_rows import conjuncts
 from shardpool.planner.pins import Equalities
 from shardpool.planner.safety import not_repeatable
-from shardpool.planner.scopes import Analysis, Item, Member, Scope
+from shardpool.planner.scopes import Analysis, Item, Scope
 from shardpool.planner.statement import Statement
 from shardpool.topology.key import KEY_TYPES, KeyType
 from shardpool.topology.shard_map import Topology
-
-
-class NotPartitionWise(Exception):
-    """The query cannot be computed per partition; the message says why."""
-
-
-@dataclass(frozen=True, eq=False)
-class Carrier:
-    """The item of a scope whose rows carry its partition. `roots` are the tables behind it, several for a UNION ALL.
-
-    `keys` are the item's columns that are the roots' partition key; () if they do not come through.
-    """
-
-    roots: tuple[Item, ...]
-    item: Item
-    keys: tuple[str, ...]
-    key_types: tuple[KeyType, ...]
-
-
-#: A query's roots, and the places of its partition key among the output columns.
-Rows = tuple[tuple[Item, ...], tuple[int, ...]]
 
 
 class PartitionWise:
@@ -74,6 +61,8 @@ class PartitionWise:
         self._divided = divided or {}
         #: Queries that were asked for alone, and what was found: asked again at each level, nested ones would double.
         self._alone: dict[int, tuple[Tree, Rows | NotPartitionWise | None]] = {}
+        #: The recursive queries that are being proven, and what their rows are supposed to be.
+        self._steps: list[tuple[Tree, Rows | None]] = []
 
     # -- a scope's rows ---------------------------------------------------------------------------------------------
 
@@ -113,8 +102,8 @@ class PartitionWise:
         if isinstance(found, pb.RangeSubselect) and found.lateral:
             self._beside(item.query, outer)
             return None
-        if item.query is not None:
-            rows = self.query(item.query, outer)
+        if item.query is not None or item.recursion is not None:
+            rows = self._step_before(item) if item.query is None else self.query(item.query, self._seen(item, outer))
             if rows is None:
                 return None
             keys = () if item.columns is None else tuple(item.columns[place] for place in rows[1])
@@ -195,7 +184,7 @@ class PartitionWise:
         for node in outputs(select):
             self.expression(node, scope, [*outer, *carriers])
         if not carriers:
-            self._check_same_everywhere(select)
+            check_same_everywhere(select)
             return None
         if select.HasField("limit_count") or select.HasField("limit_offset"):
             raise NotPartitionWise("LIMIT in a subquery ranges over all partitions")
@@ -205,16 +194,57 @@ class PartitionWise:
         return carriers[0].roots, self._exported(scope, carriers[0])
 
     def union(self, select: Tree, outer: Sequence[Carrier] = ()) -> Rows | None:
-        """Prove a set operation, its order and limit aside."""
-        if select.op != pb.SETOP_UNION or not select.all:
-            raise NotPartitionWise("UNION, INTERSECT and EXCEPT compare the rows of all partitions")
+        """Prove a set operation, its order and limit aside.
+
+        All but UNION ALL compare rows; equal ones lie in one partition if they have its key.
+        """
+        if any(select is found for found in self._analysis.recursions):
+            return self._recursion(select)
         left, right = (self.query(branch, outer) for branch in (select.larg, select.rarg))
         if left is None and right is None:
             return None
         if left is None or right is None:
-            raise NotPartitionWise("a branch of UNION ALL reads no sharded table")
+            raise NotPartitionWise("a branch of a set operation reads no sharded table")
         alike = left[1] == right[1] and self._key_types(left[0]) == self._key_types(right[0])
+        check_compared(select, left[1] if alike else ())
         return (*left[0], *right[0]), left[1] if alike else ()
+
+    def _recursion(self, select: Tree) -> Rows | None:
+        """Prove a recursive CTE: if the rows of a step lie in the partitions of the rows before them, each lies in that
+        of a first one. They may carry its key along, at the same places.
+        """
+        first = self.query(select.larg)
+        for places in dict.fromkeys(((), ()) if first is None else (first[1], ())):
+            supposed = None if first is None else (first[0], places)
+            self._steps.append((select, supposed))
+            try:
+                then = self.query(select.rarg)
+            finally:
+                self._steps.pop()
+            if supposed is None and then is None:
+                return None
+            if supposed is None or then is None:
+                raise NotPartitionWise("a recursive query does not begin with the rows of a sharded table")
+            carried = places == then[1] and self._key_types(supposed[0]) == self._key_types(then[0])
+            if carried or not places:
+                check_compared(select, places)
+                return supposed
+        raise NotPartitionWise("a recursive query does not carry the partition key along")
+
+    def _seen(self, item: Item, outer: Sequence[Carrier]) -> Sequence[Carrier]:
+        """The carriers that a query in FROM can look at: none of its own FROM. A recursive one can look at nothing."""
+        if item.scope.parent is None:
+            return ()
+        if any(item.query is found for found in self._analysis.recursions):
+            raise NotPartitionWise("of a recursive query in a subquery only some rows might be asked for")
+        return outer
+
+    def _step_before(self, item: Item) -> Rows | None:
+        """The rows of a recursive CTE inside of itself, as they are supposed to be."""
+        for select, rows in self._steps:
+            if select is item.recursion:
+                return rows
+        raise NotPartitionWise("a recursive query is looked at from outside")
 
     def _exported(self, scope: Scope, carrier: Carrier) -> tuple[int, ...]:
         """The places of the carrier's key among the output columns; () if it is not whole."""
@@ -222,7 +252,7 @@ class PartitionWise:
         places = []
         for key in carrier.keys:
             own = (carrier.item, key)
-            place = next((i for i, member in enumerate(scope.origins) if _same(equal, member, own)), None)
+            place = next((i for i, member in enumerate(scope.origins) if same(equal, member, own)), None)
             if place is None:
                 return ()
             places.append(place)
@@ -235,7 +265,7 @@ class PartitionWise:
         if is_grouped(select):
             if any(is_a(node, "grouping_set") for node in select.group_clause):
                 raise NotPartitionWise("GROUPING SETS range over all partitions")
-            groups = [_meant(node, targets, scope) for node in select.group_clause]
+            groups = [meant(node, targets, scope) for node in select.group_clause]
             self._check_contains_key("GROUP BY", groups, scope, carrier)
         if select.distinct_clause:
             distinct = [node for node in select.distinct_clause if node.WhichOneof("node")]
@@ -247,24 +277,11 @@ class PartitionWise:
 
     def _check_contains_key(self, what: str, nodes: Iterable[Tree], scope: Scope, carrier: Carrier) -> None:
         equal = Equalities.of(carrier.item, self._statement)
-        members = [_member(node, scope) for node in nodes]
+        members = [member(node, scope) for node in nodes]
         if not carrier.keys or not all(
-            any(_same(equal, member, (carrier.item, key)) for member in members) for key in carrier.keys
+            any(same(equal, member, (carrier.item, key)) for member in members) for key in carrier.keys
         ):
             raise NotPartitionWise(f"{what} without the partition key ranges over all partitions")
-
-    def _check_same_everywhere(self, select: Tree) -> None:
-        """Without sharded tables a query is evaluated in each partition: its rows must not depend on their order."""
-        if select.HasField("limit_count") or select.HasField("limit_offset") or select.sort_clause:
-            raise NotPartitionWise("a subquery without sharded tables may take other rows on each shard")
-        if any(node.WhichOneof("node") for node in select.distinct_clause) or any(True for _ in windows(select)):
-            raise NotPartitionWise("a subquery without sharded tables may take other rows on each shard")
-        for node in outputs(select):
-            for call in walk_flat(node):
-                if isinstance(call, pb.FuncCall):
-                    name = names(call.funcname)[-1]
-                    if is_aggregate(name) and name not in _ORDERLESS:
-                        raise NotPartitionWise(f"{name}() may depend on the order of rows on each shard")
 
     # -- expressions ------------------------------------------------------------------------------------------------
 
@@ -297,14 +314,14 @@ class PartitionWise:
             for branch in (select.larg, select.rarg):
                 self._beside(branch, carriers)
             if not self.reads_sharded(select):
-                self._check_same_everywhere(select)
+                check_same_everywhere(select)
             return
         scope = self._analysis.scope_of(select)
         found = self.rows(scope, carriers)
         for node in outputs(select):
             self.expression(node, scope, [*carriers, *found])
         if not found:
-            self._check_same_everywhere(select)
+            check_same_everywhere(select)
         elif not any(self._same_keys(found[0], carrier) for carrier in carriers):
             raise NotPartitionWise("a subquery is not tied to the partition of the row that it stands beside")
 
@@ -315,7 +332,7 @@ class PartitionWise:
         rows = self._query_alone(link.subselect.select_stmt)
         if isinstance(rows, NotPartitionWise):
             return False
-        tested = _member(link.testexpr, scope)
+        tested = member(link.testexpr, scope)
         if rows is None or rows[1] != (0,) or tested is None:
             return False
         for carrier in carriers:
@@ -370,30 +387,3 @@ class PartitionWise:
                 if is_cte and self.reads_sharded(item.query):
                     return True
         return False
-
-
-#: Aggregates that are the same for any order of their rows.
-_ORDERLESS = frozenset(
-    ["count", "sum", "min", "max", "avg", "bool_and", "bool_or", "every", "bit_and", "bit_or", "bit_xor"]
-)
-
-
-def _meant(node: Tree, targets: list[Tree], scope: Scope) -> Tree:
-    """What GROUP BY groups by: an output column by place or (where there is no input column) by name."""
-    if is_a(node, "a_const") and node.a_const.WhichOneof("val") == "ival":
-        place = node.a_const.ival.ival
-        return targets[place - 1].res_target.val if 1 <= place <= len(targets) else node
-    if is_a(node, "column_ref") and scope.resolve(node.column_ref) is None and len(node.column_ref.fields) == 1:
-        found = [
-            target.res_target.val for target in targets if target.res_target.name == column_fields(node.column_ref)[0]
-        ]
-        return found[0] if len(found) == 1 else node
-    return node
-
-
-def _member(node: Tree, scope: Scope) -> Member | None:
-    return scope.resolve(node.column_ref) if is_a(node, "column_ref") else None
-
-
-def _same(equal: Equalities, member: Member | None, other: Member) -> bool:
-    return member is not None and equal.same(member, other)

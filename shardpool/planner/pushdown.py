@@ -14,10 +14,11 @@ from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.aggregates import NotPartial
 from shardpool.planner.ast import Tree, UnfaithfulText, is_a, to_sql, walk
+from shardpool.planner.carriers import NotPartitionWise
 from shardpool.planner.clauses import is_grouped, outputs, windows
 from shardpool.planner.groups import partial_groups
 from shardpool.planner.lists import KeyList, find_lists, with_parameters
-from shardpool.planner.partitionwise import NotPartitionWise, PartitionWise
+from shardpool.planner.partitionwise import PartitionWise
 from shardpool.planner.plan import APPENDED_ROWS, PARTIAL_TABLE, SCHEMA_MARKER, Concatenation, MergeQuery, rows_of
 from shardpool.planner.rewrite import copied, placed, target, without
 from shardpool.planner.rows import first_rows, shipped_rows, whole_rows
@@ -191,6 +192,8 @@ _Queries = tuple[tuple[Item, ...], Tree, Tree | None]
 
 
 def _queries(select: Tree, analysis: Analysis, proof: PartitionWise, partial_table: str) -> _Queries:
+    if analysis.recursions and select.HasField("limit_count") and not select.sort_clause:
+        raise Refused("LIMIT may end a recursion that has no end")
     if select.op != pb.SETOP_NONE:
         return _union(select, analysis, proof, partial_table)
     scope = analysis.scope_of(select)

@@ -49,6 +49,10 @@ class Item:
     query: Tree = None
     #: For a query: the column of the query's own items that each output column is; None for any other expression.
     origins: tuple[Member | None, ...] = ()
+    #: For set operations: the definitions that output columns have in each branch; None for any other.
+    types: tuple[Column | None, ...] = ()
+    #: For a recursive CTE inside of itself: the set operation that it is. Its rows are those of the step before.
+    recursion: Tree = None
 
     def column(self, name: str) -> Column | None:
         """The definition of the table's column that is called *name* here, under a column alias perhaps."""
@@ -57,6 +61,8 @@ class Item:
         place = self.columns.index(name)
         if self.table is not None:
             return self.table.columns[place]
+        if self.types:
+            return self.types[place] if place < len(self.types) else None
         origin = self.origins[place] if place < len(self.origins) else None
         return None if origin is None else origin[0].column(origin[1])
 
@@ -196,6 +202,8 @@ class Analysis:
     locking: str = ""
     #: An item of another kind than a table: subquery, function, CTE, VALUES.
     composed: bool = False
+    #: The set operations that read their own rows.
+    recursions: list[Tree] = field(default_factory=list)
 
     @cached_property
     def uncertain(self) -> str | None:
@@ -240,17 +248,6 @@ class Analysis:
             if column_fields(reference)[-1] != "*" and (member is None or member[0].scope not in inside):
                 return False
         return not self.reads_outer_cte(select)
-
-
-def expand_star(column_ref: Tree, scope: Scope) -> list[Member] | None:
-    """Return the columns that ``*`` or ``t.*`` stands for; None if not sure."""
-    parts = column_fields(column_ref)
-    if scope.opaque or scope.merged or len(parts) > 2:
-        return None
-    items = scope.items if len(parts) == 1 else [item for item in scope.items if item.alias == parts[0]]
-    if not items or any(item.columns is None for item in items):
-        return None
-    return [(item, name) for item in items for name in item.columns or ()]
 
 
 @once

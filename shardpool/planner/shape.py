@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.ast import Tree, column_fields, is_a, is_star
+from shardpool.planner.carriers import Carrier
 from shardpool.planner.output import output_name
-from shardpool.planner.partitionwise import Carrier, PartitionWise
+from shardpool.planner.partitionwise import PartitionWise
 from shardpool.planner.rewrite import canonical, copied, expression, target
-from shardpool.planner.scopes import Analysis, Scope, expand_star, references
+from shardpool.planner.scopes import Analysis, Scope, references
+from shardpool.planner.using import expand_star
 
 
 class Refused(Exception):

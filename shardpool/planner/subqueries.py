@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.ast import Tree, is_a, walk
+from shardpool.planner.carriers import Carrier, NotPartitionWise
 from shardpool.planner.clauses import only_rows
-from shardpool.planner.partitionwise import Carrier, NotPartitionWise, PartitionWise
+from shardpool.planner.partitionwise import PartitionWise
 from shardpool.planner.rewrite import copied, rewritten, target
 from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Columns, Scope
 
@@ -48,6 +49,8 @@ class Subqueries:
         """
         self._everything, self._replaced = everything, False
         if self._select.op != pb.SETOP_NONE:
+            if not everything and self._lies_together():
+                return self._select
             staged = self._set_operation(self._select)
         else:
             staged = rewritten(self._select, self._replace) if self._analysis.has_subqueries else self._select
@@ -112,6 +115,12 @@ class Subqueries:
         if select.HasField("with_clause"):
             copy.with_clause.CopyFrom(rewritten(select.with_clause, self._replace))
         return copy
+
+    def _lies_together(self) -> bool:
+        try:
+            return self._proof.union(self._select) is not None
+        except NotPartitionWise:
+            return False
 
     def _branch(self, branch: Tree) -> Tree | None:
         if branch.op != pb.SETOP_NONE:

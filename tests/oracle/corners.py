@@ -18,6 +18,12 @@ _RECURSIVE = (
     "select p.login, p.boss, b.depth + 1 from people p join {name} b on {step} where b.depth < 4)",
     "{name}(login, boss, depth) as (select login, boss, 1 from people where {start} union "
     "select p.login, p.boss, 1 from {name} b, people p where {step})",
+    "{name}(login, boss, depth) as (select login, boss, 1 from people where {start} union all "
+    "select b.login, p.boss, b.depth + 1 from {name} b join people p on p.login = b.login where b.depth < 3)",
+    "{name}(login, boss, depth) as (select login, boss, 1 from people where {start} union "
+    "select login, b.boss, b.depth + l.n % 2 from {name} b join logins l using (login) where b.depth < 3)",
+    "{name}(login, boss, depth) as (select login, boss, 1 from people where {start} union all "
+    "select b.boss, b.login, b.depth + 1 from {name} b where b.depth < 3)",
 )
 #: Numbers, lists and records made of nothing, or of what stands to the left.
 _SERIES = ("generate_series(1, 9)", "generate_series(9, -3, -4)", "unnest(array[1, 7, null, 39])")

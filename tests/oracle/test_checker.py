@@ -21,15 +21,18 @@ from shardpool.planner import (
     ladder,
     lists,
     needed_rows,
+    partitionwise,
     pins,
     pushdown,
     rows,
     safety,
+    scopes,
     types,
     views,
 )
 from shardpool.planner.ast import Tree, is_a
-from shardpool.planner.partitionwise import Carrier, PartitionWise
+from shardpool.planner.carriers import Carrier
+from shardpool.planner.partitionwise import PartitionWise
 from shardpool.planner.plan import Concatenation, MergeQuery
 from shardpool.planner.rewrite import copied
 from tests.oracle.generator import Generator
@@ -382,8 +385,30 @@ def a_contradiction_empties_what_does_not_need_it(patch: pytest.MonkeyPatch) -> 
     "select count(*) from people natural join daily",
 )
 def a_natural_join_is_on_the_first_column_that_both_have(patch: pytest.MonkeyPatch) -> None:
-    original = analyse._common_columns
-    patch.setattr(analyse, "_common_columns", lambda *given: (original(*given) or ())[:1])
+    original = analyse.common_columns
+    patch.setattr(analyse, "common_columns", lambda *given: (original(*given) or ())[:1])
+
+
+@plant(
+    "with recursive r(a, n) as (select customer_id, 1 from lone union all select a + 1, n + 1 from r where n < 5) "
+    "select count(*) from r join orders o on o.customer_id = r.a"
+)
+def a_recursion_that_changes_the_key_is_taken_for_one_that_carries_it(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(PartitionWise, "_exported", lambda *given: (0,))
+
+
+@plant(
+    "with recursive r(n) as (select line from items union select n + 1 from r where n < 4) select count(*) from r",
+    "select count(*) from (select code from orders except select code from customers where vip) x",
+    "select count(*) from (select code from orders intersect select code from customers where vip) x",
+)
+def rows_without_the_key_are_compared_in_each_partition(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(partitionwise, "check_compared", lambda *given: None)
+
+
+@plant("select * from (select v, customer_id from lone) a join lone b using (customer_id) order by b.v, a.v")
+def a_star_does_not_begin_with_the_columns_of_using(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(scopes.Scope, "using_of", lambda *given: ())
 
 
 @plant("select code, sum(total) from orders group by code")

@@ -303,3 +303,104 @@ select distinct on (code) code, id from orders order by code, total desc nulls l
 (select cpeople.n as c1 from cpeople where cpeople.login = 'user3') union all (select t2.v as c1 from blobs t2 where ((true or t2.k is not null)) is null);
 
 select count(*) from people p join orders o on o.note = p.login where (not p.age > 3) is null;
+
+-- Recursive queries: by partitions where each row stays in the partition of the one before it.
+-- rung: pushdown
+with recursive r as (select customer_id, 1 as n from lone union all select r.customer_id, n + 1 from r where n < 3) select o.id, r.n from orders o join r on r.customer_id = o.customer_id order by 1, 2;
+
+-- rung: pushdown
+with recursive r as (select customer_id, order_id, line, 1 as depth from items where line = 1 union all select i.customer_id, i.order_id, i.line, depth + 1 from items i join r on i.customer_id = r.customer_id and i.order_id = r.order_id and i.line = r.line + 1) select depth, count(*) from r group by depth order by 1;
+
+-- rung: pushdown
+with recursive r as (select customer_id, order_id, line, 1 as depth from items where line = 1 union all select i.customer_id, i.order_id, i.line, depth + 1 from items i join r on i.customer_id = r.customer_id and i.order_id = r.order_id and i.line = r.line + 1) select max(depth), customer_id from r group by customer_id order by 2, 1;
+
+-- rung: some: pushdown
+with recursive r as (select customer_id, order_id, line, 1 as depth from items where line = 1 and customer_id = 7 union all select i.customer_id, i.order_id, i.line, depth + 1 from items i join r on i.customer_id = r.customer_id and i.order_id = r.order_id and i.line = r.line + 1) select * from r order by 1,2,3,4;
+
+-- rung: pushdown
+with recursive r(a, b) as (select customer_id, line from items where line = 1 union select r.a, b + 1 from r where b < 4) select a, b from r order by 1,2;
+
+-- rung: gather
+with recursive r(a, b) as (select customer_id, line from items where line = 1 union select r.a + 1, b + 1 from r where b < 4) select a, b from r order by 1,2;
+
+-- rung: pushdown
+with recursive r(a, b) as (select customer_id, line from items where line = 1 and customer_id < 10 union all select r.a + 1, b + 1 from r where b < 4) select a, b from r order by 1,2;
+
+-- rung: stages
+with recursive r(a, b) as (select customer_id, 1 from lone union all select o.customer_id, b + 1 from r join orders o on o.customer_id = r.a + 1 where b < 4) select a, b, count(*) from r group by 1,2 order by 1,2;
+
+-- rung: pushdown
+with recursive r(n) as (select 1 union all select n + 1 from r where n < 5) select r.n, count(*) from orders o join r on r.n = o.quantity group by 1 order by 1;
+
+-- rung: gather
+with recursive r(n) as (select 1 union all select n + 1 from r where n < 5) select count(*) from orders where quantity in (select n from r);
+
+-- rung: pushdown
+with recursive c(code, n) as (select code, 1 from country where code < 'e' union all select c.code, n + 1 from c join country k using (code) where n < 3) select o.code, c.n, count(*) from orders o join c on c.code = o.code group by 1, 2 order by 1, 2;
+
+-- rung: stages
+with recursive r as (select login, boss, 1 as depth from people where login = 'user13' union all select p.login, p.boss, depth + 1 from people p join r on p.login = r.boss) select * from r order by depth;
+
+-- rung: gather
+with recursive r(c, n) as (select customer_id, 1 from lone union all select c, n + 1 from r) select c from r limit 5;
+
+-- rung: pushdown
+with recursive r(c, n) as (select customer_id, 1 from lone union all select c, n + 1 from r where n < 100) select c, n from r order by n desc, c limit 5;
+
+-- rung: pushdown
+with recursive r(c, n) as (select customer_id, 1 from orders union select c, n + 1 from r where n < 3) select count(*), sum(n) from r;
+
+-- rung: gather
+with recursive r(c, n) as (select customer_id, 1 from lone union all select c, n + 1 from r where n < 10) select id from orders o where exists (select from r where r.c = o.customer_id and n = 3) order by 1;
+
+-- rung: pushdown
+with recursive r(c, n) as (select customer_id, 1 from lone union all select c, n + 1 from r where n < 10), s as (select c, max(n) as m from r group by c) select o.id, m from orders o join s on s.c = o.customer_id order by 1;
+
+-- rung: gather
+with recursive r(c, n) as (select 3, 1 union all select o.customer_id::int, n + 1 from r join orders o on o.customer_id = r.c where n < 2) select count(*) from r;
+
+-- rung: gather
+with recursive t(login, boss) as (select login, boss from people where boss is null union all select p.login, p.boss from people p join t on p.boss = t.login) search depth first by login set o select login from t order by o limit 5;
+
+-- rung: gather
+with recursive t(c, n) as (select customer_id, 1 from lone union all select t.c, n + 1 from t where n < 3) cycle c set looped using path select c, n, looped from t order by 1, 2, 3;
+
+-- rung: pushdown
+with recursive a(c, n) as (select customer_id, 1 from lone union all select c, n + 1 from a where n < 3), b(c, m) as (select c, n from a union all select c, m * 2 from b where m < 9) select c, m, count(*) from b group by c, m order by 1, 2, 3;
+
+-- rung: pushdown
+with recursive x as (select customer_id, id from orders where id < 20), r as (select customer_id, id from x union select x.customer_id, x.id from x join r on x.customer_id = r.customer_id) select count(*), sum(id) from r;
+
+-- Set operations of rows that have the key.
+-- rung: pushdown
+select customer_id from orders intersect select customer_id from items order by 1;
+
+-- rung: pushdown
+select customer_id, id from orders except select customer_id, order_id from items order by 1, 2;
+
+-- rung: pushdown
+select customer_id, code from orders union select customer_id, code from customers;
+
+-- rung: pushdown
+select count(*) from (select customer_id from orders union select customer_id from items) x;
+
+-- rung: pushdown
+select count(*) from (select customer_id, id from orders except all select customer_id, order_id from items) x join customers using (customer_id);
+
+-- rung: pushdown
+select u.customer_id, count(*) from (select customer_id from orders union all select customer_id from items) u join customers c on c.customer_id = u.customer_id where c.vip group by 1 order by 1;
+
+-- rung: pushdown
+select customer_id from orders where id < 50 except select customer_id from short;
+
+-- rung: pushdown
+select customer_id from short intersect all select customer_id from tiny;
+
+-- rung: stages
+select code, customer_id from orders union select code, id from orders;
+
+-- rung: some: pushdown
+select customer_id from orders where customer_id = 7 union select customer_id from items where customer_id = 3;
+
+-- rung: stages
+select customer_id from orders except select 7 order by 1 limit 3;
