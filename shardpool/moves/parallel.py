@@ -7,22 +7,17 @@ the connections of the others are cancelled, and all have ended when the error i
 
 from __future__ import annotations
 
-import os
-import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import psycopg2
+from shardpool.engines.interrupt import end_all
 
 T = TypeVar("T")
 
 #: Seconds between two calls of `meanwhile`.
 INTERVAL = 0.5
-#: Seconds after which a connection that was cancelled is cut.
-PATIENCE = 5.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,7 @@ def together(works: Sequence[Work], meanwhile: Callable[[], object] = lambda: No
                     future.result()
                 meanwhile()
         except BaseException:
-            _stop(works, futures)
+            end_all({future: work.connection for work, future in zip(works, futures, strict=True)})
             raise
         return [future.result() for future in futures]
 
@@ -54,20 +49,3 @@ def keep_alive(connection: Any) -> None:
     """Say something on a connection that waits in its transaction."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
-
-
-def _stop(works: Iterable[Work], futures: Sequence[Future[Any]]) -> None:
-    running = [work for work, future in zip(works, futures, strict=True) if not future.done()]
-    for work in running:
-        with suppress(psycopg2.Error):
-            work.connection.cancel()
-    if wait(futures, timeout=PATIENCE).not_done:
-        for work in running:
-            _cut(work.connection)
-        wait(futures)
-
-
-def _cut(connection: Any) -> None:
-    """Shut the socket, so that a server that does not answer cannot hold the thread that waits for it."""
-    with suppress(OSError, psycopg2.Error), socket.socket(fileno=os.dup(connection.fileno())) as link:
-        link.shutdown(socket.SHUT_RDWR)
