@@ -3,6 +3,9 @@
 Each piece of work runs in a thread of its own with its connection. The calling thread waits, where Ctrl-C reaches it,
 and keeps the other connections of the move from being taken for dead. When one piece fails, or the wait is interrupted,
 the connections of the others are cancelled, and all have ended when the error is raised.
+
+That is no crew (`bulk.crew`): the ends of a pipe, or the two sides of a comparison, wait for each other. So all begin
+at once, and none of them is a task that could begin later.
 """
 
 from __future__ import annotations
