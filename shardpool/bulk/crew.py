@@ -1,4 +1,7 @@
-"""The coordinator's view of the work: which chunks wait, which run, and how many may run on one shard."""
+"""The coordinator's view of the work: which tasks wait, which run, and how many may run on one shard.
+
+The chunks of a job are carried out by a crew, and so are the moves of a plan, each of which is on two shards.
+"""
 
 from __future__ import annotations
 
@@ -15,36 +18,42 @@ Result = TypeVar("Result")
 
 #: How often, in seconds, a coordinator that waits for its workers looks around.
 INTERVAL = 0.2
-#: So long no chunk may come to an end, in seconds. All that a chunk waits for is bounded, and takes less.
+#: So long no task may come to an end, in seconds. All that a chunk waits for is bounded, and takes less.
 SILENCE = 1800.0
 
 
 class Crew(Generic[Task, Result]):
-    """Runs *tasks* on *executor*: at most *workers* at once, *per_shard* of one shard, each when it *may_begin*."""
+    """Runs *tasks* on *executor*: at most *workers* at once, *per_shard* of one shard, each when it *may_begin*.
+
+    Within *silence* seconds some task must come to its end.
+    """
 
     def __init__(
         self,
         executor: Executor,
         workers: int,
         per_shard: int,
-        shard_of: Callable[[Task], str],
+        shards_of: Callable[[Task], tuple[str, ...]],
         tasks: Sequence[Task],
         may_begin: Callable[[], bool] = lambda: True,
+        silence: float = SILENCE,
     ) -> None:
-        self._executor, self._workers, self._per_shard, self._shard_of = executor, workers, per_shard, shard_of
-        self._may_begin = may_begin
+        self._executor, self._workers, self._per_shard, self._shards_of = executor, workers, per_shard, shards_of
+        self._may_begin, self._silence = may_begin, silence
         self._waiting = list(tasks)
-        self._running: dict[Future[Result], tuple[Task, str]] = {}
+        self._running: dict[Future[Result], Task] = {}
 
     def run(
         self,
         submit: Callable[[Executor, Task], Future[Result]],
         take: Callable[[Task, Result], object],
-        go_on: Callable[[], bool],
+        go_on: Callable[[], bool] = lambda: True,
+        interrupted: Callable[[Sequence[Task]], object] = lambda running: None,
     ) -> None:
         """Work until all is done or *go_on* returns false; in any case until nothing runs any more.
 
-        *take* gets each result, in this thread. The first failure is raised when nothing runs any more.
+        *take* gets each result, in this thread. The first failure is raised when nothing runs any more; what runs is
+        let go on to its end. If this thread was interrupted, *interrupted* is told first what runs.
         """
         failure: BaseException | None = None
         heard = time.monotonic()
@@ -63,22 +72,26 @@ class Crew(Generic[Task, Result]):
                         take(task, outcome.result())
                     else:
                         failure = failure or TaskFailed(task, error)
-                if time.monotonic() - heard > SILENCE:
+                if time.monotonic() - heard > self._silence:
                     self._running.clear()
-                    raise JobFailed(f"no chunk came to its end for {SILENCE:g} s: the executor has lost its workers?")
-            except BaseException as error:  # also Ctrl-C: the chunks that run are let go on to their end
+                    raise JobFailed(f"no chunk came to its end for {self._silence:g} s: has the executor lost workers?")
+            except Exception as error:
                 failure = error
+            except BaseException as error:
+                failure = error
+                interrupted(list(self._running.values()))
         if failure is not None:
             raise failure
 
     def _submit(self, submit: Callable[[Executor, Task], Future[Result]]) -> None:
-        busy = Counter(shard for _, shard in self._running.values())
+        busy = Counter(shard for task in self._running.values() for shard in self._shards_of(task))
         kept = []
         for task in self._waiting:
-            shard = self._shard_of(task)
-            if len(self._running) < self._workers and busy[shard] < self._per_shard and self._may_begin():
-                busy[shard] += 1
-                self._running[submit(self._executor, task)] = task, shard
+            shards = self._shards_of(task)
+            room = len(self._running) < self._workers and all(busy[shard] < self._per_shard for shard in shards)
+            if room and self._may_begin():
+                busy.update(shards)
+                self._running[submit(self._executor, task)] = task
             else:
                 kept.append(task)
         self._waiting = kept
@@ -87,12 +100,13 @@ class Crew(Generic[Task, Result]):
         if not self._running:  # all are held back
             time.sleep(INTERVAL)
         done, _ = wait(self._running, timeout=INTERVAL, return_when=FIRST_COMPLETED)
-        return [(self._running.pop(future)[0], future) for future in done]
+        return [(self._running.pop(future), future) for future in done]
 
 
 class TaskFailed(Exception):
-    """A task raised `__cause__`."""
+    """A task raised `error`, which is also the cause."""
 
     def __init__(self, task: object, error: BaseException) -> None:
         super().__init__(f"{task}: {error}")
+        self.error = error
         self.__cause__ = error

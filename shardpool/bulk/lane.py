@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -91,18 +89,3 @@ class Lane:
         if not self.finished:
             self.connection.close()
         self._borrowed.close()
-
-    def cancel(self) -> None:
-        """Cancel the statement that runs in another thread, if one does."""
-        try:
-            self.connection.cancel()
-        except psycopg2.Error as error:
-            log.debug("shard %s: cancel: %s", self.shard, error)
-
-    def sever(self) -> None:
-        """Shut the socket down, so that a server that does not answer cannot hold the thread that waits for it."""
-        try:
-            with socket.socket(fileno=os.dup(self.connection.fileno())) as link:
-                link.shutdown(socket.SHUT_RDWR)
-        except (OSError, psycopg2.Error) as error:
-            log.debug("shard %s: sever: %s", self.shard, error)

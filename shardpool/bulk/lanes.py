@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Self
 
 from shardpool.bulk.lane import Lane
 from shardpool.bulk.translate import without_prepared_transactions
+from shardpool.engines.interrupt import cancel, cut
 
 if TYPE_CHECKING:
     from shardpool.engines import Engines
@@ -104,9 +105,9 @@ class Lanes:
             while worker.thread.is_alive():
                 # Again and again: a cancellation that arrives between two statements is lost.
                 if worker.unreported and time.monotonic() < patience:
-                    worker.lane.cancel()
+                    cancel(worker.lane.connection)
                 elif worker.unreported:
-                    worker.lane.sever()
+                    cut(worker.lane.connection)
                 worker.thread.join(0.1)
 
     def _take_report(self) -> None:

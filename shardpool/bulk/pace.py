@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 #: Seconds of work before a rest. What takes less is done at once, lest its snapshot of the rows be open for long.
-SLICE = 0.5
+SLICE = 1.0
 #: The longest single sleep, in seconds: within them interrupted work ends.
 LONGEST_SLEEP = 2.0
 #: The longest rest, in seconds: not all that takes long was work.

@@ -136,18 +136,17 @@ class Run:
         streams = self._opened.source.streams()
         bounds: dict[str, list[tuple[str, ...]]] = {}
 
-        def shard_of(stream: Stream) -> str:
-            return self._opened.source.shard_of(Chunk(0, stream.name, stream.table, stream.stage, stream.partition))
+        def shards_of(stream: Stream) -> tuple[str, ...]:
+            return self._shards_of(Chunk(0, stream.name, stream.table, stream.stage, stream.partition))
 
         crew = Crew[Stream, list[tuple[str, ...]]](
-            self._executor, self._options.workers, self._options.per_shard, shard_of, streams
+            self._executor, self._options.workers, self._options.per_shard, shards_of, streams
         )
         crew.run(
             lambda executor, stream: executor.submit(
                 cut_stream, self._work, stream, self._options.chunk_rows, self._options.patience
             ),
             lambda stream, found: bounds.update({stream.name: found}),
-            lambda: True,
         )
         chunks: list[Chunk] = []
         for stream in streams:
@@ -168,12 +167,15 @@ class Run:
                 self._executor,
                 self._options.workers,
                 self._options.per_shard,
-                self._opened.source.shard_of,
+                self._shards_of,
                 left,
                 self._throttle.ready,
             ).run(self._submit, self._take, self._go_on)
             if self._wanted != "run":
                 return
+
+    def _shards_of(self, chunk: Chunk) -> tuple[str, ...]:
+        return (self._opened.source.shard_of(chunk),)
 
     def _submit(self, executor: Executor, chunk: Chunk) -> Any:
         self._table = chunk.table

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
-from contextlib import suppress
 from typing import TypeVar
 
-import psycopg2
-
 from shardpool.ddl.session import ShardSession
+from shardpool.engines.interrupt import end_all
 
 _T = TypeVar("_T")
-
-
-#: A cancel request that finds a session between two statements is lost: it is repeated at this interval, in seconds.
-CANCEL_INTERVAL = 0.1
 
 
 def on_all(executor: Executor, sessions: Sequence[ShardSession], step: Callable[[ShardSession], _T]) -> dict[str, _T]:
@@ -28,16 +22,5 @@ def on_all(executor: Executor, sessions: Sequence[ShardSession], step: Callable[
                 future.result()
         return {session.shard: future.result() for future, session in running.items()}
     except BaseException:
-        _cancel(running)
+        end_all({future: session.connection for future, session in running.items()})
         raise
-
-
-def _cancel(running: Mapping[Future[_T], ShardSession]) -> None:
-    """Cancel what the sessions are doing, until none does anything."""
-    left = set(running)
-    while left:
-        for future in left:
-            if not future.done():
-                with suppress(psycopg2.Error):
-                    running[future].connection.cancel()
-        _, left = wait(left, CANCEL_INTERVAL)

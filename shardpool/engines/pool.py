@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import random
 import select
-import socket
 import threading
 import time
 import weakref
@@ -30,8 +29,6 @@ from shardpool.errors import PoolClosed, PoolTimeout, ShardUnavailable
 AGE_JITTER = 0.1
 
 DEFAULT_LIMITS = PoolConfig()
-
-_CANCEL = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = %s AND client_port = %s"
 
 
 @dataclass(frozen=True)
@@ -149,27 +146,6 @@ class ShardPool(Pool):
         if entry.dbapi_connection is not None:
             entry.close()
 
-    def cancel(self, connection: Any) -> None:
-        """Interrupt what runs on a connection of this pool, if its server answers within the connect timeout.
-
-        The driver's own way stops all threads of this process until the server has answered it, which one that hangs
-        never does. It is left for connections that the server knows by another port: those behind a pooler.
-        """
-        try:
-            entry = self.open_apart()
-        except ShardUnavailable:
-            return
-        asking: Any = entry.dbapi_connection
-        try:
-            with asking.cursor() as cursor:
-                cursor.execute(_CANCEL, (connection.get_backend_pid(), _own_port(connection)))
-                if not cursor.rowcount:
-                    connection.cancel()
-        except psycopg2.Error:
-            return  # it has ended by itself
-        finally:
-            self.close_apart(entry)
-
     def _wait(self, waiter: _Waiter) -> ConnectionPoolEntry | None:
         try:
             waiter.woken.wait(self.limits.timeout)
@@ -281,6 +257,7 @@ class ShardPool(Pool):
         record.info["expires"] = now + self.limits.max_age * random.uniform(1 - AGE_JITTER, 1 + AGE_JITTER)
         connection.rollback()
         connection.autocommit = True
+        owners[connection] = self
 
     def recreate(self) -> ShardPool:
         """Part of `Engine.dispose`: an empty pool of the same kind."""
@@ -330,17 +307,13 @@ def clean(connection: Any) -> None:
         cursor.execute("DISCARD ALL")
 
 
-def _own_port(connection: Any) -> int:
-    """Return the port from which a connection is made; -1, as the server says, for one without."""
-    with socket.socket(fileno=os.dup(connection.fileno())) as own:
-        return int(own.getsockname()[1]) if own.family != socket.AF_UNIX else -1
-
-
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 _pools: weakref.WeakSet[ShardPool] = weakref.WeakSet()
+#: The pool of each connection, also of those that were opened apart.
+owners: weakref.WeakKeyDictionary[Any, ShardPool] = weakref.WeakKeyDictionary()
 
 
 def _after_fork() -> None:

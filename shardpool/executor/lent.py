@@ -47,9 +47,6 @@ class _LentPool:
     def discard(self, entry: _Lent) -> None:
         entry.dbapi_connection.close()
 
-    def cancel(self, connection: Any) -> None:
-        self.transaction.around.engines.pool(self.shard).cancel(connection)
-
 
 @dataclass(frozen=True)
 class _Lent:

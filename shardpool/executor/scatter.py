@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import psycopg2
 
 from shardpool.engines import Engines
+from shardpool.engines.interrupt import cancel
 from shardpool.engines.translate import is_lost, is_stale, translate
 from shardpool.errors import PoolTimeout, ScatterFailed, ShardpoolError, ShardUnavailable
 
@@ -58,7 +59,7 @@ class Leases:
         """Interrupt what runs on these shards. A cancel may arrive late, so their connections are not used again."""
         for shard in shards:
             self._broken.add(shard)
-            self._engines.pool(shard).cancel(self.connection(shard))
+            cancel(self.connection(shard))
 
     def abandon(self, shard: str) -> None:
         self._broken.add(shard)

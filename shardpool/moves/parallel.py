@@ -3,26 +3,24 @@
 Each piece of work runs in a thread of its own with its connection. The calling thread waits, where Ctrl-C reaches it,
 and keeps the other connections of the move from being taken for dead. When one piece fails, or the wait is interrupted,
 the connections of the others are cancelled, and all have ended when the error is raised.
+
+That is no crew (`bulk.crew`): the ends of a pipe, or the two sides of a comparison, wait for each other. So all begin
+at once, and none of them is a task that could begin later.
 """
 
 from __future__ import annotations
 
-import os
-import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import psycopg2
+from shardpool.engines.interrupt import end_all
 
 T = TypeVar("T")
 
 #: Seconds between two calls of `meanwhile`.
 INTERVAL = 0.5
-#: Seconds after which a connection that was cancelled is cut.
-PATIENCE = 5.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ def together(works: Sequence[Work], meanwhile: Callable[[], object] = lambda: No
                     future.result()
                 meanwhile()
         except BaseException:
-            _stop(works, futures)
+            end_all({future: work.connection for work, future in zip(works, futures, strict=True)})
             raise
         return [future.result() for future in futures]
 
@@ -54,20 +52,3 @@ def keep_alive(connection: Any) -> None:
     """Say something on a connection that waits in its transaction."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
-
-
-def _stop(works: Iterable[Work], futures: Sequence[Future[Any]]) -> None:
-    running = [work for work, future in zip(works, futures, strict=True) if not future.done()]
-    for work in running:
-        with suppress(psycopg2.Error):
-            work.connection.cancel()
-    if wait(futures, timeout=PATIENCE).not_done:
-        for work in running:
-            _cut(work.connection)
-        wait(futures)
-
-
-def _cut(connection: Any) -> None:
-    """Shut the socket, so that a server that does not answer cannot hold the thread that waits for it."""
-    with suppress(OSError, psycopg2.Error), socket.socket(fileno=os.dup(connection.fileno())) as link:
-        link.shutdown(socket.SHUT_RDWR)

@@ -7,11 +7,12 @@ A plan is written into the catalog before its first move. So whoever comes after
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from math import inf
 
+from shardpool.bulk.crew import Crew, TaskFailed
 from shardpool.errors import CutoverTimeout, PreflightFailed, ShardpoolError
 from shardpool.moves.journal import Journal
 from shardpool.moves.locks import GRACE, move_locked
@@ -81,55 +82,43 @@ class _Application:
             remaining = self._round(remaining, reports, last)
         return reports
 
-    def _round(self, moves: list[PlannedMove], reports: list[MoveReport], last: bool) -> list[PlannedMove]:
+    def _round(self, moves: Sequence[PlannedMove], reports: list[MoveReport], last: bool) -> list[PlannedMove]:
         """Do all moves; return those whose partitions were in use. If it is the *last* round, that is an error."""
-        waiting, busy = list(moves), list[PlannedMove]()
-        failures: list[BaseException] = []
-        running: dict[Future[MoveReport | None], PlannedMove] = {}
-        with ThreadPoolExecutor(self._parallel, "shardpool-rebalance") as executor, self._aborted(running):
-            while running or (waiting and not failures):
-                while not failures and (planned := self._next(waiting, running.values())) is not None:
-                    waiting.remove(planned)
-                    running[executor.submit(self._move, planned)] = planned
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    planned, error = running.pop(future), future.exception()
-                    if isinstance(error, CutoverTimeout) and not last:
-                        busy.append(planned)
-                    elif error is not None:
-                        failures.append(error)
-                    elif (report := future.result()) is not None:
-                        reports.append(report)
-        if failures:
-            raise failures[0]
+        busy: list[PlannedMove] = []
+
+        def take(planned: PlannedMove, outcome: MoveReport | CutoverTimeout | None) -> None:
+            if isinstance(outcome, CutoverTimeout):
+                busy.append(planned)
+            elif outcome is not None:
+                reports.append(outcome)
+
+        with ThreadPoolExecutor(self._parallel, "shardpool-rebalance") as executor:
+            crew = Crew[PlannedMove, MoveReport | CutoverTimeout | None](
+                executor, self._parallel, self._per_shard, lambda it: (it.source, it.target), moves, silence=inf
+            )
+            try:
+                crew.run(lambda it, planned: it.submit(self._move, planned, last), take, interrupted=self._abort)
+            except TaskFailed as failed:
+                raise failed.error from failed.error.__cause__
         return busy
 
-    @contextmanager
-    def _aborted(self, running: Mapping[Future[MoveReport | None], PlannedMove]) -> Iterator[None]:
-        """When the block is interrupted, undo the moves under way, as a single one is when it is interrupted."""
-        try:
-            yield
-        except BaseException:
-            for planned in list(running.values()):
-                with suppress(ShardpoolError):
-                    abort_move(self._router, planned.partition)
-            raise
+    def _abort(self, running: Sequence[PlannedMove]) -> None:
+        """Undo the moves under way, as a single one is when it is interrupted."""
+        for planned in running:
+            with suppress(ShardpoolError):
+                abort_move(self._router, planned.partition)
 
-    def _next(self, waiting: Iterable[PlannedMove], running: Iterable[PlannedMove]) -> PlannedMove | None:
-        """Return the first move whose shards have room."""
-        under_way = list(running)
-        if len(under_way) >= self._parallel:
-            return None
-        used = Counter(shard for planned in under_way for shard in (planned.source, planned.target))
-        for planned in waiting:
-            if all(used[shard] < self._per_shard for shard in (planned.source, planned.target)):
-                return planned
-        return None
-
-    def _move(self, planned: PlannedMove) -> MoveReport | None:
+    def _move(self, planned: PlannedMove, last: bool) -> MoveReport | CutoverTimeout | None:
+        """Do a move that is not done yet. Return an error that another try may not meet, if it is not the last."""
         self._router.refresh()
-        if _is_done(self._router, planned):
-            return None
-        report = move_one(self._router, planned.partition, planned.target, "auto", 0.0, self._tell())
+        try:
+            if _is_done(self._router, planned):
+                return None
+            report = move_one(self._router, planned.partition, planned.target, "auto", 0.0, self._tell())
+        except CutoverTimeout as error:
+            if last:
+                raise
+            return error
         if self._progress is not None:
             done = MoveProgress(report.partition, DONE, report.rows, report.bytes, report.bytes, report.seconds)
             with self._lock:

@@ -32,8 +32,10 @@ SIZES = (1, 16, 128)
 MOVES = 20
 WRITERS = 2
 MODES: tuple[Wanted, ...] = ("trigger", "logical")
-#: So often writers are alone, and then beside moves.
+#: So often each mode has its turn.
 ROUNDS = 2
+#: Writers are alone before each move as long as the last one took, within these seconds.
+ALONE = (0.5, 1.5)
 ROW = 400
 DDL = "CREATE TABLE lines (key bigint, number int, hits int NOT NULL DEFAULT 0, text text, PRIMARY KEY (key, number))"
 SCHEMA = "bench_p0000"
@@ -55,24 +57,50 @@ def fill(router: Router, megabytes: int) -> int:
     return rows
 
 
-@contextmanager
-def writing(router: Router, written: list[Written]) -> Iterator[None]:
-    """Writers in a process of their own that change rows one by one; what they did is added to *written*."""
-    context = multiprocessing.get_context("spawn")
-    begun, ended, found = context.Event(), context.Event(), context.Queue()
-    process = context.Process(target=write_until, args=(router.config, begun, ended, found))
-    process.start()
-    begun.wait(60)
-    try:
+@dataclass
+class Written:
+    """What writers did in some time: statements, seconds, and the seconds of the slowest statement."""
+
+    statements: int = 0
+    seconds: float = 0.0
+    slowest: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        return self.statements / self.seconds
+
+
+class Writers:
+    """Writers in a process of their own that change rows one by one."""
+
+    def __init__(self, router: Router) -> None:
+        context = multiprocessing.get_context("spawn")
+        begun, self._ended, self._slowest = context.Event(), context.Event(), context.Queue()
+        self._counts = context.RawArray("Q", WRITERS)
+        self._process = context.Process(
+            target=write_until, args=(router.config, begun, self._ended, self._counts, self._slowest)
+        )
+        self._process.start()
+        begun.wait(60)
+
+    @contextmanager
+    def counted(self, written: Written) -> Iterator[None]:
+        """Add to *written* what is written during the block."""
+        before, began = sum(self._counts), time.perf_counter()
         yield
-    finally:
-        ended.set()
-        written.append(found.get(timeout=60))
-        process.join()
+        written.statements += sum(self._counts) - before
+        written.seconds += time.perf_counter() - began
+
+    def end(self) -> float:
+        """Stop; return the seconds of the slowest statement."""
+        self._ended.set()
+        slowest = self._slowest.get(timeout=60)
+        self._process.join()
+        return float(slowest)
 
 
-def write_until(config: Config, begun: Any, ended: Any, found: Any) -> None:
-    latencies: list[float] = []
+def write_until(config: Config, begun: Any, ended: Any, counts: Any, slowest: Any) -> None:
+    latencies = [0.0] * WRITERS
 
     def write(router: Router, key: int) -> None:
         number = 0
@@ -84,26 +112,18 @@ def write_until(config: Config, begun: Any, ended: Any, found: Any) -> None:
                 "UPDATE lines SET hits = hits + 1 WHERE key = :key AND number = :number",
                 {"key": key, "number": number},
             )
-            latencies.append(time.perf_counter() - since)
+            counts[key] += 1
+            latencies[key] = max(latencies[key], time.perf_counter() - since)
 
     with Router(config) as router:
         router.execute(0, "SELECT 1 FROM lines LIMIT 1")
         threads = [threading.Thread(target=write, args=(router, key)) for key in range(WRITERS)]
-        began = time.perf_counter()
         for thread in threads:
             thread.start()
         begun.set()
         for thread in threads:
             thread.join()
-        found.put(Written(len(latencies) / (time.perf_counter() - began), max(latencies)))
-
-
-@dataclass(frozen=True)
-class Written:
-    """What writers did: statements per second, and the seconds of the slowest."""
-
-    rate: float
-    slowest: float
+        slowest.put(max(latencies))
 
 
 def move(router: Router, mode: Wanted = "trigger") -> MoveReport:
@@ -114,22 +134,25 @@ def move(router: Router, mode: Wanted = "trigger") -> MoveReport:
 def measure(router: Router, megabytes: int) -> Iterator[list[str]]:
     """Yield rows of the table of pauses, one for each mode; these take turns."""
     count = MOVES if megabytes <= 32 else max(MOVES // 4, 3)
-    alone: list[Written] = []
-    written: dict[Wanted, list[Written]] = {mode: [] for mode in MODES}
+    alone = {mode: Written() for mode in MODES}
+    beside = {mode: Written() for mode in MODES}
     reports: dict[Wanted, list[MoveReport]] = {mode: [] for mode in MODES}
     for _ in range(ROUNDS):
-        with writing(router, alone):
-            time.sleep(3)
         for mode in MODES:
-            with writing(router, written[mode]):
-                reports[mode] += [move(router, mode) for _ in range(count // ROUNDS)]
-    before = statistics.median(it.rate for it in alone)
+            writers, lasted = Writers(router), ALONE[1]
+            for _ in range(max(count // ROUNDS, 1)):
+                with writers.counted(alone[mode]):
+                    time.sleep(min(max(lasted, ALONE[0]), ALONE[1]))
+                with writers.counted(beside[mode]):
+                    reports[mode].append(move(router, mode))
+                lasted = reports[mode][-1].seconds
+            beside[mode].slowest = max(beside[mode].slowest, writers.end())
     for mode in MODES:
-        during = statistics.median(it.rate for it in written[mode])
-        yield [f"{megabytes} MB", mode, *figures(reports[mode], written[mode]), f"{1 - during / before:.0%}"]
+        slower = 1 - beside[mode].rate / alone[mode].rate
+        yield [f"{megabytes} MB", mode, *figures(reports[mode], beside[mode].slowest), f"{slower:.0%}"]
 
 
-def figures(reports: list[MoveReport], written: list[Written]) -> list[str]:
+def figures(reports: list[MoveReport], slowest: float) -> list[str]:
     pauses = sorted(it.pause * 1000 for it in reports)
     seconds = statistics.median(it.seconds for it in reports)
     return [
@@ -137,7 +160,7 @@ def figures(reports: list[MoveReport], written: list[Written]) -> list[str]:
         f"{statistics.median(pauses):.0f}",
         f"{pauses[int(len(pauses) * 0.95)]:.0f}",
         f"{pauses[-1]:.0f}",
-        f"{max(it.slowest for it in written) * 1000:.0f}",
+        f"{slowest * 1000:.0f}",
         f"{seconds:.2f}",
     ]
 

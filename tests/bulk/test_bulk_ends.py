@@ -17,7 +17,6 @@ import pytest
 from bulk_tools import Shop, connect, wait_for
 
 from shardpool.bulk import commit, lanes, resolve_loads
-from shardpool.bulk.lane import Lane
 from shardpool.errors import BadRow
 
 ROWS = 1000
@@ -128,7 +127,7 @@ def test_interrupted_while_a_shard_blocks(
     shop: Shop, file: Path, batch_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With large batches the load waits for the lanes to end, with small ones for room in a queue. Cancelling helps."""
-    monkeypatch.setattr(Lane, "sever", forbidden)
+    monkeypatch.setattr(lanes, "cut", forbidden)
     with Blocker(shop, "s1") as blocker:
         thread = interrupt_when_blocked(shop, blocker)
         with pytest.raises(KeyboardInterrupt):

@@ -9,12 +9,13 @@ import subprocess
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
+import psycopg2
 import pytest
 import sqlalchemy.exc
 from sqlalchemy import text
@@ -22,7 +23,10 @@ from sqlalchemy import text
 from shardpool import Router, Sharded, parse_config
 from shardpool.catalog import ShardIdentity
 from shardpool.config import Secret
-from shardpool.engines.pool import ShardPool
+from shardpool.ddl.parallel import on_all
+from shardpool.ddl.session import ShardSession
+from shardpool.engines import interrupt
+from shardpool.engines.pool import owners
 from shardpool.errors import (
     CatalogUnavailable,
     GatherTooLarge,
@@ -33,7 +37,9 @@ from shardpool.errors import (
     ShardpoolError,
     ShardUnavailable,
 )
+from shardpool.executor import scatter
 from shardpool.local import LocalCluster
+from shardpool.moves.parallel import Work, together
 from tests.support.backends import plain_connection
 from tests.support.waiting import eventually
 
@@ -235,34 +241,66 @@ def test_statements_for_a_hanging_shard_do_not_hold_up_the_others(cluster: Local
         assert elapsed < 5
 
 
+def scatters(router: Router, keys: dict[str, list[int]]) -> None:
+    rows = ", ".join(f"({key}, 'again')" for name in ("s0", "s1") for key in keys[name][:1])
+    with pytest.raises(sqlalchemy.exc.IntegrityError):
+        router.query(f"INSERT INTO items VALUES {rows}")
+
+
+def moves(router: Router, keys: dict[str, list[int]]) -> None:
+    with router.engines.borrow("s1") as there, router.engines.borrow("s0") as here:
+        works = [Work(there, lambda: there.cursor().execute("SELECT 1")), Work(here, lambda: fail(here))]
+        with pytest.raises(psycopg2.Error):
+            together(works)
+
+
+def changes_the_schema(router: Router, keys: dict[str, list[int]]) -> None:
+    with ExitStack() as stack:
+        sessions = [
+            ShardSession("shop", name, [], stack.enter_context(router.engines.borrow(name))) for name in ("s0", "s1")
+        ]
+        executor = stack.enter_context(ThreadPoolExecutor(2))
+        with pytest.raises(psycopg2.Error):
+            on_all(executor, sessions, lambda it: fail(it.connection if it.shard == "s0" else None, it.connection))
+
+
+def fail(failing: Any, other: Any = None) -> None:
+    """Fail on one connection; say something on the other, whose server hangs."""
+    if failing is None:
+        other.cursor().execute("SELECT 1")
+    else:
+        failing.cursor().execute("SELECT 1 / 0")
+
+
+@pytest.mark.parametrize("work", [scatters, moves, changes_the_schema])
 def test_a_cancellation_on_a_hanging_shard_does_not_hold_up_the_others(
-    cluster: LocalCluster, router: Router, monkeypatch: pytest.MonkeyPatch
+    cluster: LocalCluster, router: Router, monkeypatch: pytest.MonkeyPatch, work: Callable[..., None]
 ) -> None:
     """The driver's own cancellation would stop all threads of this process until the server answers."""
     keys = {name: keys_on(router, name) for name in ("s0", "s1", "s2")}
-    begun = threading.Event()
+    begun, since = threading.Event(), list[float]()
 
-    def cancel(self: ShardPool, connection: Any, own: Any = ShardPool.cancel) -> None:
-        if self.shard == "s1":
+    def cancel(connection: Any, own: Callable[[Any], None] = interrupt.cancel) -> None:
+        if owners[connection].shard == "s1":
+            since.append(time.monotonic())  # not later, in a thread that would be stopped
             begun.set()
-        own(self, connection)
+        own(connection)
 
-    monkeypatch.setattr(ShardPool, "cancel", cancel)
-    with pytest.raises(sqlalchemy.exc.IntegrityError), ThreadPoolExecutor(1) as threads:
+    with ThreadPoolExecutor(1) as threads:
         router.query("SELECT count(DISTINCT body) FROM items")  # connections are open
+        for module in (interrupt, scatter):
+            monkeypatch.setattr(module, "cancel", cancel)
         hung = backends(cluster, "s1")
         # Whatever happens here, the shard goes on in the end.
         rescue = subprocess.Popen(["sh", "-c", f"sleep 15; kill -CONT {' '.join(map(str, hung))}"])
         for pid in hung:
             os.kill(pid, signal.SIGSTOP)
         try:
-            rows = ", ".join(f"({key}, 'again')" for name in ("s0", "s1") for key in keys[name][:1])
-            writing = threads.submit(router.query, f"INSERT INTO items VALUES {rows}")
+            working = threads.submit(work, router, keys)
             assert begun.wait(20)
-            start = time.monotonic()
             for _ in range(200):
                 router.execute(keys["s2"][0], "SELECT 1 FROM items")
-            elapsed = time.monotonic() - start
+            elapsed = time.monotonic() - since[0]
         finally:
             rescue.kill()
             rescue.wait()
@@ -270,7 +308,7 @@ def test_a_cancellation_on_a_hanging_shard_does_not_hold_up_the_others(
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
         assert elapsed < 8
-        writing.result(60)
+        working.result(60)
 
 
 def backends(cluster: LocalCluster, shard: str) -> list[int]:

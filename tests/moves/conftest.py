@@ -15,6 +15,7 @@ def shop_config(urls: list[str], partitions: int = 4) -> Config:
     return parse_config(
         {
             "keyspace": "shop",
+            "moves": {"share": 1},  # also in movers' processes: no rest beside the tests' writers
             "partitions": partitions,
             "catalog": urls[0],
             "shards": {f"s{number}": {"url": url} for number, url in enumerate(urls)},

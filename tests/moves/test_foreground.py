@@ -15,6 +15,7 @@ import pytest
 from shardpool.bulk import foreground, pace
 from shardpool.bulk.foreground import Foreground
 from shardpool.bulk.pace import Pace
+from shardpool.config import MoveConfig
 from shardpool.errors import MoveTakenOver
 from shardpool.moves import abort_move, move_partition, steps
 from shardpool.moves.progress import MoveProgress
@@ -24,6 +25,11 @@ from tests.support.waiting import eventually
 #: Steps during which writers of the partition wait, or are about to.
 WAITING = {"catch_up", "lock", "last", "fence", "drain", "flip", "switch_on"}
 WATCHES = "FROM pg_stat_activity WHERE application_name = 'shardpool watch'"
+
+
+@pytest.fixture(autouse=True)
+def automatic(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(place.router, "config", replace(place.config, moves=MoveConfig()))
 
 
 # -- who is there -----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from shardpool.bulk import crew
 from shardpool.errors import CutoverTimeout, NoSuchShard, PreflightFailed
 from shardpool.moves import (
     apply_rebalance,
@@ -325,15 +326,17 @@ def test_an_interrupted_run_undoes_what_is_under_way(
     plan = plan_rebalance(place.router, drain=["s0"])
     gates.close("move:copy:after")
     letting_go: list[Background] = []
+    wait = crew.wait
 
     def interrupted(*_: object, **__: object) -> None:
+        monkeypatch.setattr(crew, "wait", wait)
         gates.wait_for("move:copy:after")
         eventually(lambda: len(move_status(place.router)) == 2, "two move")
         undone = lambda: not move_status(place.router)  # noqa: E731
         letting_go.append(Background(lambda: (eventually(undone, "both are undone"), gates.open_all())))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rebalance, "wait", interrupted)
+    monkeypatch.setattr(crew, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         apply_rebalance(place.router, plan, parallel=2, per_shard=2)
     letting_go[0].wait()
