@@ -5,6 +5,8 @@ same words  one psycopg2 connection that sends what the router does: with the se
 one shard   router.transaction() with that UPDATE
 two plain   two psycopg2 connections: UPDATE and COMMIT on each, after one another
 two shards  router.transaction() with both UPDATEs, committed in two phases
+
+The servers are on this machine, where a message costs next to nothing; then as far away as those of a managed service.
 """
 
 from __future__ import annotations
@@ -12,20 +14,24 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from itertools import count
 
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from shardpool import Router, Sharded
+from shardpool import Router, Sharded, parse_config
 from shardpool.local import LocalCluster
 from shardpool.two_phase.names import enter_record, new_id
 from tests.support.backends import plain_connection
+from tests.support.distance import at_a_distance
 
 CALLS = 200
 ROUNDS = 7
+#: Seconds of a message to a server in another building of the same provider, and back.
+ROUND_TRIP = 0.0005
 UPDATE = "UPDATE {}accounts SET amount = amount + 1 WHERE account_id = "
 _next = count()
 
@@ -93,23 +99,32 @@ def main() -> None:
     table = RichTable(title=f"transactions of one UPDATE per shard, {ROUNDS} rounds of {CALLS:,} per client")
     for heading in ("", "clients", "us, median", "min", "x plain"):
         table.add_column(heading, justify="right")
-    for durable in (True, False):
-        with (
-            tempfile.TemporaryDirectory() as directory,
-            LocalCluster(2, 16, directory if durable else None, keyspace="bench") as cluster,
-        ):
-            _measure_cluster(cluster, table, "" if durable else ", fsync off")
+    with tempfile.TemporaryDirectory() as directory, _loaded(directory) as cluster, ExitStack() as stack:
+        near = {name: cluster.url(name) for name in cluster.names}
+        _measure_over(near, table, "")
+        far = {name: stack.enter_context(at_a_distance(url, ROUND_TRIP)) for name, url in near.items()}
+        _measure_over(far, table, f", {ROUND_TRIP * 1000:g} ms away")
+    with _loaded(None) as cluster:
+        _measure_over({name: cluster.url(name) for name in cluster.names}, table, ", fsync off")
     Console(width=100).print(table)
 
 
-def _measure_cluster(cluster: LocalCluster, table: RichTable, how: str) -> None:
-    with cluster.router() as router:
-        router.create_schema(
-            "CREATE TABLE accounts (account_id bigint PRIMARY KEY, amount bigint NOT NULL)",
-            {"accounts": Sharded("account_id")},
-        )
-        router.copy_into("accounts", ((key, 0) for key in range(8000)))
-        urls = {name: cluster.url(name) for name in cluster.names}
+@contextmanager
+def _loaded(directory: str | None) -> Iterator[LocalCluster]:
+    with LocalCluster(2, 16, directory, keyspace="bench") as cluster:
+        with cluster.router() as router:
+            router.create_schema(
+                "CREATE TABLE accounts (account_id bigint PRIMARY KEY, amount bigint NOT NULL)",
+                {"accounts": Sharded("account_id")},
+            )
+            router.copy_into("accounts", ((key, 0) for key in range(8000)))
+        yield cluster
+
+
+def _measure_over(urls: dict[str, str], table: RichTable, how: str) -> None:
+    shards = {name: {"url": url} for name, url in urls.items()}
+    document = {"keyspace": "bench", "partitions": 16, "catalog": urls[min(urls)], "shards": shards}
+    with Router(parse_config(document, source="bench")) as router:
         for clients in (1, 4):
             keys = [
                 {shard: [k for k in range(n, 8000, 4) if router.shard_of(k).name == shard] for shard in urls}
