@@ -1,12 +1,16 @@
-"""Every kind of job, killed at each of its chunks in turn: the same rows as if nothing had happened."""
+"""Every kind of job, killed at each of its chunks, and beside moves: the same rows as if nothing had happened."""
 
 from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -15,7 +19,11 @@ from typing import Any
 import pytest
 
 from shardpool import Router, read_config
+from shardpool.bulk import runner
+from shardpool.bulk.runner import JobProgress
+from shardpool.errors import MoveError
 from shardpool.jobs import job_status, run_job
+from shardpool.moves import move_partition
 from tests.jobs.anonymise_tools import write_config
 from tests.jobs.replicate_tools import TABLES, check_replicated, fill, rows_here, rows_there
 from tests.support.backends import databases, plain_connection
@@ -87,45 +95,49 @@ def killed_at_each_chunk(config: Path, folder: Path, spec: dict[str, Any], shift
     raise AssertionError("unreachable")
 
 
-def exported(place: Place, folder: Path, shift: int) -> int:
-    died = killed_at_each_chunk(place.config, folder, {"job": "export", "to": {"url": place.url}}, shift)
+#: Runs a job of a keyspace, given its configuration and the spec, and says how often something happened to it.
+Runs = Callable[[Path, dict[str, Any]], int]
+
+
+def exported(place: Place, run: Runs) -> int:
+    died = run(place.config, {"job": "export", "to": {"url": place.url}})
     check_replicated(place.bank, place.url)
     return died
 
 
-def replicated(place: Place, folder: Path, shift: int) -> int:
+def replicated(place: Place, run: Runs) -> int:
     spec = {"job": "replicate", "to": {"url": place.url}, "run": {**RUN, "follow": False}}
-    died = killed_at_each_chunk(place.config, folder, spec, shift)
+    died = run(place.config, spec)
     check_replicated(place.bank, place.url)
     return died
 
 
-def imported(place: Place, folder: Path, shift: int) -> int:
+def imported(place: Place, run: Runs) -> int:
     """By way of an export, so that there is something to import."""
     run_job(place.bank, {"job": "export", "name": "out", "to": {"url": place.url}})
     tables = {"country": {"reference": True}, "owners": {"key": "id"}, "accounts": {"key": "owner"}}
     spec = {"job": "import", "from": {"url": place.url}, "tables": tables}
-    died = killed_at_each_chunk(place.other_config, folder, spec, shift)
+    died = run(place.other_config, spec)
     place.other.refresh()
     check_replicated(place.other, place.url)
     return died
 
 
-def transformed(place: Place, folder: Path, shift: int) -> int:
+def transformed(place: Place, run: Runs) -> int:
     """From the keyspace into a table of another database."""
     connection = plain_connection(place.url)
     with connection.cursor() as cursor:
         cursor.execute("CREATE TABLE accounts (owner bigint, number text, amount numeric, PRIMARY KEY (owner, number))")
     connection.close()
     spec = {"job": "etl", "extract": {"table": "accounts"}, "load": {"url": place.url, "table": "accounts"}}
-    died = killed_at_each_chunk(place.config, folder, spec, shift)
+    died = run(place.config, spec)
     assert rows_there(place.url, "SELECT t::text FROM accounts t") == rows_here(place.bank, "accounts")
     return died
 
 
-def anonymised(place: Place, folder: Path, shift: int) -> int:
+def anonymised(place: Place, run: Runs) -> int:
     """Twice: what is made up depends on the secret and the value alone."""
-    died = killed_at_each_chunk(place.config, folder, {**ANONYMISE, "to": {"config": str(place.other_config)}}, shift)
+    died = run(place.config, {**ANONYMISE, "to": {"config": str(place.other_config)}})
     place.other.refresh()
     found = {table: rows_here(place.other, table) for table in TABLES}
     assert {table: len(rows) for table, rows in found.items()} == {
@@ -139,16 +151,87 @@ def anonymised(place: Place, folder: Path, shift: int) -> int:
     return died
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("shift", range(len(POINTS)))
-@pytest.mark.parametrize("job", [exported, replicated, imported, transformed, anonymised], ids=lambda it: it.__name__)
-def test_killed_at_each_chunk(
-    place: Place, tmp_path: Path, job: Callable[[Place, Path, int], int], shift: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(autouse=True)
+def secret(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SECRET.items():
         monkeypatch.setenv(name, value)
-    died = job(place, tmp_path, shift)
-    print(died, "processes died")
-    assert died > 5
+
+
+JOBS = [exported, replicated, imported, transformed, anonymised]
+
+
+def check_ended(place: Place) -> None:
     left = [it for it in job_status(place.bank) + job_status(place.other) if it.state not in ("done", "paused")]
     assert left == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", range(len(POINTS)))
+@pytest.mark.parametrize("job", JOBS, ids=lambda it: it.__name__)
+def test_killed_at_each_chunk(place: Place, tmp_path: Path, job: Callable[[Place, Runs], int], shift: int) -> None:
+    died = job(place, lambda config, spec: killed_at_each_chunk(config, tmp_path, spec, shift))
+    print(died, "processes died")
+    assert died > 5
+    check_ended(place)
+
+
+@contextmanager
+def moving(router: Router, seed: int) -> Iterator[Callable[[JobProgress], None]]:
+    """Move partitions to and fro, from the first progress that the block tells of until it ends."""
+    choose, begin, stop = random.Random(seed), threading.Event(), threading.Event()
+    moved: list[int] = []
+    failures: list[BaseException] = []
+
+    def move() -> None:
+        begin.wait()
+        while not stop.is_set():
+            placement = choose.choice(router.shard_map.placements)
+            to = next(it for it in sorted(router.shard_map.shards) if it != placement.shard)
+            try:
+                move_partition(router, placement.partition.id, to)
+                moved.append(placement.partition.id)
+            except MoveError as error:
+                # A chunk was between its two phases just now, or the job changed the schema.
+                if not (error.retryable or re.search("prepared transaction|schema change", str(error))):
+                    failures.append(error)
+                    return
+
+    mover = threading.Thread(target=move, name="mover")
+    mover.start()
+
+    def started(progress: JobProgress) -> None:
+        if progress.chunks:
+            begin.set()
+            while not moved and mover.is_alive():
+                mover.join(0.01)
+
+    try:
+        yield started
+    finally:
+        stop.set()
+        begin.set()
+        mover.join()
+    print(len(moved), "moves")
+    assert failures == []
+    assert moved
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda it: it.__name__)
+def test_partitions_move_meanwhile(
+    place: Place, job: Callable[[Place, Runs], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Partitions move from the first chunk to the end, and the job's own maps are stale again and again."""
+    monkeypatch.setattr(runner, "REPORT_INTERVAL", 0.0)
+    seed = random.randrange(1 << 30)
+    print("seed", seed)
+
+    def beside_moves(config: Path, spec: dict[str, Any]) -> int:
+        run = {"chunk_rows": 2, "workers": 2, "attempts": 30}
+        run |= {"follow": False} if spec["job"] == "replicate" else {}
+        keyspace = place.bank if config == place.config else place.other
+        with moving(keyspace, seed) as started, Router.from_file(config, listen=False) as stale:
+            run_job(stale, {"name": "killed", **spec, "run": run}, progress=started)
+        return 0
+
+    job(place, beside_moves)
+    check_ended(place)
