@@ -5,26 +5,26 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg2.errors import UndefinedTable
 
 from shardpool import Router, read_config
 from shardpool.bulk import runner
-from shardpool.bulk.runner import JobProgress
-from shardpool.errors import MoveError
-from shardpool.jobs import job_status, run_job
+from shardpool.errors import StalePlacement
+from shardpool.jobs import following, job_status, run_job
+from shardpool.jobs.digest import digests_of
+from shardpool.jobs.empty import empty
 from shardpool.moves import move_partition
 from tests.jobs.anonymise_tools import write_config
+from tests.jobs.moving_tools import moving
 from tests.jobs.replicate_tools import TABLES, check_replicated, fill, rows_here, rows_there
 from tests.support.backends import databases, plain_connection
 
@@ -175,47 +175,6 @@ def test_killed_at_each_chunk(place: Place, tmp_path: Path, job: Callable[[Place
     check_ended(place)
 
 
-@contextmanager
-def moving(router: Router, seed: int) -> Iterator[Callable[[JobProgress], None]]:
-    """Move partitions to and fro, from the first progress that the block tells of until it ends."""
-    choose, begin, stop = random.Random(seed), threading.Event(), threading.Event()
-    moved: list[int] = []
-    failures: list[BaseException] = []
-
-    def move() -> None:
-        begin.wait()
-        while not stop.is_set():
-            placement = choose.choice(router.shard_map.placements)
-            to = next(it for it in sorted(router.shard_map.shards) if it != placement.shard)
-            try:
-                move_partition(router, placement.partition.id, to)
-                moved.append(placement.partition.id)
-            except MoveError as error:
-                # A chunk was between its two phases just now, or the job changed the schema.
-                if not (error.retryable or re.search("prepared transaction|schema change", str(error))):
-                    failures.append(error)
-                    return
-
-    mover = threading.Thread(target=move, name="mover")
-    mover.start()
-
-    def started(progress: JobProgress) -> None:
-        if progress.chunks:
-            begin.set()
-            while not moved and mover.is_alive():
-                mover.join(0.01)
-
-    try:
-        yield started
-    finally:
-        stop.set()
-        begin.set()
-        mover.join()
-    print(len(moved), "moves")
-    assert failures == []
-    assert moved
-
-
 @pytest.mark.parametrize("job", JOBS, ids=lambda it: it.__name__)
 def test_partitions_move_meanwhile(
     place: Place, job: Callable[[Place, Runs], int], monkeypatch: pytest.MonkeyPatch
@@ -235,3 +194,24 @@ def test_partitions_move_meanwhile(
 
     job(place, beside_moves)
     check_ended(place)
+
+
+def test_an_old_map_is_replaced(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What compares and empties tables finds a partition that moved; without going after it, it is not there."""
+    tables = dict(place.bank.topology.tables)
+    with Router.from_file(place.config, listen=False) as stale:
+        for placement in place.bank.shard_map.placements:
+            to = next(it for it in sorted(place.bank.shard_map.shards) if it != placement.shard)
+            move_partition(place.bank, placement.partition.id, to)
+        with monkeypatch.context() as impatient:
+            impatient.setattr(following, "PATIENCE", 0.0)
+            with pytest.raises(UndefinedTable):
+                digests_of(stale, tables)
+            with pytest.raises(StalePlacement):
+                empty(stale, ["accounts"])
+        assert digests_of(stale, tables) == digests_of(place.bank, tables)
+    with Router(place.bank.config, listen=False) as stale:
+        partition = place.bank.shard_map.placements[0]
+        move_partition(place.bank, partition.partition.id, min({"s0", "s1"} - {partition.shard}))
+        empty(stale, ["accounts"])
+    assert rows_here(place.bank, "accounts") == []
