@@ -151,6 +151,21 @@ def test_incremental(router: Router, folder: Path) -> None:
             router.execute(key, "DELETE FROM item WHERE id = :k", {"k": key})
 
 
+def test_an_incremental_aggregate(router: Router, folder: Path) -> None:
+    """The window is that of all partitions, not of one."""
+    query = "SELECT max(id) AS id, kind FROM item GROUP BY kind"
+    job = spec({"query": query, "since": "id"}, {"table": "to_item", "mode": "upsert"})
+    everything = sorted(tuple(row) for row in router.query(query))
+    assert run_job(router, job).progress.rows == len(everything) == 3
+    assert sorted((row[0], row[1]) for row in all_rows(router, "to_item")) == everything
+    assert run_job(router, job).progress.rows == 0
+    router.copy_into("item", [(5_000_000, "b", None, None)])
+    try:
+        assert run_job(router, job).progress.rows == 1
+    finally:
+        router.execute(5_000_000, "DELETE FROM item WHERE id = 5000000")
+
+
 def test_a_query_with_a_join(router: Router, folder: Path) -> None:
     query = "SELECT p.id, p.number, i.note || '%' AS note FROM part p JOIN item i ON i.id = p.id WHERE i.kind <> 'a'"
     run_job(router, spec({"query": query, "key": ["id", "number"]}, {"directory": "out"}))
