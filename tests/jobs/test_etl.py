@@ -191,6 +191,7 @@ def test_a_query_of_reference_tables_runs_once(router: Router, folder: Path) -> 
         "SELECT a.id FROM item a JOIN item b ON a.note = b.note",
         "SELECT id, row_number() OVER (ORDER BY id) FROM item",
         "SELECT sum(amount) AS everything FROM item WHERE false",
+        "SELECT DISTINCT kind || '100%' || ':x %s' AS odd, timestamp '2024-01-01 10:30' AS at FROM item",
     ],
 )
 def test_a_query_over_all_partitions_at_once(router: Router, folder: Path, query: str) -> None:
