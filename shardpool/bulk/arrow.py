@@ -108,8 +108,16 @@ def parquet_sink(directory: Path, catalog: Catalog, tables: Tables) -> FileSink:
 
     def encode(table: str, columns: Sequence[str], records: Sequence[Record]) -> bytes:
         known = {column.name: column for column in tables[table].columns}
+        try:
+            rows = to_arrow([known[name] for name in columns], records)
+        except pa.ArrowInvalid as error:
+            # Its own message has the value, which may be what must not be told.
+            raise JobRefused(
+                f"table {table} has values that Parquet has not (infinite or very old dates, NaN as numeric): take "
+                "csv, or a database"
+            ) from error
         out = io.BytesIO()
-        pa.parquet.write_table(to_arrow([known[name] for name in columns], records), out)
+        pa.parquet.write_table(rows, out)
         return out.getvalue()
 
     return FileSink(directory, catalog, "parquet", encode)

@@ -25,12 +25,13 @@ UNLIMITED = 1001
 @dataclass(frozen=True)
 class Extract:
     """A query under a name. *sql* may have `SCHEMA_MARKER` for the partition's schema. *partitions*: where it runs;
-    None for a query that needs no partition, and runs once.
+    None for a query that needs no partition, and runs once. *whole*: only all partitions together can answer it.
     """
 
     table: Table
     sql: str
     partitions: tuple[int, ...] | None
+    whole: bool = False
 
     def relation(self, schema: str | None) -> str:
         return f"({self.sql.replace(SCHEMA_MARKER, quote(schema)) if schema else self.sql}) AS extract"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shardpool.ddl.log import read_log
 from shardpool.errors import JobRefused
+from shardpool.jobs.change_schema import change_schema
 from shardpool.router import Router
 from shardpool.topology.tables import TableKind, Tables
 
@@ -14,7 +15,7 @@ FEED = "feed__"
 def copy_schema(source: Router, target: Router) -> None:
     """Give *target* the tables of *source*. Idempotent. Raise `SchemaError`, or `JobRefused` if they differ then."""
     kinds: dict[str, TableKind] = {name: table.kind for name, table in own_tables(source.topology.tables).items()}
-    target.create_schema(";\n".join(statements_of(source)), kinds)
+    change_schema(target, ";\n".join(statements_of(source)), kinds)
     differing = [name for name in kinds if target.topology.tables.get(name) != source.topology.tables[name]]
     if differing:
         raise JobRefused(

@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from shardpool.errors import JobRefused
+from shardpool.jobs.following import following_moves
+from shardpool.router import Router
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Topology
 from shardpool.topology.tables import Column, Table
@@ -56,20 +58,37 @@ def digest_in(cursor: Any, relation: str, columns: Sequence[Column]) -> Digest:
     return int(rows), int(total)
 
 
-def digests_of(engines: Engines, topology: Topology, tables: Mapping[str, Table]) -> dict[str, list[Digest]]:
+def digests_of(router: Router, tables: Mapping[str, Table]) -> dict[str, list[Digest]]:
     """Return the digests of a keyspace's tables: one for a sharded table, one per shard for a reference table, in the
-    order of the shards' names.
+    order of the shards' names. Partitions may move meanwhile, but nobody may write them.
     """
+    known: _Known = {}
+    return following_moves(router, lambda topology: _digests(router.engines, topology, tables, known))
+
+
+#: (table, schema, and the shard if it is on each) -> digest. A partition has the same rows wherever it is.
+_Known = dict[tuple[str, str, str], Digest]
+
+
+def _digests(
+    engines: Engines, topology: Topology, tables: Mapping[str, Table], known: _Known
+) -> dict[str, list[Digest]]:
+    """Return all digests, of which those that are *known* are not read again."""
+
+    def places(name: str, shard: str) -> list[tuple[str, str, str]]:
+        if not topology.tables[name].sharded:
+            return [(name, topology.keyspace, shard)]
+        return [(name, it.schema, "") for it in topology.shard_map.by_shard().get(shard, ())]
 
     def on_shard(shard: str) -> dict[str, Digest]:
         found = {}
         with engines.borrow(shard) as connection, connection.cursor() as cursor:
             for name, table in tables.items():
-                schemas = [it.schema for it in topology.shard_map.by_shard().get(shard, ())]
-                if not topology.tables[name].sharded:
-                    schemas = [topology.keyspace]
-                parts = [digest_in(cursor, f"{quote(schema)}.{quote(name)}", table.columns) for schema in schemas]
-                found[name] = sum(rows for rows, _ in parts), sum(total for _, total in parts)
+                for place in places(name, shard):
+                    if place not in known:
+                        relation = f"{quote(place[1])}.{quote(name)}"
+                        known[place] = digest_in(cursor, relation, table.columns)
+                found[name] = sum_of([known[place] for place in places(name, shard)])
         return found
 
     shards = sorted(topology.shard_map.shards)
@@ -94,7 +113,7 @@ def differing_references(engines: Engines, topology: Topology) -> dict[str, dict
     shards = sorted(topology.shard_map.shards)
     return {
         name: {shard: rows for shard, (rows, _) in zip(shards, digests, strict=True)}
-        for name, digests in digests_of(engines, topology, tables).items()
+        for name, digests in _digests(engines, topology, tables, {}).items()
         if len(set(digests)) > 1
     }
 

@@ -94,7 +94,7 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
                 return {}
             with engines.borrow(DATABASE) as connection, connection.cursor() as cursor:
                 found = {name: [digest_in(cursor, quote(name), tables[name].columns)] for name in names}
-            digests = digests_of(router.engines, router.topology, {name: tables[name] for name in names})
+            digests = digests_of(router, {name: tables[name] for name in names})
             compare({name: whole(name, digests[name]) for name in names}, found)
             return {"verified_rows": {name: rows for name, [(rows, _)] in found.items()}}
 

@@ -61,7 +61,7 @@ config = "anonymous.toml"
 env = "BENCH_SECRET"
 [run]
 executor = "{executor}"
-workers = 2
+workers = {workers}
 chunk_rows = 50000
 [tables.visit]
 customer = "pseudonym"
@@ -213,7 +213,8 @@ def anonymising(folder: Path) -> None:
                 config = cluster.write_config(folder / "anonymous.toml")
                 config.write_text(config.read_text().replace('keyspace = "shop"', f'keyspace = "anonymous_{name}"'))
                 path = folder / f"{name}.toml"
-                path.write_text(ANONYMISE.format(executor=executor.replace("tcp", "dask") or name))
+                executor, workers = executor.replace("tcp", "dask") or name, 4 if name == "threads" else CORES
+                path.write_text(ANONYMISE.format(executor=executor, workers=workers))
                 took = seconds(lambda path=path: run_job(router, path))  # type: ignore[misc]
                 rates[f"job anonymise, {name}"] = ROWS / took
     print(f"anonymising {ROWS:,} rows (rows/s, of the loop):")
@@ -295,7 +296,9 @@ def memory(rows: int) -> None:
                 cursor.execute(FILL % share)
                 connection.commit()
         path = Path(folder) / "job.toml"
-        spec = ANONYMISE.format(executor="threads").replace('config = "anonymous.toml"', 'directory = "out"')
+        spec = ANONYMISE.format(executor="threads", workers=CORES).replace(
+            'config = "anonymous.toml"', 'directory = "out"'
+        )
         path.write_text(spec.replace('customer = "pseudonym"', 'customer = "keep"'))
         took = seconds(lambda: run_job(router, path))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,21 @@ def test_incremental(router: Router, folder: Path) -> None:
             router.execute(key, "DELETE FROM item WHERE id = :k", {"k": key})
 
 
+def test_an_incremental_aggregate(router: Router, folder: Path) -> None:
+    """The window is that of all partitions, not of one."""
+    query = "SELECT max(id) AS id, kind FROM item GROUP BY kind"
+    job = spec({"query": query, "since": "id"}, {"table": "to_item", "mode": "upsert"})
+    everything = sorted(tuple(row) for row in router.query(query))
+    assert run_job(router, job).progress.rows == len(everything) == 3
+    assert sorted((row[0], row[1]) for row in all_rows(router, "to_item")) == everything
+    assert run_job(router, job).progress.rows == 0
+    router.copy_into("item", [(5_000_000, "b", None, None)])
+    try:
+        assert run_job(router, job).progress.rows == 1
+    finally:
+        router.execute(5_000_000, "DELETE FROM item WHERE id = 5000000")
+
+
 def test_a_query_with_a_join(router: Router, folder: Path) -> None:
     query = "SELECT p.id, p.number, i.note || '%' AS note FROM part p JOIN item i ON i.id = p.id WHERE i.kind <> 'a'"
     run_job(router, spec({"query": query, "key": ["id", "number"]}, {"directory": "out"}))
@@ -169,16 +185,53 @@ def test_a_query_of_reference_tables_runs_once(router: Router, folder: Path) -> 
 @pytest.mark.parametrize(
     "query",
     [
-        "SELECT kind, count(*) FROM item GROUP BY kind",
-        "SELECT * FROM item ORDER BY amount LIMIT 10",
-        "SELECT DISTINCT kind FROM item",
+        "SELECT kind, count(*) AS n, bool_or(amount > 100) AS many FROM item GROUP BY kind",
+        "SELECT * FROM item ORDER BY amount DESC, id LIMIT 10",
+        "SELECT DISTINCT kind, CASE kind WHEN 'a' THEN E'tab\\t\\\\N' END AS odd, kind::char(3) AS padded FROM item",
         "SELECT a.id FROM item a JOIN item b ON a.note = b.note",
         "SELECT id, row_number() OVER (ORDER BY id) FROM item",
+        "SELECT sum(amount) AS everything FROM item WHERE false",
+        "SELECT DISTINCT kind || '100%' || ':x %s' AS odd, timestamp '2024-01-01 10:30' AS at FROM item",
     ],
 )
-def test_a_query_over_all_partitions_at_once_is_refused(router: Router, query: str) -> None:
-    with pytest.raises(JobRefused, match="cannot be answered by each partition"):
-        run_job(router, spec({"query": query}, {"directory": "out"}))
+def test_a_query_over_all_partitions_at_once(router: Router, folder: Path, query: str) -> None:
+    """It is asked as a whole, and written in one chunk."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert run_job(router, spec({"query": query}, {"directory": "out", "format": "parquet"})).progress.chunks == 1
+    found = [tuple(row.values()) for row in parquet.read_table(folder / "out" / "rows").to_pylist()]
+    expected = [tuple(row) for row in router.query(query)]
+    assert sorted(map(str, found)) == sorted(str(tuple(_plain(it) for it in row)) for row in expected)
+
+
+def _plain(value: Any) -> Any:
+    """A value as Parquet has it: numbers without a fixed scale are text there."""
+    return str(value) if isinstance(value, Decimal) and value.as_tuple().exponent != -2 else value
+
+
+def test_an_aggregate_goes_into_a_table_each_time_anew(router: Router, folder: Path) -> None:
+    query = (
+        "SELECT max(id) AS id, kind, min(note) AS note, sum(amount)::numeric(12,2) AS amount FROM item GROUP BY kind"
+    )
+    job = spec({"query": query}, {"table": "to_item", "mode": "upsert"}, transform={"python": "functions.py:double"})
+    assert plan_job(router, job)["samples"][0]["rows"] != []
+    run_job(router, job)
+    router.execute(0, "UPDATE item SET amount = amount + 1 WHERE id = 0")
+    try:
+        run_job(router, job)
+        [total] = {row[3] for row in router.query("SELECT * FROM to_item WHERE kind = 'a'")}
+        assert total == 2 * router.query("SELECT sum(amount) FROM item WHERE kind = 'a'").scalar_one()
+    finally:
+        router.execute(0, "UPDATE item SET amount = amount - 1 WHERE id = 0")
+
+
+def test_a_whole_query_is_bounded_and_not_cut(router: Router, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    query = {"query": "SELECT DISTINCT id, note FROM item JOIN kind ON item.kind <> kind.code ORDER BY id"}
+    with pytest.raises(JobRefused, match="cannot cut a query"):
+        run_job(router, spec({**query, "key": ["id"]}, {"directory": "out"}))
+    small = replace(router.config, query=replace(router.config.query, max_gather_bytes=2000))
+    monkeypatch.setattr(router, "config", small)
+    with pytest.raises(JobFailed, match=r"more than \[query\] max_gather_bytes"):
+        run_job(router, spec(query, {"directory": "out"}))
 
 
 def test_from_and_to_another_database(router: Router, folder: Path, database: str) -> None:

@@ -1,9 +1,10 @@
-"""Every kind of job, killed at each of its chunks in turn: the same rows as if nothing had happened."""
+"""Every kind of job, killed at each of its chunks, and beside moves: the same rows as if nothing had happened."""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,10 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg2.errors import UndefinedTable
 
 from shardpool import Router, read_config
-from shardpool.jobs import job_status, run_job
+from shardpool.bulk import runner
+from shardpool.errors import StalePlacement
+from shardpool.jobs import following, job_status, run_job
+from shardpool.jobs.digest import digests_of
+from shardpool.jobs.empty import empty
+from shardpool.moves import move_partition
 from tests.jobs.anonymise_tools import write_config
+from tests.jobs.moving_tools import moving
 from tests.jobs.replicate_tools import TABLES, check_replicated, fill, rows_here, rows_there
 from tests.support.backends import databases, plain_connection
 
@@ -87,45 +95,49 @@ def killed_at_each_chunk(config: Path, folder: Path, spec: dict[str, Any], shift
     raise AssertionError("unreachable")
 
 
-def exported(place: Place, folder: Path, shift: int) -> int:
-    died = killed_at_each_chunk(place.config, folder, {"job": "export", "to": {"url": place.url}}, shift)
+#: Runs a job of a keyspace, given its configuration and the spec, and says how often something happened to it.
+Runs = Callable[[Path, dict[str, Any]], int]
+
+
+def exported(place: Place, run: Runs) -> int:
+    died = run(place.config, {"job": "export", "to": {"url": place.url}})
     check_replicated(place.bank, place.url)
     return died
 
 
-def replicated(place: Place, folder: Path, shift: int) -> int:
+def replicated(place: Place, run: Runs) -> int:
     spec = {"job": "replicate", "to": {"url": place.url}, "run": {**RUN, "follow": False}}
-    died = killed_at_each_chunk(place.config, folder, spec, shift)
+    died = run(place.config, spec)
     check_replicated(place.bank, place.url)
     return died
 
 
-def imported(place: Place, folder: Path, shift: int) -> int:
+def imported(place: Place, run: Runs) -> int:
     """By way of an export, so that there is something to import."""
     run_job(place.bank, {"job": "export", "name": "out", "to": {"url": place.url}})
     tables = {"country": {"reference": True}, "owners": {"key": "id"}, "accounts": {"key": "owner"}}
     spec = {"job": "import", "from": {"url": place.url}, "tables": tables}
-    died = killed_at_each_chunk(place.other_config, folder, spec, shift)
+    died = run(place.other_config, spec)
     place.other.refresh()
     check_replicated(place.other, place.url)
     return died
 
 
-def transformed(place: Place, folder: Path, shift: int) -> int:
+def transformed(place: Place, run: Runs) -> int:
     """From the keyspace into a table of another database."""
     connection = plain_connection(place.url)
     with connection.cursor() as cursor:
         cursor.execute("CREATE TABLE accounts (owner bigint, number text, amount numeric, PRIMARY KEY (owner, number))")
     connection.close()
     spec = {"job": "etl", "extract": {"table": "accounts"}, "load": {"url": place.url, "table": "accounts"}}
-    died = killed_at_each_chunk(place.config, folder, spec, shift)
+    died = run(place.config, spec)
     assert rows_there(place.url, "SELECT t::text FROM accounts t") == rows_here(place.bank, "accounts")
     return died
 
 
-def anonymised(place: Place, folder: Path, shift: int) -> int:
+def anonymised(place: Place, run: Runs) -> int:
     """Twice: what is made up depends on the secret and the value alone."""
-    died = killed_at_each_chunk(place.config, folder, {**ANONYMISE, "to": {"config": str(place.other_config)}}, shift)
+    died = run(place.config, {**ANONYMISE, "to": {"config": str(place.other_config)}})
     place.other.refresh()
     found = {table: rows_here(place.other, table) for table in TABLES}
     assert {table: len(rows) for table, rows in found.items()} == {
@@ -139,16 +151,67 @@ def anonymised(place: Place, folder: Path, shift: int) -> int:
     return died
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("shift", range(len(POINTS)))
-@pytest.mark.parametrize("job", [exported, replicated, imported, transformed, anonymised], ids=lambda it: it.__name__)
-def test_killed_at_each_chunk(
-    place: Place, tmp_path: Path, job: Callable[[Place, Path, int], int], shift: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(autouse=True)
+def secret(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SECRET.items():
         monkeypatch.setenv(name, value)
-    died = job(place, tmp_path, shift)
-    print(died, "processes died")
-    assert died > 5
+
+
+JOBS = [exported, replicated, imported, transformed, anonymised]
+
+
+def check_ended(place: Place) -> None:
     left = [it for it in job_status(place.bank) + job_status(place.other) if it.state not in ("done", "paused")]
     assert left == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", range(len(POINTS)))
+@pytest.mark.parametrize("job", JOBS, ids=lambda it: it.__name__)
+def test_killed_at_each_chunk(place: Place, tmp_path: Path, job: Callable[[Place, Runs], int], shift: int) -> None:
+    died = job(place, lambda config, spec: killed_at_each_chunk(config, tmp_path, spec, shift))
+    print(died, "processes died")
+    assert died > 5
+    check_ended(place)
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda it: it.__name__)
+def test_partitions_move_meanwhile(
+    place: Place, job: Callable[[Place, Runs], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Partitions move from the first chunk to the end, and the job's own maps are stale again and again."""
+    monkeypatch.setattr(runner, "REPORT_INTERVAL", 0.0)
+    seed = int(os.environ.get("SHARDPOOL_SEED", "0")) or random.randrange(1 << 30)
+    print("seed", seed)
+
+    def beside_moves(config: Path, spec: dict[str, Any]) -> int:
+        run = {"chunk_rows": 2, "workers": 2, "attempts": 30}
+        run |= {"follow": False} if spec["job"] == "replicate" else {}
+        keyspace = place.bank if config == place.config else place.other
+        with moving(keyspace, seed) as started, Router.from_file(config, listen=False) as stale:
+            run_job(stale, {"name": "killed", **spec, "run": run}, progress=started)
+        return 0
+
+    job(place, beside_moves)
+    check_ended(place)
+
+
+def test_an_old_map_is_replaced(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What compares and empties tables finds a partition that moved; without going after it, it is not there."""
+    tables = dict(place.bank.topology.tables)
+    with Router.from_file(place.config, listen=False) as stale:
+        for placement in place.bank.shard_map.placements:
+            to = next(it for it in sorted(place.bank.shard_map.shards) if it != placement.shard)
+            move_partition(place.bank, placement.partition.id, to)
+        with monkeypatch.context() as impatient:
+            impatient.setattr(following, "PATIENCE", 0.0)
+            with pytest.raises(UndefinedTable):
+                digests_of(stale, tables)
+            with pytest.raises(StalePlacement):
+                empty(stale, ["accounts"])
+        assert digests_of(stale, tables) == digests_of(place.bank, tables)
+    with Router(place.bank.config, listen=False) as stale:
+        partition = place.bank.shard_map.placements[0]
+        move_partition(place.bank, partition.partition.id, min({"s0", "s1"} - {partition.shard}))
+        empty(stale, ["accounts"])
+    assert rows_here(place.bank, "accounts") == []

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from shardpool import Router, read_config
+from shardpool.bulk import runner
 from shardpool.errors import ConfigError, JobFailed, JobRefused, SchemaError
 from shardpool.jobs import cancel_job, plan_job, resume_job, run_job, undo_job
 from shardpool.jobs.migrate import capture
 from tests.cli.cli_tools import program, run
 from tests.jobs.anonymise_tools import write_config as write_cluster
 from tests.jobs.import_tools import OLD_SHOP, SPEC, TABLES, check_moved_in, leftovers, rows_in, writing
+from tests.jobs.moving_tools import moving
 from tests.support.backends import databases, plain_connection
 
 SEED = int(os.environ.get("SHARDPOOL_SEED", "7"))
@@ -76,6 +78,19 @@ def test_kill_9_and_resume(place: MoveIn, point: str, monkeypatch: pytest.Monkey
         assert resume_job(place.router, "move-in").state == "done"
     assert writer.failed is None
     check_moved_in(place.router, place.url)
+
+
+def test_partitions_move_while_it_moves_in(place: MoveIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old database is written while the keyspace's partitions move; then it is undone, while they move on."""
+    monkeypatch.setattr(runner, "REPORT_INTERVAL", 0.0)
+    print("seed", SEED)
+    with writing(place.url, SEED) as writer, moving(place.router, SEED) as started:
+        with Router.from_file(place.config, listen=False) as stale:
+            run_job(stale, place.spec, progress=started)
+            check_moved_in(stale, place.url)
+            undo_job(stale, "move-in")
+        writer.join()
+    assert "has moved to a shardpool keyspace" in writer.refused
 
 
 def test_kill_9_after_the_switch(place: MoveIn, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ VALUES: tuple[Any, ...] = (
 def test_many_rows_are_written_as_one_by_one() -> None:
     """Rows whose columns have values of one type, and of several; with escapes, and without."""
     choose = random.Random(11)
-    for width in (1, 2, 5):
+    for width in (1, 2, 5, 7):
         names = NAMES[:width]
         writer = RowWriter(Table("t", COLUMNS), names, [0])
         for kinds in (1, 3, len(VALUES)):

@@ -120,7 +120,7 @@ def _bring(
 
 
 def _digests(router: Router, tables: list[str]) -> dict[str, list[Any]]:
-    found = digests_of(router.engines, router.topology, {name: router.topology.tables[name] for name in tables})
+    found = digests_of(router, {name: router.topology.tables[name] for name in tables})
     return {name: list(_one(router, name, digests)) for name, digests in found.items()}
 
 

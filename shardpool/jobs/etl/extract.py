@@ -1,4 +1,4 @@
-"""What is read: a query that every partition can answer for itself, or the table or query of another database."""
+"""What is read: a query that each partition answers for itself, or all together, or one of another database."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def windowed(extract: Extract, column: str, low: str | None, high: str | None) -
 
 
 def keyspace_extract(router: Router, document: Mapping[str, Any]) -> Extract:
-    """Return where and how a query of the keyspace runs.
+    """Return where and how a query of the keyspace runs: in each partition, or as a whole, if its answer is more than
+    theirs one after another (an aggregate over all rows, a LIMIT, a join across partitions).
 
-    Raise `JobRefused` for one whose answer is more than the answers of the partitions one after another: an aggregate
-    over all rows, a LIMIT, a join across partitions.
+    Raise `JobRefused` for a key that cannot cut it then.
     """
     extract = document["extract"]
     if "table" in extract and extract["table"] not in router.topology.tables:
@@ -50,6 +50,7 @@ def keyspace_extract(router: Router, document: Mapping[str, Any]) -> Extract:
         raise JobRefused("extract.query writes: extract is a SELECT")
     plan = explanation.plan
     everywhere: tuple[int, ...] | None
+    whole = False
     match plan:
         case PushdownPlan(partial, by_shard, Concatenation(None, None)):
             sql = partial
@@ -59,12 +60,11 @@ def keyspace_extract(router: Router, document: Mapping[str, Any]) -> Extract:
         case ReferencePlan(sql):
             everywhere = None
         case _:
-            reasons = "; ".join(f"not {it.rung}: {it.text}" for it in plan.reasons) or "its rows must be merged"
-            raise JobRefused(
-                f"extract.query cannot be answered by each partition for itself ({reasons}): extract plain rows, and "
-                "aggregate where they are loaded"
-            )
-    sql = sql.replace("%%", "%")
+            sql, everywhere, whole = query, None, True
+            if "key" in extract:
+                raise JobRefused("extract.key cannot cut a query that only all partitions together can answer")
+    if not whole:
+        sql = sql.replace("%%", "%")
     placement = router.topology.shard_map.placements[0]
     shard = placement.shard if everywhere is not None else min(router.topology.shard_map.shards)
     with router.engines.borrow(shard) as connection, connection.cursor() as cursor:
@@ -73,7 +73,7 @@ def keyspace_extract(router: Router, document: Mapping[str, Any]) -> Extract:
         table = describe_query(cursor, document["load"].get("table", NAME), described, _key(router, extract))
     if "since" in extract and table.column(extract["since"]) is None:
         raise JobRefused(f"extract.since names {extract['since']}, which the rows do not have")
-    return Extract(table, sql, everywhere)
+    return Extract(table, sql, everywhere, whole)
 
 
 def database_extract(engines: Engines, document: Mapping[str, Any]) -> Extract:

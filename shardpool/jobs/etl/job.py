@@ -25,6 +25,7 @@ from shardpool.errors import JobRefused, UnknownTable
 from shardpool.jobs.empty import empty
 from shardpool.jobs.etl.extract import NAME, database_extract, keyspace_extract, windowed
 from shardpool.jobs.etl.functions import Apply, FunctionAt, find_function
+from shardpool.jobs.etl.whole import WholeSource
 from shardpool.jobs.export import target_config
 from shardpool.jobs.kind import Prepared, engines_in
 from shardpool.jobs.spec import JobSpec, digest_of
@@ -59,6 +60,8 @@ class EtlWork:
             reader = FileSource(self.extract)
         elif source is not None:
             reader = DatabaseQuerySource(source, self.extract)
+        elif self.extract.whole:
+            reader = WholeSource(router, self.extract)
         else:
             reader = QuerySource(router, self.extract)
         transform: Transform = Apply(self.function, self.table) if self.function else self._named

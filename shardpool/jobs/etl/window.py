@@ -10,11 +10,14 @@ from dataclasses import replace
 
 from shardpool.bulk.journal import JobRecord
 from shardpool.bulk.query_source import Extract
+from shardpool.engines import Engines
 from shardpool.errors import JobRefused
 from shardpool.jobs.etl.extract import keyspace_extract
+from shardpool.jobs.following import following_moves
 from shardpool.jobs.spec import JobSpec
 from shardpool.router import Router
 from shardpool.topology.names import quote
+from shardpool.topology.shard_map import Topology
 
 
 def with_window(router: Router, spec: JobSpec, last: JobRecord | None) -> JobSpec:
@@ -33,17 +36,25 @@ def with_window(router: Router, spec: JobSpec, last: JobRecord | None) -> JobSpe
 def _newest(router: Router, extract: Extract, column: str) -> str | None:
     """Return the largest value of a column, in text."""
     name = quote(column)
+    if extract.whole:
+        query = f"SELECT max({name})::text FROM ({extract.sql}) AS extract"
+        return router.query(query).scalar_one()  # type: ignore[no-any-return]
+    found = following_moves(router, lambda topology: _each(router.engines, topology, extract, name))
+    definition = extract.table.column(column)
+    assert definition is not None
+    with router.engines.borrow(min(router.shard_map.shards)) as connection, connection.cursor() as cursor:
+        cursor.execute(f"SELECT max(value::{definition.type})::text FROM unnest(%s::text[]) AS value", (found,))
+        return cursor.fetchone()[0]  # type: ignore[no-any-return]
+
+
+def _each(engines: Engines, topology: Topology, extract: Extract, name: str) -> list[str]:
+    """Return the largest value of each partition that has one."""
     found: list[str] = []
-    topology = router.topology
     for number in extract.partitions or (None,):
         placement = topology.shard_map.placements[0] if number is None else topology.shard_map.placement(number)
         relation = extract.relation(None if number is None else placement.partition.schema)
-        with router.engines.borrow(placement.shard) as connection, connection.cursor() as cursor:
+        with engines.borrow(placement.shard) as connection, connection.cursor() as cursor:
             cursor.execute(topology.search_paths[placement.partition.id])
             cursor.execute(f"SELECT max({name})::text FROM {relation}")
             found += [value for (value,) in cursor.fetchall() if value is not None]
-    definition = extract.table.column(column)
-    assert definition is not None
-    with router.engines.borrow(min(topology.shard_map.shards)) as connection, connection.cursor() as cursor:
-        cursor.execute(f"SELECT max(value::{definition.type})::text FROM unnest(%s::text[]) AS value", (found,))
-        return cursor.fetchone()[0]  # type: ignore[no-any-return]
+    return found

@@ -14,10 +14,13 @@ from shardpool.bulk.fields import Fields
 from shardpool.bulk.keys import CompositePlaces, Places
 from shardpool.bulk.layout import COPY_TEXT
 from shardpool.bulk.values import to_field
+from shardpool.engines import Engines
+from shardpool.jobs.following import following_moves
 from shardpool.jobs.keyed_rows import Key, delete_rows, read_rows
 from shardpool.jobs.migrate.capture import SCHEMA
 from shardpool.router import Router
 from shardpool.topology.names import quote
+from shardpool.topology.shard_map import Topology
 from shardpool.topology.tables import Table
 
 
@@ -45,14 +48,19 @@ def forget_changes(cursor: Any, changes: Changes) -> None:
 
 def apply_changes(cursor: Any, changes: Changes, router: Router, tables: Mapping[str, Table]) -> None:
     """Bring the noted rows, as the cursor's snapshot has them, to the keyspace. One transaction per shard."""
+    following_moves(router, lambda topology: _apply(cursor, changes, router.engines, topology, tables))
+
+
+def _apply(cursor: Any, changes: Changes, engines: Engines, topology: Topology, tables: Mapping[str, Table]) -> None:
+    """The same for one map. It may be done again: rows are replaced."""
     work: dict[str, list[tuple[str, Table, list[Key], list[bytes]]]] = {}
     for name, noted in changes.keys.items():
         table = tables[name]
         keys = list(noted)
-        for shard, schema, some, records in _parts(router, table, keys, read_rows(cursor, table, keys)):
+        for shard, schema, some, records in _parts(topology, table, keys, read_rows(cursor, table, keys)):
             work.setdefault(shard, []).append((schema, table, some, records))
     for shard, parts in work.items():
-        with router.engines.borrow(shard) as connection:
+        with engines.borrow(shard) as connection:
             with connection.cursor() as target:
                 for schema, table, some, _ in parts:
                     delete_rows(target, schema, table, some)
@@ -64,10 +72,9 @@ def apply_changes(cursor: Any, changes: Changes, router: Router, tables: Mapping
 
 
 def _parts(
-    router: Router, table: Table, keys: Sequence[Key], records: Sequence[bytes]
+    topology: Topology, table: Table, keys: Sequence[Key], records: Sequence[bytes]
 ) -> list[tuple[str, str, list[Key], list[bytes]]]:
     """Return (shard, schema, keys, records) of each partition that has some of the keys, or of every shard."""
-    topology = router.topology
     target = topology.tables[table.name]
     if not target.sharded:
         return [(shard, topology.keyspace, list(keys), list(records)) for shard in sorted(topology.shard_map.shards)]

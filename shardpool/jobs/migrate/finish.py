@@ -10,17 +10,20 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shardpool.bulk.database_source import DATABASE
 from shardpool.errors import JobRefused
 from shardpool.faults import fault_point
 from shardpool.jobs.digest import Digest, compare, digest_in, digests_of
-from shardpool.jobs.keyed_rows import read_rows
+from shardpool.jobs.following import following_moves
+from shardpool.jobs.keyed_rows import Key, read_rows
 from shardpool.jobs.migrate.apply import Changes, apply_changes, forget_changes, read_changes
 from shardpool.jobs.migrate.capture import fence, is_fenced, lock_and, stop_capture
 from shardpool.router import Router
 from shardpool.topology.names import quote
+from shardpool.topology.shard_map import Topology
 from shardpool.topology.tables import Table
 
 if TYPE_CHECKING:
@@ -74,7 +77,7 @@ def verify_frozen(ends: Ends) -> dict[str, Digest]:
 def _compared(cursor: Any, ends: Ends) -> dict[str, Digest]:
     """Return the digests of the database at the cursor's snapshot. Raise `JobRefused` if the keyspace has others."""
     with ThreadPoolExecutor(1, thread_name_prefix="shardpool-digest") as thread:
-        keyspace = thread.submit(digests_of, ends.router.engines, ends.router.topology, ends.tables)
+        keyspace = thread.submit(digests_of, ends.router, ends.tables)
         expected = {name: digest_in(cursor, quote(name), table.columns) for name, table in ends.tables.items()}
     compare(expected, keyspace.result())
     return expected
@@ -146,16 +149,20 @@ def _begin_snapshot(connection: Any) -> None:
 
 def _verify_keys(cursor: Any, changes: Changes, ends: Ends) -> None:
     """Compare the rows of changed keys on both sides."""
-    topology = ends.router.topology
     for name, noted in changes.keys.items():
         table, keys = ends.tables[name], list(noted)
         expected = sorted(read_rows(cursor, table, keys))
-        per_copy: list[list[bytes]] = []
-        sharded = topology.tables[name].sharded
-        for shard, partitions in topology.shard_map.by_shard().items():
-            with ends.router.engines.borrow(shard) as connection, connection.cursor() as target:
-                schemas = [it.schema for it in partitions] if sharded else [topology.keyspace]
-                per_copy.append([row for schema in schemas for row in read_rows(target, table, keys, schema)])
-        copies = [[row for rows in per_copy for row in rows]] if sharded else per_copy
+        copies = following_moves(ends.router, partial(_copies, ends.router.engines, table, keys))
         if any(sorted(copy) != expected for copy in copies):
             raise JobRefused(f"the last changes of {name} did not arrive as they are: nothing was switched over")
+
+
+def _copies(engines: Engines, table: Table, keys: list[Key], topology: Topology) -> list[list[bytes]]:
+    """Return the rows of *keys* in the keyspace; of a reference table, those of each shard."""
+    per_copy: list[list[bytes]] = []
+    sharded = topology.tables[table.name].sharded
+    for shard, partitions in topology.shard_map.by_shard().items():
+        with engines.borrow(shard) as connection, connection.cursor() as target:
+            schemas = [it.schema for it in partitions] if sharded else [topology.keyspace]
+            per_copy.append([row for schema in schemas for row in read_rows(target, table, keys, schema)])
+    return [[row for rows in per_copy for row in rows]] if sharded else per_copy

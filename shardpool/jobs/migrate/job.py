@@ -18,6 +18,7 @@ from shardpool.config import Config, parse_endpoint
 from shardpool.engines import Engines
 from shardpool.errors import ConfigError, JobRefused
 from shardpool.faults import fault_point
+from shardpool.jobs.change_schema import change_schema
 from shardpool.jobs.constraints import stages
 from shardpool.jobs.copy_schema import check_empty
 from shardpool.jobs.kind import Prepared
@@ -97,7 +98,7 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
             raise JobRefused("run.way_back is for databases that are switched over, not for frozen ones")
 
         def check_new() -> None:
-            router.create_schema(tables_ddl(found, kinds), kinds)
+            change_schema(router, tables_ddl(found, kinds), kinds)
             check_empty(router, sorted(kinds))
             if keep:
                 check_capture(
@@ -111,13 +112,13 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
         def finish() -> Mapping[str, Any]:
             pause = 0.0
             without = [name for name in kinds if not router.topology.tables[name].primary_key]
-            router.create_schema(primary_keys_ddl(found, without), {})
+            change_schema(router, primary_keys_ddl(found, without), {})
             if frozen:
                 digests = verify_frozen(ends)
             elif not switched(ends):
                 catch_up(ends)
                 digests = verify(ends)
-                router.create_schema(indexes_ddl(found, kinds), {})
+                change_schema(router, indexes_ddl(found, kinds), {})
                 if run.get("cutover", "now") == "later":
                     raise PauseJob
                 if keep:
@@ -127,7 +128,7 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
                 fault_point("switched")
             else:
                 digests = {}
-            router.create_schema(f"{indexes_ddl(found, kinds)};\n{foreign_keys_ddl(found, kinds)}", {})
+            change_schema(router, f"{indexes_ddl(found, kinds)};\n{foreign_keys_ddl(found, kinds)}", {})
             return {"verified_rows": {name: rows for name, (rows, _) in digests.items()}, "pause": round(pause, 3)}
 
         def abandon() -> None:

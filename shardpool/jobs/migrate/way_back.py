@@ -19,6 +19,7 @@ from shardpool.bulk.runner import PauseJob, RunOptions
 from shardpool.bulk.translate import refused
 from shardpool.bulk.upsert import Upsert
 from shardpool.faults import fault_point
+from shardpool.jobs.change_schema import change_schema
 from shardpool.jobs.copy_schema import FEED
 from shardpool.jobs.digest import Digest
 from shardpool.jobs.keyed_rows import Key, delete_rows
@@ -143,7 +144,7 @@ def fence_keyspace(router: Router, job: str, tables: Collection[str]) -> None:
         f"FOR EACH STATEMENT EXECUTE FUNCTION {name}()"
         for table in tables
     ]
-    router.create_schema(";\n".join(statements), {})
+    change_schema(router, ";\n".join(statements), {})
 
 
 def lift_fence(router: Router, job: str, tables: Collection[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from shardpool.errors import JobRefused
+from shardpool.jobs.change_schema import change_schema
 from shardpool.jobs.copy_schema import FEED
 from shardpool.router import Router
 from shardpool.topology.names import literal, quote
@@ -38,7 +39,7 @@ def start_capture(router: Router, job: str, tables: Mapping[str, Table]) -> None
     kinds = {
         log_of(job, name): Sharded(table.key if len(table.key) > 1 else table.key[0]) for name, table in tables.items()
     }
-    router.create_schema(";\n".join([_log_ddl(job, it) for it in tables.values()] + _triggers_ddl(job, tables)), kinds)
+    change_schema(router, ";\n".join([_log_ddl(job, it) for it in tables.values()] + _triggers_ddl(job, tables)), kinds)
 
 
 def stop_capture(router: Router, job: str, tables: Mapping[str, Table]) -> None:
