@@ -13,6 +13,7 @@ from bulk_tools import Shop, connect, make_shop
 from shardpool.bulk import copy_into, decision, resolve_loads
 from shardpool.bulk.decision import decide_commit, new_load, prepared_gid
 from shardpool.catalog import Catalog
+from shardpool.engines.pool import owners
 from shardpool.errors import (
     CatalogUnavailable,
     LoadError,
@@ -37,7 +38,9 @@ class Spy:
     def borrow(self, shard: str) -> Iterator[Any]:
         self._on_call("before", shard, "borrow", None)
         with self._engines.borrow(shard) as connection:
-            yield _SpiedConnection(connection, shard, self._on_call)
+            spied = _SpiedConnection(connection, shard, self._on_call)
+            owners[spied] = owners[connection]
+            yield spied
 
 
 class _SpiedConnection:
