@@ -6,13 +6,14 @@ for that part of the time; without, they make way for the writers by themselves.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -39,6 +40,8 @@ ALONE = (0.5, 1.5)
 ROW = 400
 DDL = "CREATE TABLE lines (key bigint, number int, hits int NOT NULL DEFAULT 0, text text, PRIMARY KEY (key, number))"
 SCHEMA = "bench_p0000"
+#: Where writers write to all of them.
+PARTITIONS = 16
 
 
 def fill(router: Router, megabytes: int) -> int:
@@ -71,14 +74,14 @@ class Written:
 
 
 class Writers:
-    """Writers in a process of their own that change rows one by one."""
+    """Writers in a process of their own that change rows of *keys* one by one, each of them those of other keys."""
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, keys: Sequence[int]) -> None:
         context = multiprocessing.get_context("spawn")
         begun, self._ended, self._slowest = context.Event(), context.Event(), context.Queue()
         self._counts = context.RawArray("Q", WRITERS)
         self._process = context.Process(
-            target=write_until, args=(router.config, begun, self._ended, self._counts, self._slowest)
+            target=write_until, args=(router.config, keys, begun, self._ended, self._counts, self._slowest)
         )
         self._process.start()
         begun.wait(60)
@@ -99,25 +102,25 @@ class Writers:
         return float(slowest)
 
 
-def write_until(config: Config, begun: Any, ended: Any, counts: Any, slowest: Any) -> None:
+def write_until(config: Config, keys: Sequence[int], begun: Any, ended: Any, counts: Any, slowest: Any) -> None:
     latencies = [0.0] * WRITERS
 
-    def write(router: Router, key: int) -> None:
-        number = 0
-        while not ended.is_set():
-            number = (number + 1) % 10
+    def write(router: Router, writer: int) -> None:
+        for key, number in zip(itertools.cycle(keys[writer::WRITERS]), itertools.cycle(range(10))):
+            if ended.is_set():
+                return
             since = time.perf_counter()
             router.execute(
                 key,
                 "UPDATE lines SET hits = hits + 1 WHERE key = :key AND number = :number",
                 {"key": key, "number": number},
             )
-            counts[key] += 1
-            latencies[key] = max(latencies[key], time.perf_counter() - since)
+            counts[writer] += 1
+            latencies[writer] = max(latencies[writer], time.perf_counter() - since)
 
     with Router(config) as router:
         router.execute(0, "SELECT 1 FROM lines LIMIT 1")
-        threads = [threading.Thread(target=write, args=(router, key)) for key in range(WRITERS)]
+        threads = [threading.Thread(target=write, args=(router, writer)) for writer in range(WRITERS)]
         for thread in threads:
             thread.start()
         begun.set()
@@ -126,9 +129,9 @@ def write_until(config: Config, begun: Any, ended: Any, counts: Any, slowest: An
         slowest.put(max(latencies))
 
 
-def move(router: Router, mode: Wanted = "trigger") -> MoveReport:
-    source = router.shard_map.owner(0).name
-    return move_partition(router, 0, "s1" if source == "s0" else "s0", mode=mode)
+def move(router: Router, mode: Wanted = "trigger", partition: int = 0) -> MoveReport:
+    source = router.shard_map.owner(partition).name
+    return move_partition(router, partition, "s1" if source == "s0" else "s0", mode=mode)
 
 
 def measure(router: Router, megabytes: int) -> Iterator[list[str]]:
@@ -139,7 +142,7 @@ def measure(router: Router, megabytes: int) -> Iterator[list[str]]:
     reports: dict[Wanted, list[MoveReport]] = {mode: [] for mode in MODES}
     for _ in range(ROUNDS):
         for mode in MODES:
-            writers, lasted = Writers(router), ALONE[1]
+            writers, lasted = Writers(router, range(WRITERS)), ALONE[1]
             for _ in range(max(count // ROUNDS, 1)):
                 with writers.counted(alone[mode]):
                     time.sleep(min(max(lasted, ALONE[0]), ALONE[1]))
@@ -163,6 +166,31 @@ def figures(reports: list[MoveReport], slowest: float) -> list[str]:
         f"{slowest * 1000:.0f}",
         f"{seconds:.2f}",
     ]
+
+
+def of_all_partitions(share: float | Literal["auto"]) -> RichTable:
+    """How much slower writers of all partitions get while one of these moves, and then the next."""
+    table = RichTable(title=f"writers of {PARTITIONS} partitions of 4 MB, each of which moves, share {share}")
+    for heading in ("mode", "statements a second", "beside moves", "slower by", "a move, s"):
+        table.add_column(heading, justify="right")
+    with LocalCluster(2, PARTITIONS, keyspace="bench", settings={"fsync": True}) as cluster, cluster.router() as router:
+        router.config = replace(router.config, moves=MoveConfig(share=share))
+        router.create_schema(DDL, {"lines": Sharded("key")})
+        keys = range(PARTITIONS * 100)
+        router.copy_into("lines", ((key, number, 0, "x" * 350) for key in keys for number in range(100)))
+        for mode in MODES:
+            alone, beside, seconds = Written(), Written(), []
+            writers = Writers(router, keys)
+            for partition in range(PARTITIONS):
+                with writers.counted(alone):
+                    time.sleep(ALONE[0])
+                with writers.counted(beside):
+                    seconds.append(move(router, mode, partition).seconds)
+            writers.end()
+            slower = f"{1 - beside.rate / alone.rate:.0%}"
+            lasted = f"{statistics.median(seconds):.2f}"
+            table.add_row(mode, f"{alone.rate:,.0f}", f"{beside.rate:,.0f}", slower, lasted)
+    return table
 
 
 # -- throughput -------------------------------------------------------------------------------------------------------
@@ -286,6 +314,7 @@ def main() -> None:
                 console.print(throughput(cluster, router, megabytes))
                 console.print(way_back(router, megabytes))
     console.print(pauses)
+    console.print(of_all_partitions(share))
 
 
 if __name__ == "__main__":
