@@ -7,12 +7,14 @@ rows of grouping expressions and arguments, and the merge query aggregates those
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.aggregates import NotPartial, is_blind_to_duplicates, merged_aggregate
 from shardpool.planner.ast import Tree, column_fields, has_subquery, is_a, names, walk_flat
 from shardpool.planner.clauses import is_aggregate_call, outputs
-from shardpool.planner.rewrite import copied, rewritten, target
+from shardpool.planner.rewrite import canonical, copied, rewritten, target
 from shardpool.planner.shape import Columns, Level, Refused, partial_of, place
 
 
@@ -34,9 +36,11 @@ class _Groups:
         level, select = self._level, self._level.select
         found = level.outputs()
         merge = level.merge_skeleton()
-        groups: list[str] = []
+        groups: dict[str, Tree] = {}
         for node in select.group_clause:
             merge.group_clause.append(self._group(node, found, groups))
+        if any(is_a(node, "grouping_set") for node in select.group_clause):
+            self._check_different(groups.values())
         merge.group_distinct = select.group_distinct
         for value, name in found:
             merge.target_list.append(target(self._merged(value), name))
@@ -56,10 +60,17 @@ class _Groups:
         if self._distinct:
             partial.distinct_clause.append(pb.Node())
         else:
-            partial.group_clause.extend(place(name) for name in dict.fromkeys(groups))
+            partial.group_clause.extend(place(name) for name in groups)
         return partial, merge
 
-    def _group(self, node: Tree, found: list[tuple[Tree, str]], groups: list[str]) -> Tree:
+    def _check_different(self, groups: Iterable[Tree]) -> None:
+        """PostgreSQL drops a cast to the type that a value has, and takes ``n::int`` for the ``n`` of another set."""
+        scope = self._level.scope
+        bare = [canonical(rewritten(node, _uncast), scope) for node in groups]
+        if len(set(bare)) < len(bare):
+            raise Refused("GROUPING SETS of expressions that differ in a cast only")
+
+    def _group(self, node: Tree, found: list[tuple[Tree, str]], groups: dict[str, Tree]) -> Tree:
         """The merge query's form of a grouping expression or set; adds its partial columns to *groups*."""
         if is_a(node, "grouping_set"):
             copy = copied(node)
@@ -77,7 +88,7 @@ class _Groups:
         if has_subquery(meant):
             raise Refused("GROUP BY a subquery")
         name = self._columns.add(meant)
-        groups.append(name)
+        groups[name] = meant
         return self._level.column(name)
 
     def _merged(self, node: Tree) -> Tree:
@@ -118,3 +129,7 @@ class _Groups:
                 if not is_a(inner, "a_const"):
                     inner.CopyFrom(self._level.column(add(inner)))
         return copy
+
+
+def _uncast(node: Tree) -> Tree | None:
+    return rewritten(node.type_cast.arg, _uncast) if is_a(node, "type_cast") else None

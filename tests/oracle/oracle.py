@@ -5,7 +5,8 @@
 ========  ============================================================================================================
 same      the same column names, types and rows, in the same order where the statement fixes one; or both failed
 refused   the sharded side raised a coded refusal where plain PostgreSQL answers: allowed, but counted and listed
-mismatch  anything else: other rows, names or types; an answer where plain PostgreSQL fails; an error that is no refusal
+mismatch  anything else: other rows, names or types; an answer where plain PostgreSQL fails, in whichever way it joins;
+          an error that is no refusal
 ========  ============================================================================================================
 
 Floating numbers may differ in their last digits. Types of the user are compared by being such, not by their numbers.
@@ -46,6 +47,9 @@ FLOAT4, FLOAT8 = 700, 701
 RECORDS = (2249, 2287)
 #: Relative tolerances of floating columns.
 TOLERANCES = {FLOAT4: 1e-5, FLOAT8: 1e-9}
+
+#: Settings of plain PostgreSQL's planner.
+OTHER_WAYS = ("enable_hashjoin", "enable_mergejoin", "enable_nestloop", "enable_material")
 
 Row = tuple[Any, ...]
 
@@ -131,6 +135,8 @@ class Oracle:
         given = dict(params or {})
         plain = self.ask_plain(sql, given)
         sharded = self.ask_sharded(sql, given)
+        if plain.error is not None and sharded.error is None:
+            plain = self._otherwise_planned(sql, given) or plain
         explanation = self._explain(sql, given)
         kind, why = self._judge(sql, given, plain, sharded, ties)
         plan = str(explanation) if explanation is not None and kind == "mismatch" else ""
@@ -162,6 +168,19 @@ class Oracle:
                 return _answer(cursor.description, tuple(cursor.fetchall()))
         except (psycopg2.Error, KeyError, ValueError, TypeError, IndexError) as error:
             return Answer(error=error, code=_code_of(error))
+
+    def _otherwise_planned(self, sql: str, params: Mapping[str, Any]) -> Answer | None:
+        """What plain PostgreSQL answers if it joins in another way: that may decide whether it comes to what fails."""
+        for setting in OTHER_WAYS:
+            with self.plain.cursor() as cursor:
+                cursor.execute(f"SET {setting} TO off")
+                try:
+                    answer = self.ask_plain(sql, params)
+                finally:
+                    cursor.execute(f"RESET {setting}")
+            if answer.error is None:
+                return answer
+        return None
 
     def _explain(self, sql: str, params: Mapping[str, Any]) -> Explanation | None:
         """The plan; None for what was refused, or is no statement: the answer says so."""

@@ -298,6 +298,17 @@ select code, status, sum(total) from orders group by cube (code, status) order b
 
 select code, status, count(*) from orders group by grouping sets ((code), (status), ()) order by 1, 2, 3;
 
+-- A cast to the type that a column has is no other expression.
+-- rung: pushdown
+select customer_id::bigint as c from lone group by grouping sets ((customer_id::bigint, customer_id), (customer_id), ()) order by 1;
+
+select customer_id from lone group by cube (customer_id::bigint, customer_id) order by 1 desc;
+
+select upper(code::text), count(*) from orders group by rollup (upper(code), upper(code::text)) order by 1, 2;
+
+-- rung: pushdown
+select status::text, count(*) from orders group by rollup (status) order by 1, 2;
+
 select count(*) from orders group by ();
 
 select count(*) from nothing group by rollup (customer_id);
