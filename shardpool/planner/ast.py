@@ -13,7 +13,7 @@ from postgast import pg_query_pb2 as pb
 
 from shardpool.errors import InvalidSQL
 from shardpool.planner.depth import parsed
-from shardpool.planner.frozen import Below, Part, below, is_frozen, once, planning
+from shardpool.planner.frozen import Below, Part, below, planning
 from shardpool.planner.positions import same
 from shardpool.planner.refusals import refuse
 
@@ -92,11 +92,14 @@ def parts(message: Tree) -> list[Part]:
 
 def children(message: Tree) -> list[Tree]:
     """Return the direct submessages, `Node` wrappers opened, names aside. Of a ColumnRef only its star counts."""
+    known = below(message)
+    return _children(message) if known is None else known.children
+
+
+def _children(message: Tree) -> list[Tree]:
     kind_of = type(message)
     if kind_of in LEAVES:
         return []
-    if (known := below(message)) is not None:
-        return known.children
     if kind_of is pb.ColumnRef:
         return [field.a_star for field in message.fields if field.WhichOneof("node") == "a_star"]
     found = []
@@ -118,26 +121,41 @@ def freeze(message: Tree) -> None:
     while stack:
         current = stack.pop()
         if id(current) not in memory.below:
-            found = children(current)
+            found = _children(current)
             memory.below[id(current)] = Below(current, found)
             stack += found
 
 
 def walk(message: Tree) -> list[Tree]:
-    """Return *message* and all below it, `Node` wrappers opened, parents first."""
-    found = []
-    stack = [unwrap(message)]
-    while stack:
-        current = stack.pop()
-        found.append(current)
-        stack += children(current)[::-1]
-    return found
+    """Return *message* and all below it, `Node` wrappers opened, parents first. The list is not the caller's."""
+    inner = unwrap(message)
+    known = below(inner)
+    if known is None:
+        return _walk(inner)
+    if known.walk is None:
+        known.walk = _walk(inner)
+    return known.walk
 
 
 def walk_flat(message: Tree) -> list[Tree]:
     """Return *message* and all below it as `walk` does, but not what is inside of subqueries."""
     inner = unwrap(message)
-    return _walked_flat(inner) if is_frozen(inner) else _walk_flat(inner)
+    known = below(inner)
+    if known is None:
+        return _walk_flat(inner)
+    if known.flat_walk is None:
+        known.flat_walk = _walk_flat(inner)
+    return known.flat_walk
+
+
+def _walk(message: Tree) -> list[Tree]:
+    found = []
+    stack = [message]
+    while stack:
+        current = stack.pop()
+        found.append(current)
+        stack += children(current)[::-1]
+    return found
 
 
 def _walk_flat(message: Tree) -> list[Tree]:
@@ -148,9 +166,6 @@ def _walk_flat(message: Tree) -> list[Tree]:
         found.append(current)
         stack += [child for child in children(current)[::-1] if type(child) is not pb.SelectStmt]
     return found
-
-
-_walked_flat = once(_walk_flat)
 
 
 def has_subquery(expression: Tree) -> bool:

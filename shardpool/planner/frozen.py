@@ -23,11 +23,13 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Below:
-    """What is directly below a frozen message: for walks, and as it stands once that was asked for."""
+    """What is directly below a frozen message; and once that was asked for, as it stands, and the message's walks."""
 
     message: Any
     children: list[Any]
     parts: list[Part] | None = None
+    walk: list[Any] | None = None
+    flat_walk: list[Any] | None = None
 
 
 @dataclass
@@ -83,7 +85,7 @@ def once(function: Callable[P, T]) -> Callable[P, T]:
         memory = planning.memory
         if memory is None:
             return function(*args, **kwargs)
-        key = (function, *map(id, args), *kwargs.items())
+        key = (function, *map(id, args), *kwargs.items()) if kwargs else (function, *map(id, args))
         found = memory.results.get(key)
         if found is None:
             found = memory.results[key] = args, function(*args, **kwargs)

@@ -17,7 +17,7 @@ from typing import Any
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, children, column_fields, is_a, unwrap, walk
+from shardpool.planner.ast import Tree, children, column_fields, is_a, unwrap, walk, walk_flat
 from shardpool.planner.frozen import is_frozen, once
 from shardpool.planner.output import output_name
 from shardpool.topology.tables import Column, Table
@@ -276,8 +276,12 @@ def references(message: Tree, scope: Scope | None, analysis: Analysis) -> Iterat
                 if not _names_output(child, descriptor.name, current, outputs, scope):
                     yield from references(child, scope, analysis)
     else:
-        for child in children(current):
-            yield from references(child, scope, analysis)
+        for node in walk_flat(current):
+            if isinstance(node, pb.ColumnRef):
+                yield node, scope
+            for child in children(node):
+                if isinstance(child, pb.SelectStmt):
+                    yield from references(child, scope, analysis)
 
 
 def _names_output(node: Tree, clause: str, select: Tree, outputs: frozenset[str], scope: Scope | None) -> bool:
