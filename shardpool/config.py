@@ -77,7 +77,7 @@ class MoveConfig:
     again, for `patience` altogether; then the move is given up. Copying goes at `max_rate` bytes per second at most,
     and is held back while a commit takes longer than `max_latency` or a replica is more than `max_lag` behind; 0 is no
     limit. Moves work for `share` of the time, at most 1, and rest in between; "auto" is all the time while nobody else
-    works on their servers, and a tenth of it else. Nobody rests while writers wait."""
+    works on their servers, and a sixteenth of it else. Nobody rests while writers wait."""
 
     cutover_timeout: float = 3.0
     patience: float = 300.0

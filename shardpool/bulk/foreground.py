@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: The part of the time that is worked beside others.
-BESIDE_OTHERS = 0.1
+BESIDE_OTHERS = 0.06
 #: Seconds between two looks.
 INTERVAL = 0.1
 

@@ -1,7 +1,7 @@
 """Moves under writers: how long they wait for partitions of several sizes, and megabytes per second beside pg_dump.
 
-``python -m tests.bench.bench_move [share=1] [megabytes ...]``; without sizes 1, 16 and 128. With a share, moves work
-for that part of the time; without, they make way for the writers by themselves.
+``python -m tests.bench.bench_move [share=1] [moves=20] [megabytes ...]``; without sizes 1, 16 and 128. With a share,
+moves work for that part of the time; without, they make way for the writers by themselves.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ from shardpool.moves.modes import Wanted
 from tests.support.backends import plain_connection
 
 SIZES = (1, 16, 128)
-#: Moves per size, those under writers and those without.
-MOVES = 20
 WRITERS = 2
 MODES: tuple[Wanted, ...] = ("trigger", "logical")
 #: So often each mode has its turn.
@@ -134,9 +132,9 @@ def move(router: Router, mode: Wanted = "trigger", partition: int = 0) -> MoveRe
     return move_partition(router, partition, "s1" if source == "s0" else "s0", mode=mode)
 
 
-def measure(router: Router, megabytes: int) -> Iterator[list[str]]:
+def measure(router: Router, megabytes: int, moves: int) -> Iterator[list[str]]:
     """Yield rows of the table of pauses, one for each mode; these take turns."""
-    count = MOVES if megabytes <= 32 else max(MOVES // 4, 3)
+    count = moves if megabytes <= 32 else max(moves // 4, 3)
     alone = {mode: Written() for mode in MODES}
     beside = {mode: Written() for mode in MODES}
     reports: dict[Wanted, list[MoveReport]] = {mode: [] for mode in MODES}
@@ -285,8 +283,8 @@ def way_back(router: Router, megabytes: int) -> RichTable:
 
 
 def main() -> None:
-    given = next((it.removeprefix("share=") for it in sys.argv[1:] if it.startswith("share=")), "auto")
-    share: float | Literal["auto"] = "auto" if given == "auto" else float(given)
+    options = dict(it.split("=") for it in sys.argv[1:] if "=" in it)
+    share: float | Literal["auto"] = float(options["share"]) if "share" in options else "auto"
     sizes = [int(it) for it in sys.argv[1:] if it.isdigit()] or list(SIZES)
     pauses = RichTable(title=f"moves under {WRITERS} writers, share {share}; milliseconds that they waited")
     for heading in (
@@ -308,7 +306,7 @@ def main() -> None:
             router.config = replace(router.config, moves=MoveConfig(share=share))
             router.create_schema(DDL, {"lines": Sharded("key")})
             fill(router, megabytes)
-            for row in measure(router, megabytes):
+            for row in measure(router, megabytes, int(options.get("moves", 20))):
                 pauses.add_row(*row)
             if megabytes == sizes[-1]:
                 console.print(throughput(cluster, router, megabytes))
