@@ -68,7 +68,7 @@ def loaded(router: Router) -> list[tuple[Any, ...]]:
 def test_rows_arrive_as_they_are(router: Router, folder: Path, suffix: str) -> None:
     write(folder / f"a{suffix}", ROWS[:350])
     write(folder / f"b{suffix}", ROWS[350:])
-    result = run_job(router, {**SPEC, "extract": {"files": [f"*{suffix}"]}})
+    result = run_job(router, {**SPEC, "extract": {"files": [f"a*{suffix}", f"{folder}/b*{suffix}"]}})
     assert result.progress.rows == len(ROWS)
     assert result.progress.chunks == (2 if suffix == ".csv.gz" else result.progress.chunks) >= 2
     assert loaded(router) == ROWS

@@ -121,12 +121,17 @@ def _read(router: Router, spec: JobSpec, source: Engines | None) -> Extract | Fi
     if "files" in extract:
         if "since" in extract or "key" in extract:
             raise JobRefused("extract.since and extract.key are for tables and queries: files are read whole")
-        found = (path for pattern in extract["files"] for path in spec.directory.glob(pattern) if path.is_file())
-        return file_extract(sorted(set(found)), document["load"].get("table", NAME))
+        found = {path for pattern in extract["files"] for path in _matching(spec.directory, pattern) if path.is_file()}
+        return file_extract(sorted(found), document["load"].get("table", NAME))
     if source is not None:
         return database_extract(source, document)
     read = keyspace_extract(router, document)
     return windowed(read, extract["since"], *document["window"]) if "since" in extract else read
+
+
+def _matching(directory: Path, pattern: str) -> Iterator[Path]:
+    root = Path(pattern).anchor
+    return (Path(root) if root else directory).glob(pattern.removeprefix(root))
 
 
 def _check_reserved(router: Router, table: Table, load: Mapping[str, Any]) -> None:
