@@ -52,7 +52,7 @@ from shardpool.executor.transaction import Surroundings
 from shardpool.executor.transaction_queries import IN_TRANSACTION
 from shardpool.executor.transactional import Transactional
 from shardpool.executor.writes import Writes
-from shardpool.planner.keyed import KeyedStatement, compile_for_key, types_of_key
+from shardpool.planner.keyed import compile_for_key, types_of_key
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.refusals import refuse as refuse_statement
 from shardpool.planner.writes import Apart, CompiledWrite, Steps, chosen, compile_statement
@@ -204,29 +204,18 @@ class Router(Transactional):
         statement itself; `ShardUnavailable` and `OutcomeUnknown` for a broken connection.
         """
         if not isinstance(sql, str):
-            return self._constructs.execute(sql, params, lambda text, values: self._on_partition(key, text, values))
-        topology, given = self._current.value, params or _NO_PARAMETERS
-        compiled = self._keyed.text(sql, topology)
-        if compiled.reserved:
-            return self._on_reserved(key, compiled, self._queries.text(sql, topology), given, topology)
-        return self._statements.on_partition(key, compiled, given)
+            return self._constructs.execute(
+                sql, params, lambda text, values: self._on_partition(key, text, values, True)
+            )
+        return self._on_partition(key, sql, params or _NO_PARAMETERS, False)
 
-    def _on_partition(self, key: KeyValue, text: str, params: Parameters) -> RoutedResult:
-        """As `execute`, for text as SQLAlchemy writes it."""
-        topology = self._current.value
-        compiled = self._keyed.pyformat(text, topology)
-        if compiled.reserved:
-            return self._on_reserved(key, compiled, self._queries.pyformat(text, topology), params, topology)
-        return self._statements.on_partition(key, compiled, params)
-
-    def _on_reserved(
-        self,
-        key: KeyValue,
-        compiled: KeyedStatement,
-        whole: CompiledQuery | CompiledWrite,
-        params: Parameters,
-        topology: Topology,
-    ) -> RoutedResult:
+    def _on_partition(self, key: KeyValue, sql: str, params: Parameters, pyformat: bool) -> RoutedResult:
+        """As `execute`, for a text; *pyformat*: as SQLAlchemy writes it."""
+        topology, keyed, queries = self._current.value, self._keyed, self._queries
+        compiled = keyed.pyformat(sql, topology) if pyformat else keyed.text(sql, topology)
+        if not compiled.reserved:
+            return self._statements.on_partition(key, compiled, params)
+        whole = queries.pyformat(sql, topology) if pyformat else queries.text(sql, topology)
         assert not isinstance(whole, CompiledQuery)
         return self._writes.on_partition(topology.place(key, compiled.key_types), whole, params, topology)
 

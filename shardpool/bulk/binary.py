@@ -17,6 +17,7 @@ from typing import Any
 
 from shardpool.bulk.chunk import Record
 from shardpool.bulk.keys import KeyFault, remember, stored_key
+from shardpool.engines.binary_copy import HEADER, TRAILER
 from shardpool.errors import KeyTypeMismatch
 from shardpool.topology.key import KEY_TYPES, KeyType, KeyValue, hash_key
 from shardpool.topology.names import quote
@@ -27,9 +28,6 @@ PORTABLE = {"smallint", "integer", "bigint", "real", "double precision", "numeri
 PORTABLE |= {"text", "character varying", "character", "json", "jsonb", "date", "interval", "inet", "cidr", "macaddr"}
 PORTABLE |= {f"{kind} {zone} time zone" for kind in ("time", "timestamp") for zone in ("with", "without")}
 
-SIGNATURE = b"PGCOPY\n\xff\r\n\0"
-HEADER = SIGNATURE + bytes(8)
-TRAILER = b"\xff\xff"
 _OPTIONS = "(FORMAT binary, ENCODING 'UTF8')"
 
 _length_at = struct.Struct(">i").unpack_from

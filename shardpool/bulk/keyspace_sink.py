@@ -29,7 +29,7 @@ from shardpool.bulk.translate import refused
 from shardpool.errors import BadRow, BadRows, UnknownTable
 from shardpool.planner.refusals import refuse
 from shardpool.topology.names import quote
-from shardpool.topology.shard_map import Topology
+from shardpool.topology.shard_map import Placement, Topology
 from shardpool.topology.tables import Table
 
 #: Writes records by one statement: (connection, statements before it, table in full, columns, records, may be left
@@ -98,11 +98,14 @@ class KeyspaceSink:
         with Together(self._keyspace.engines, self._keyspace.catalog, ticket) as together:
             rows = size = 0
             for batch in batches:
-                reserving = self._reservations(topology, batch)
+                table = topology.tables.get(batch.table)
+                if table is None:
+                    raise UnknownTable(batch.table, topology.keyspace, list(topology.tables))
+                reserving = self._reservations(topology, table, batch)
                 if reserving and batch.as_text is not None:
                     raise NeedsText
                 written: list[int] = []
-                for part in self._split(topology, batch, ticket, left_out):
+                for part in self._split(topology, table, batch, ticket, left_out):
                     refused_rows = self._write_part(together, batch, part, ticket.may_reject - len(left_out))
                     left_out += [Rejected(batch.source_of(part.indexes[at]), reason) for at, reason in refused_rows]
                     rows += len(part.records) - len(refused_rows)
@@ -119,10 +122,9 @@ class KeyspaceSink:
         keyspace = self._keyspace
         resolve_loads(keyspace.catalog, keyspace.engines, list(keyspace.topology.shard_map.shards), 0.0, label)
 
-    def _split(self, topology: Topology, batch: Rows, ticket: Ticket, left_out: list[Rejected]) -> list[_Part]:
-        table = topology.tables.get(batch.table)
-        if table is None:
-            raise UnknownTable(batch.table, topology.keyspace, list(topology.tables))
+    def _split(
+        self, topology: Topology, table: Table, batch: Rows, ticket: Ticket, left_out: list[Rejected]
+    ) -> list[_Part]:
         if not table.sharded:
             path = f"SET LOCAL search_path TO {quote(topology.keyspace)}, public;"
             every = batch.records
@@ -130,18 +132,11 @@ class KeyspaceSink:
             return [_Part(shards, topology.keyspace, path, every, range(len(every)))] if every else []
         # Shard by shard, so that each server's work is together.
         placed = zip(topology.shard_map.placements, _grouped(topology, table, batch, ticket, left_out), strict=True)
-        parts = [
-            _Part([it.shard], it.partition.schema, topology.search_paths[it.partition.id], records, indexes)
-            for it, (records, indexes) in placed
-            if records
-        ]
+        parts = [_part(topology, it, records, indexes) for it, (records, indexes) in placed if records]
         return sorted(parts, key=lambda part: part.shards[0])
 
-    def _reservations(self, topology: Topology, batch: Rows) -> list[Reservations]:
+    def _reservations(self, topology: Topology, table: Table, batch: Rows) -> list[Reservations]:
         """How the values of unique columns are kept; only rows that are new can be."""
-        table = topology.tables.get(batch.table)
-        if table is None:
-            raise UnknownTable(batch.table, topology.keyspace, list(topology.tables))
         if table.unique and self._writer is not insert:
             raise refuse("SP139", f"{table.name} (rows that may be there are written over)")
         return reservations_of(self._keyspace.engines, topology, table, batch.columns, COPY_TEXT, batch.table)
@@ -157,11 +152,9 @@ class KeyspaceSink:
         for at, place in enumerate(entries.places):
             by_place.setdefault(place, []).append(at)
         for place, found in sorted(by_place.items(), key=lambda it: topology.shard_map.placements[it[0]].shard):
-            it = topology.shard_map.placements[place]
             indexes = [written[entries.starts[at]] for at in found]
             records = [entries.records[at] for at in found]
-            path = topology.search_paths[it.partition.id]
-            part = _Part([it.shard], it.partition.schema, path, records, range(len(found)))
+            part = _part(topology, topology.shard_map.placements[place], records, range(len(found)))
             rows = replace(
                 batch,
                 table=reservations.table.name,
@@ -190,6 +183,11 @@ class KeyspaceSink:
                     raise BadRows(batch.source_of(index), reason_of(error), limit) from error
                 raise refused(error, shard, gone=bool(connection.closed)) from error
         return found
+
+
+def _part(topology: Topology, placement: Placement, records: Sequence[Record], indexes: Sequence[int]) -> _Part:
+    partition = placement.partition
+    return _Part([placement.shard], partition.schema, topology.search_paths[partition.id], records, indexes)
 
 
 def _grouped(

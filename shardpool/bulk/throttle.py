@@ -119,7 +119,7 @@ class Throttle:
 @contextmanager
 def watching(engines: Engines, shards: Sequence[str], limits: Limits, work: str) -> Iterator[Throttle]:
     """Watch *shards* while the block does *work* on them, if there are limits to watch for."""
-    looking = foreground(engines, shards, work) if limits.share == "auto" else nullcontext(Foreground())
+    looking = foreground(engines, shards, work) if limits.share == "auto" else nullcontext(NOBODY)
     with looking as others:
         throttle = Throttle(limits, others)
         probed = limits.max_latency or limits.max_lag

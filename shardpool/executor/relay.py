@@ -11,9 +11,8 @@ import queue
 import threading
 from collections.abc import Callable
 
-SIGNATURE = b"PGCOPY\n\xff\r\n\0"
-HEADER = SIGNATURE + b"\0\0\0\0" + b"\0\0\0\0"
-TRAILER = b"\xff\xff"
+from shardpool.engines.binary_copy import HEADER, SIGNATURE, TRAILER
+
 CHUNK_BYTES = 1 << 16
 QUEUE_CHUNKS = 32
 #: How often a waiting end looks whether the other end has failed, in seconds.

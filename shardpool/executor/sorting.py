@@ -15,7 +15,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Self
 
-from shardpool.executor.relay import HEADER, SIGNATURE, TRAILER
+from shardpool.engines.binary_copy import HEADER, SIGNATURE, TRAILER
 from shardpool.topology.shard_map import Placement
 
 #: So many bytes of all rows together stay in memory.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shardpool.ddl.log import read_log
 from shardpool.errors import JobRefused
-from shardpool.jobs.change_schema import change_schema
+from shardpool.jobs.following import change_schema
 from shardpool.router import Router
 from shardpool.topology.tables import TableKind, Tables
 

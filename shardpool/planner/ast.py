@@ -131,9 +131,9 @@ def walk(message: Tree) -> list[Tree]:
     inner = unwrap(message)
     known = below(inner)
     if known is None:
-        return _walk(inner)
+        return _walk(inner, flat=False)
     if known.walk is None:
-        known.walk = _walk(inner)
+        known.walk = _walk(inner, flat=False)
     return known.walk
 
 
@@ -142,29 +142,20 @@ def walk_flat(message: Tree) -> list[Tree]:
     inner = unwrap(message)
     known = below(inner)
     if known is None:
-        return _walk_flat(inner)
+        return _walk(inner, flat=True)
     if known.flat_walk is None:
-        known.flat_walk = _walk_flat(inner)
+        known.flat_walk = _walk(inner, flat=True)
     return known.flat_walk
 
 
-def _walk(message: Tree) -> list[Tree]:
+def _walk(message: Tree, *, flat: bool) -> list[Tree]:
     found = []
     stack = [message]
     while stack:
         current = stack.pop()
         found.append(current)
-        stack += children(current)[::-1]
-    return found
-
-
-def _walk_flat(message: Tree) -> list[Tree]:
-    found = []
-    stack = [message]
-    while stack:
-        current = stack.pop()
-        found.append(current)
-        stack += [child for child in children(current)[::-1] if type(child) is not pb.SelectStmt]
+        inside = children(current)[::-1]
+        stack += [child for child in inside if type(child) is not pb.SelectStmt] if flat else inside
     return found
 
 

@@ -85,7 +85,7 @@ def once(function: Callable[P, T]) -> Callable[P, T]:
         memory = planning.memory
         if memory is None:
             return function(*args, **kwargs)
-        key = (function, *map(id, args), *kwargs.items()) if kwargs else (function, *map(id, args))
+        key = (function, *map(id, args), *kwargs.items())
         found = memory.results.get(key)
         if found is None:
             found = memory.results[key] = args, function(*args, **kwargs)

@@ -16,7 +16,7 @@ from shardpool.executor import writes
 from shardpool.planner.rewrite import expression
 from shardpool.planner.writes import changes, ctes, merges
 from tests.oracle.test_writes import check
-from tests.oracle.writes import Both, on_cluster, on_plain, open_both
+from tests.oracle.writes import Both, emptied, on_cluster, on_plain, open_both
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +27,8 @@ def opened(server_urls: list[str]) -> Iterator[Both]:
 
 @pytest.fixture
 def both(opened: Both) -> Iterator[Both]:
-    with opened.plain.cursor() as cursor:
-        cursor.execute("TRUNCATE country, orders, items, sums, members, users")
-    for table in ("orders CASCADE", "sums", "country CASCADE", "members, emails", "users, logins"):
-        opened.router.query(f"TRUNCATE {table}")
-    opened.router._forget_plans()
-    yield opened
-    opened.router._forget_plans()
-    assert all(stats.in_use == 0 for stats in opened.router.stats().pools.values())
+    with emptied(opened):
+        yield opened
 
 
 def rows(router: Router, query: str) -> list[tuple[Any, ...]]:

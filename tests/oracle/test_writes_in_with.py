@@ -12,7 +12,7 @@ from shardpool.errors import GatherTooLarge, UnsupportedStatement
 from shardpool.executor import writes
 from shardpool.planner.writes import apart
 from tests.oracle.test_writes import check
-from tests.oracle.writes import Both, on_cluster, on_plain, open_both
+from tests.oracle.writes import Both, emptied, on_cluster, on_plain, open_both
 
 FILL = (
     "INSERT INTO country VALUES ('de', 'D'), ('fr', 'F')",
@@ -30,17 +30,11 @@ def opened(server_urls: list[str]) -> Iterator[Both]:
 
 @pytest.fixture
 def both(opened: Both) -> Iterator[Both]:
-    with opened.plain.cursor() as cursor:
-        cursor.execute("TRUNCATE country, orders, items, sums, members, users")
-    for table in ("orders CASCADE", "sums", "country CASCADE", "members, emails", "users, logins"):
-        opened.router.query(f"TRUNCATE {table}")
-    opened.router._forget_plans()
-    for sql in FILL:
-        opened.router.query(sql)
-        on_plain(opened.plain, sql, {})
-    yield opened
-    opened.router._forget_plans()
-    assert all(stats.in_use == 0 for stats in opened.router.stats().pools.values())
+    with emptied(opened):
+        for sql in FILL:
+            opened.router.query(sql)
+            on_plain(opened.plain, sql, {})
+        yield opened
 
 
 SAME = [

@@ -111,6 +111,19 @@ def open_both(server_urls: list[str]) -> Iterator[Both]:
             plain.close()
 
 
+@contextmanager
+def emptied(both: Both) -> Iterator[Both]:
+    """Give both sides with empty tables; afterwards no connection of the router may be in use."""
+    with both.plain.cursor() as cursor:
+        cursor.execute("TRUNCATE country, orders, items, sums, members, users")
+    for table in ("orders CASCADE", "sums", "country CASCADE", "members, emails", "users, logins"):
+        both.router.query(f"TRUNCATE {table}")
+    both.router._forget_plans()
+    yield both
+    both.router._forget_plans()
+    assert all(stats.in_use == 0 for stats in both.router.stats().pools.values())
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a statement did: its rows in any order and their number, an SQLSTATE, or a refusal's code."""

@@ -18,9 +18,9 @@ from shardpool.config import Config, parse_endpoint
 from shardpool.engines import Engines
 from shardpool.errors import ConfigError, JobRefused
 from shardpool.faults import fault_point
-from shardpool.jobs.change_schema import change_schema
 from shardpool.jobs.constraints import stages
 from shardpool.jobs.copy_schema import check_empty
+from shardpool.jobs.following import change_schema
 from shardpool.jobs.kind import Prepared
 from shardpool.jobs.migrate.capture import start_capture, stop_capture
 from shardpool.jobs.migrate.finish import Ends, catch_up, switch_back, switch_over, switched, verify, verify_frozen

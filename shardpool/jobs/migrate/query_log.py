@@ -14,7 +14,7 @@ from typing import Any
 from shardpool.errors import JobRefused, KeyTypeMismatch, ShardpoolError
 from shardpool.planner.plan import Plan, PushdownPlan, ReferencePlan, SinglePlan
 from shardpool.planner.statement import from_text
-from shardpool.planner.writes import Staged, Steps, compile_statement
+from shardpool.planner.writes import Apart, Staged, Steps, compile_statement
 from shardpool.topology.key import KEY_TYPES, KeyType
 from shardpool.topology.shard_map import ShardMap, Topology
 from shardpool.topology.tables import Sharded, Table, TableKind
@@ -92,7 +92,7 @@ def _outcome(sql: str, topology: Topology) -> tuple[str, str]:
     return REFUSED, refusal
 
 
-def _outcome_of(plan: Plan | Steps | Staged) -> str:
+def _outcome_of(plan: Plan | Steps | Staged | Apart) -> str:
     match plan:
         case SinglePlan():
             return ONE

@@ -19,9 +19,9 @@ from shardpool.bulk.runner import PauseJob, RunOptions
 from shardpool.bulk.translate import refused
 from shardpool.bulk.upsert import Upsert
 from shardpool.faults import fault_point
-from shardpool.jobs.change_schema import change_schema
 from shardpool.jobs.copy_schema import FEED
 from shardpool.jobs.digest import Digest
+from shardpool.jobs.following import change_schema
 from shardpool.jobs.keyed_rows import Key, delete_rows
 from shardpool.jobs.migrate.capture import MAY_WRITE
 from shardpool.jobs.migrate.finish import Ends, switch_back, verify_frozen

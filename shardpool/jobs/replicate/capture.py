@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from shardpool.errors import JobRefused
-from shardpool.jobs.change_schema import change_schema
 from shardpool.jobs.copy_schema import FEED
+from shardpool.jobs.following import change_schema
 from shardpool.router import Router
 from shardpool.topology.names import literal, quote
 from shardpool.topology.tables import Sharded, Table

@@ -193,8 +193,8 @@ def within(
             places = {plan.placement} if isinstance(plan, SinglePlan) else set()
     if places != {placement}:
         raise refuse("SP139", "its words do not say that all rows are in the partition of this call")
-    found: Steps | Staged = steps
-    return found
+    assert not isinstance(steps, Apart)
+    return steps
 
 
 def _both(refusal: ShardpoolError, also: ShardpoolError | None) -> ShardpoolError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from postgast import pg_query_pb2 as pb
 
@@ -18,6 +18,9 @@ from shardpool.planner.statement import Statement
 from shardpool.topology.key import KeyValue
 from shardpool.topology.shard_map import Partition, Placement, Topology
 from shardpool.topology.tables import Table
+
+if TYPE_CHECKING:
+    from shardpool.planner.writes.apart import Apart
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,9 @@ class Staged(Protocol):
 
 
 class CompiledWrite(Protocol):
-    """A write, analysed. What it becomes besides `Steps` and `Staged` is `apart.Apart`, which has another in it."""
+    """A write, analysed. An `Apart` has another in it."""
 
-    def bind(self, parameters: Mapping[str, Any], topology: Topology) -> Any:
+    def bind(self, parameters: Mapping[str, Any], topology: Topology) -> Steps | Staged | Apart:
         """Return the steps, or how to find them. Raise `RoutingError` or `UnsupportedStatement`."""
 
 
