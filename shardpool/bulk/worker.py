@@ -12,10 +12,20 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 import psycopg2
 from sqlalchemy.exc import DBAPIError
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    retry_if_exception_type,
+    retry_if_not_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
 from shardpool.bulk.chunk import Opened, Stream, Tally, Ticket, Work
 from shardpool.errors import BadRows, ChunkDone, LoadInDoubt, ShardpoolError, StalePlacement
@@ -24,13 +34,21 @@ from shardpool.errors import BadRows, ChunkDone, LoadInDoubt, ShardpoolError, St
 _PASSING = ("40", "53300", "55P03", "57P")
 
 
+P = ParamSpec("P")
+Result = TypeVar("Result")
+
+
 @dataclass(frozen=True)
 class Patience:
-    """How often a chunk is tried, and how long between (seconds, with jitter, doubling up to *longest*)."""
+    """How often a chunk is tried, and how long between (seconds, with jitter, doubling up to *longest*).
+
+    A chunk beneath which partitions moved away is no failed one: it is tried for *moving* seconds, however often.
+    """
 
     attempts: int = 8
     first: float = 0.2
     longest: float = 10.0
+    moving: float = 60.0
 
 
 PATIENCE = Patience()
@@ -56,7 +74,7 @@ def run_chunk(work: Work, ticket: Ticket, patience: Patience) -> Tally:
             opened.sink.settle(ticket)
 
     try:
-        return retrying(patience, recover)(attempt)
+        return retrying(patience, recover, attempt)
     except ChunkDone:
         return opened.sink.done(ticket.job)[ticket.chunk.number]
 
@@ -64,18 +82,32 @@ def run_chunk(work: Work, ticket: Ticket, patience: Patience) -> Tally:
 def cut_stream(work: Work, stream: Stream, chunk_rows: int, patience: Patience) -> list[tuple[str, ...]]:
     """Return the keys that cut a stream."""
     opened = _opened(work)
-    return retrying(patience, lambda _: opened.refresh())(opened.source.bounds, stream, chunk_rows)
+    return retrying(patience, lambda _: opened.refresh(), opened.source.bounds, stream, chunk_rows)
 
 
-def retrying(patience: Patience, recover: Callable[[RetryCallState], None]) -> Retrying:
-    """Return what tries again while the reason is a passing one; *recover* is called before each next attempt."""
-    return Retrying(
-        retry=retry_if_exception(is_passing),
+def retrying(
+    patience: Patience,
+    recover: Callable[[RetryCallState], None],
+    work: Callable[P, Result],
+    *given: P.args,
+    **named: P.kwargs,
+) -> Result:
+    """Do *work*, again while the reason is a passing one; *recover* is called before each next attempt."""
+    beside_moves = Retrying(
+        retry=retry_if_exception_type(StalePlacement),
+        stop=stop_after_delay(patience.moving),
+        wait=wait_random_exponential(multiplier=0.02, max=1.0),
+        before_sleep=recover,
+        reraise=True,
+    )
+    beside_faults = Retrying(
+        retry=retry_if_exception(is_passing) & retry_if_not_exception_type(StalePlacement),
         stop=stop_after_attempt(patience.attempts),
         wait=wait_random_exponential(multiplier=patience.first, max=patience.longest),
         before_sleep=recover,
         reraise=True,
     )
+    return beside_moves(lambda: beside_faults(work, *given, **named))
 
 
 def is_passing(error: BaseException) -> bool:

@@ -67,9 +67,9 @@ class Follower:
 
     def _round(self, threads: ThreadPoolExecutor) -> Following:
         """Tell all that waits."""
-        waiting = retrying(self.patience, lambda _: self.router.refresh())(self._look)
+        waiting = retrying(self.patience, self._refresh, self._look)
         self.changes += sum(threads.map(self._tell_again, waiting))
-        self.changes += retrying(self.patience, lambda _: self.router.refresh())(self.references)
+        self.changes += retrying(self.patience, self._refresh, self.references)
         lag = max((seconds for _, seconds in waiting.values()), default=0.0)
         return Following(self.changes, sum(count for count, _ in waiting.values()), round(lag, 3))
 
@@ -85,8 +85,10 @@ class Follower:
         return found
 
     def _tell_again(self, partition: int) -> int:
-        attempt = retrying(self.patience, lambda _: self.router.refresh())
-        return int(attempt(self._tell, partition))
+        return retrying(self.patience, self._refresh, self._tell, partition)
+
+    def _refresh(self, _: object) -> None:
+        self.router.refresh()
 
     def _tell(self, partition: int) -> int:
         """Tell what is in the logs of a partition, and forget it."""
