@@ -171,6 +171,15 @@ def names(nodes: Tree) -> tuple[str, ...]:
 
 def column_fields(column_ref: Tree) -> tuple[str, ...]:
     """Return a ColumnRef's parts, a star as ``*``."""
+    known = below(column_ref)
+    if known is None:
+        return _column_fields(column_ref)
+    if known.fields is None:
+        known.fields = _column_fields(column_ref)
+    return known.fields
+
+
+def _column_fields(column_ref: Tree) -> tuple[str, ...]:
     fields = column_ref.fields
     return tuple([field.string.sval if field.WhichOneof("node") == "string" else "*" for field in fields])
 
@@ -186,27 +195,34 @@ class UnfaithfulText(Exception):
 
 def to_sql(select: Tree) -> str:
     """Return the text of a SelectStmt, proven: parsed again it gives exactly this tree. Raise `UnfaithfulText`."""
-    return statement_sql(pb.Node(select_stmt=select))
+    result = pb.ParseResult()
+    result.stmts.add().stmt.select_stmt.CopyFrom(select)
+    return _proven_text(result)
 
 
 def statement_sql(node: Tree) -> str:
     """Return the text of a statement, a Node, proven as in `to_sql`. Raise `UnfaithfulText`."""
+    result = pb.ParseResult()
+    result.stmts.add().stmt.CopyFrom(node)
+    return _proven_text(result)
+
+
+def _proven_text(tree: Tree) -> str:
     memory = planning.memory
     if memory is None:
-        return _proven_text(node)
-    key = node.SerializeToString()
+        return _prove_text(tree)
+    key = tree.SerializeToString()
     if key not in memory.texts:
-        memory.texts[key] = _proven_text(node)
+        memory.texts[key] = _prove_text(tree)
     return memory.texts[key]
 
 
-def _proven_text(node: Tree) -> str:
-    result = pb.ParseResult(stmts=[pb.RawStmt(stmt=node)])
+def _prove_text(tree: Tree) -> str:
     try:
-        sql = postgast.deparse(result)
+        sql = postgast.deparse(tree)
         again = parsed(sql)
     except postgast.PgQueryError as error:
         raise UnfaithfulText(str(error)) from error
-    if len(again.stmts) != 1 or not same(again.stmts[0].stmt, node):
+    if len(again.stmts) != 1 or not same(again.stmts[0].stmt, tree.stmts[0].stmt):
         raise UnfaithfulText(sql)
     return sql

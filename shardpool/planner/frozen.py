@@ -23,13 +23,15 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Below:
-    """What is directly below a frozen message; and once that was asked for, as it stands, and the message's walks."""
+    """What is directly below a frozen message; and once that was asked for, as it stands, the message's walks, and the
+    names that a ColumnRef consists of."""
 
     message: Any
     children: list[Any]
     parts: list[Part] | None = None
     walk: list[Any] | None = None
     flat_walk: list[Any] | None = None
+    fields: tuple[str, ...] | None = None
 
 
 @dataclass

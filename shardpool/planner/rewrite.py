@@ -48,19 +48,16 @@ def rewritten(node: Tree, replace: Replace) -> Tree:
     *replace* is given the nodes of the original, so that it can recognise them.
     """
     found = replace(node) if isinstance(node, pb.Node) else None
-    if found is not None:
-        return found
-    copy = copied(node)
-    _apply(_changes(node, replace), copy)
-    return copy
+    return changed(node, changes(node, replace)) if found is None else found
 
 
 #: What is to be put in the place of submessages, or into them: the field's name, the place in its list, and what.
-_Changes: TypeAlias = "list[tuple[str, int | None, Tree | _Changes]]"
+Changes: TypeAlias = "list[tuple[str, int | None, Tree | Changes]]"
 
 
-def _changes(message: Tree, replace: Replace) -> _Changes:
-    found: _Changes = []
+def changes(message: Tree, replace: Replace) -> Changes:
+    """Return what *replace* answers for the outermost Nodes in *message*."""
+    found: Changes = []
     for name, place, part in parts(message):
         inner = part
         if type(part) is pb.Node:
@@ -70,14 +67,36 @@ def _changes(message: Tree, replace: Replace) -> _Changes:
                 continue
             inner = unwrap(part)
         if type(inner) not in LEAVES and type(inner) is not pb.ColumnRef:
-            below = _changes(inner, replace)
+            below = changes(inner, replace)
             if below:
                 found.append((name, place, below))
     return found
 
 
-def _apply(changes: _Changes, copy: Tree) -> None:
-    for name, place, change in changes:
+def changed(message: Tree, made: Changes) -> Tree:
+    """Return a copy of *message* with the changes made."""
+    copy = copied(message)
+    _apply(made, copy)
+    return copy
+
+
+def with_part(message: Tree, name: str, part: Tree) -> Tree:
+    """Return a copy of *message* with *part* for its submessage *name*, which is not copied."""
+    copy = type(message)()
+    for field, value in message.ListFields():
+        if field.name == name:
+            getattr(copy, name).CopyFrom(part)
+        elif field.is_repeated:
+            getattr(copy, field.name).extend(value)
+        elif field.message_type is not None:
+            getattr(copy, field.name).CopyFrom(value)
+        else:
+            setattr(copy, field.name, value)
+    return copy
+
+
+def _apply(made: Changes, copy: Tree) -> None:
+    for name, place, change in made:
         part = getattr(copy, name) if place is None else getattr(copy, name)[place]
         if isinstance(change, list):
             _apply(change, unwrap(part))

@@ -153,7 +153,7 @@ class _Planner:
         for everything in (False, True):
             self.stages, self._travelling = list(before), 0.0
             staged = subqueries.staged(everything=everything)
-            if staged == tried:
+            if staged is tried or staged == tried:
                 break
             tried = staged
             ways += self._ways(staged, analysis if staged is select else self._analysed(staged))

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, is_a, walk
+from shardpool.planner.ast import Tree, is_a, kind, parts, unwrap, walk
 from shardpool.planner.carriers import Carrier, NotPartitionWise
 from shardpool.planner.clauses import only_rows
 from shardpool.planner.partitionwise import PartitionWise
-from shardpool.planner.rewrite import copied, rewritten, target
+from shardpool.planner.rewrite import Changes, changed, changes, copied, rewritten, target, with_part
 from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Columns, Scope
 
 #: Runs a subquery as a stage; returns the name of its table, None if that has no plan.
@@ -39,6 +39,10 @@ class Subqueries:
         self._analysed = analysed
         self._run_first = run_first
         self._replaced = False
+        #: What was put in the place of nodes last, and the query with that: asked for again, it is the same one.
+        self._staged: tuple[Changes, Tree] = [], select
+        #: Nodes with the rows of a stage in place of their query, by the node's id (it is kept alive) and the table.
+        self._holders: dict[tuple[int, str], tuple[Tree, Tree]] = {}
         #: Run first, they would send what the query around them groups or filters.
         self._alone = [scope.select.from_clause[0] for scope in analysis.scopes if len(scope.select.from_clause) == 1]
 
@@ -53,7 +57,10 @@ class Subqueries:
                 return self._select
             staged = self._set_operation(self._select)
         else:
-            staged = rewritten(self._select, self._replace) if self._analysis.has_subqueries else self._select
+            found = changes(self._select, self._replace) if self._analysis.has_subqueries else []
+            if found != self._staged[0]:
+                self._staged = found, changed(self._select, found)
+            return self._staged[1]
         return staged if self._replaced else self._select
 
     def _replace(self, node: Tree) -> Tree | None:
@@ -100,9 +107,12 @@ class Subqueries:
         table = self._run_first(select)
         if table is None:
             return None
-        result = pb.Node(select_stmt=result_of(table, columns))
         self._replaced = True
-        return rewritten(node, lambda inner: result if inner is not node and _holds(inner, query) else None)
+        if (id(node), table) not in self._holders:
+            part = next(name for name, _, part in parts(unwrap(node)) if part is query)
+            holder = with_part(unwrap(node), part, pb.Node(select_stmt=result_of(table, columns)))
+            self._holders[id(node), table] = node, pb.Node(**{kind(node): holder})
+        return self._holders[id(node), table][1]
 
     def _set_operation(self, select: Tree) -> Tree:
         """The branches of a set operation that compares rows are run first."""
@@ -172,10 +182,6 @@ def output_columns(select: Tree, analysed: Callable[[Tree], Analysis]) -> Column
     while first.op != pb.SETOP_NONE:
         first = first.larg
     return analysed(select).scope_of(first).columns
-
-
-def _holds(node: Tree, query: Tree) -> bool:
-    return is_a(node, "select_stmt") and node.select_stmt is query.select_stmt
 
 
 def _links(scope: Scope) -> Iterator[Tree]:

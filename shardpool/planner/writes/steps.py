@@ -107,8 +107,8 @@ def target_of(statement: Statement, topology: Topology) -> Table:
 
 
 def modifying_ctes(statement: Statement) -> bool:
-    """Whether there is a write besides the statement itself."""
-    return any(
+    """Whether there is a write besides the statement itself: one in a WITH."""
+    return "with" in statement.numbered.lower() and any(
         isinstance(node, pb.InsertStmt | pb.UpdateStmt | pb.DeleteStmt | pb.MergeStmt)
         for node in walk(statement.node)
         if node is not unwrap(statement.node) and node != unwrap(statement.node)
