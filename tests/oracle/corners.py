@@ -85,7 +85,9 @@ class Corners(Dice):
         exclude = self.weighted({"": 4, " exclude group": 1, " exclude no others": 0.5})
         partition = "partition by {p} " if self.chance(0.5) else ""
         frame = f"({partition}order by {{o}} {mode} between {bounds[0]} and {bounds[1]}{exclude})"
-        return frame, function.replace("{o}", order.ref)
+        # Peers may differ in how a number is written, and which of them is the last is open.
+        shown = f"trim_scale({order.ref}::numeric)" if order.kind == "number" else order.ref
+        return frame, function.replace("{o}", shown)
 
     def row_condition(self, scope: Scope) -> Node:
         """A comparison of rows, or of a row with a list of rows."""
