@@ -36,6 +36,12 @@ class Captured:
         return f"{quote(schema)}.log_{self.number}"
 
     @property
+    def noted(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The columns of that table: the key before the write, and after it; NULL where there was no row."""
+        numbers = range(len(self.key))
+        return tuple(f"old_{number}" for number in numbers), tuple(f"new_{number}" for number in numbers)
+
+    @property
     def keys(self) -> str:
         """The temporary table of the keys that a round carries over."""
         return f"pg_temp.shardpool_keys_{self.number}"

@@ -66,9 +66,9 @@ class LogKeys:
 
     def _take(self, cursor: Any, it: Captured) -> int:
         """Move keys from the log into the temporary table, each once."""
+        keys = " UNION ".join(f"SELECT {', '.join(of)} FROM taken WHERE {of[0]} IS NOT NULL" for of in it.noted)
         cursor.execute(
-            f"WITH taken AS (DELETE FROM {it.log(self._move.record.capture)} RETURNING *) "
-            f"INSERT INTO {it.keys} SELECT DISTINCT * FROM taken"
+            f"WITH taken AS (DELETE FROM {it.log(self._move.record.capture)} RETURNING *) INSERT INTO {it.keys} {keys}"
         )
         return int(cursor.rowcount)
 

@@ -7,6 +7,8 @@ lock, or what is done under it, takes too long, it is given back, and the runner
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 import psycopg2
@@ -29,6 +31,9 @@ from shardpool.moves.uniques import without_uniques
 
 #: A round of so few keys is followed by the lock.
 FEW = 300
+#: But if it took more seconds than these, and less than half of the one before, it is followed by another: the last
+#: round has to read, while writers wait, all that was written during the one before it.
+QUICK = 0.02
 #: After so many rounds that were not small, the writers are told to be too fast.
 MOST_ROUNDS = 60
 
@@ -120,7 +125,7 @@ def catch_up(move: Move) -> None:
         grants = read_grants(leg.servers.source, leg.record.schema)
         give_grants(leg.servers.target, leg.record.incoming, grants)
         leg.servers.target.commit()
-    _follow(move)
+    _follow(move, closely=True)
 
 
 def last_round(move: Move) -> None:
@@ -175,9 +180,14 @@ def rounds(move: Move) -> list[Rounds]:
     return move.rounds
 
 
-def _follow(move: Move) -> None:
+def _follow(move: Move, closely: bool = False) -> None:
+    """Do rounds until there was little to carry over; if *closely*, also until there was little to read."""
+    lasted = math.inf
     for _ in range(MOST_ROUNDS):
-        if sum(it.run() for it in rounds(move)) <= FEW:
+        before, began = lasted, time.monotonic()
+        count = sum(it.run() for it in rounds(move))
+        lasted = time.monotonic() - began
+        if count <= FEW and (not closely or lasted < QUICK or lasted >= before / 2):
             return
     raise CutoverTimeout(f"{move.record}: writers are faster than the move can follow; nothing was moved")
 

@@ -23,9 +23,12 @@ from shardpool.router import Router
 END_TIMEOUT = 10_000
 
 #: All that could end a long copy, or make it differ, whatever the defaults of servers and roles are. What was committed
-#: must not be lost by a crash, lest the partition be on both sides or on none. Sessions that hold locks are ended by
-#: their server when their client says nothing for half a minute: a frozen mover does not stop writers for ever.
+#: must not be lost by a crash, lest the partition be on both sides or on none. What is read under a lock must not be
+#: from a snapshot older than the lock. Sessions that hold locks are ended by their server when their client says
+#: nothing for half a minute: a frozen mover does not stop writers for ever.
 SETTINGS = {
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
     "synchronous_commit": "on",
     "statement_timeout": "0",
     "transaction_timeout": "0",

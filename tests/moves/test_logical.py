@@ -142,9 +142,10 @@ def test_a_truncate_undoes_the_move(place: Place, monkeypatch: pytest.MonkeyPatc
         place.assert_clean()
 
 
-def noisy(own: Place, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Have the server write 20 MB of log while a move copies; return how many bytes a slot reads under the lock."""
-    source, found = own.owner(0), list[int]()
+def noisy(own: Place, monkeypatch: pytest.MonkeyPatch, during: str = "copy") -> list[int]:
+    """Have the server write 20 MB of log while a move copies, or does its first round of another step; return how many
+    bytes a slot reads under the lock."""
+    source, found, begun = own.owner(0), list[int](), list[str]()
     noise = "CREATE TEMPORARY TABLE t (); SELECT pg_logical_emit_message(true, 'noise', repeat('x', 1000000))"
     behind = (
         "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint FROM pg_replication_slots "
@@ -152,19 +153,29 @@ def noisy(own: Place, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     )
 
     def write() -> None:
-        for _ in range(20):
+        for _ in range(20 if begun else 0):
             own.sql(source, noise)
+        begun.clear()
 
     def look() -> None:
         found.extend(number for (number,) in own.sql(source, behind))
 
-    written_at(monkeypatch, {"move:copy:after": write, "move:lock:before": look})
+    inside = {"copy": "move:copy:after"}.get(during, "move:round:committed")
+    begin = {f"move:{during}:before": lambda: begun.append(during)}
+    written_at(monkeypatch, {**begin, inside: write, "move:lock:before": look})
     return found
 
 
 def test_little_is_read_while_writers_wait(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """However much the server has written meanwhile."""
     behind = noisy(place, monkeypatch)
+    move(place)
+    assert 0 <= max(behind) < 10_000_000
+
+
+def test_little_is_read_after_a_long_round(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written during a round is read once more before writers wait, though no key was left to carry over."""
+    behind = noisy(place, monkeypatch, during="catch_up")
     move(place)
     assert 0 <= max(behind) < 10_000_000
 
