@@ -428,11 +428,19 @@ class Generator:
             self._pick("", "", " WHEN NOT MATCHED BY SOURCE AND s.customer > 20 THEN DELETE"),
         ]
         clauses = clauses if any(clauses) else [" WHEN MATCHED THEN DELETE"]
-        returning = self._pick("", " RETURNING s.customer, o.id") if " BY SOURCE" in clauses[-1] else ""
-        return (
-            f"MERGE INTO sums s USING {source} ON s.customer = o.customer{condition}{''.join(clauses)}{returning}",
-            {},
+        returning = self._pick("", " RETURNING s.customer, o.id")
+        join = self._pick(
+            "s.customer = o.customer",
+            "s.customer = o.customer",
+            "s.orders = o.id",
+            "s.total = o.total AND o.customer <> s.customer",
+            f"s.orders = o.customer AND EXISTS (SELECT FROM orders WHERE id = {self._random.randrange(5)})",
+            "s.customer + 1 = o.customer",
         )
+        if join != "s.customer = o.customer" and any("INSERT" in it for it in clauses):
+            # Whether a row goes before another one comes under its key depends on how PostgreSQL joins.
+            clauses = [it for it in clauses if "DELETE" not in it]
+        return f"MERGE INTO sums s USING {source} ON {join}{condition}{''.join(clauses)}{returning}", {}
 
     def _in_with(self) -> tuple[str, Parameters]:
         key = self._key()

@@ -4,7 +4,8 @@
 DELETE and INSERT .. SELECT that mean in each partition what they mean over all), `merges` (MERGE alike), `ctes` (writes
 in WITH), `everywhere` (reference tables, and TRUNCATE). The user's words are sent; of VALUES, those rows that belong
 there. What is not proven to mean the same so is done in two halves (`staged`): a query finds the rows, which are then
-written where they belong, by `inserts`, `changes` and `merges`; or a write in WITH is done, and then read (`apart`).
+written where they belong, by `inserts`, `changes`, `merges` and `pairs`; or a write in WITH is done, and then read
+(`apart`).
 Whatever is not proven either way is refused.
 """
 
@@ -30,6 +31,7 @@ from shardpool.planner.writes.everywhere import compile_reference, compile_trunc
 from shardpool.planner.writes.guarded import Guarded, guarded_table, updates_on_conflict, with_hidden
 from shardpool.planner.writes.inserts import Copied, StagedInsert, compile_staged_insert
 from shardpool.planner.writes.merges import compile_merge, compile_staged_merge
+from shardpool.planner.writes.pairs import compile_paired_merge
 from shardpool.planner.writes.partitions import compile_partitions
 from shardpool.planner.writes.rows import compile_rows, has_rows, without_constant_rows
 from shardpool.planner.writes.steps import (
@@ -122,7 +124,8 @@ def _staged(statement: Statement, topology: Topology) -> Staged | Apart:
         case "insert_stmt":
             return compile_staged_insert(statement, topology)
         case "merge_stmt":
-            return compile_staged_merge(statement, topology)
+            by_key, _ = _attempt(lambda: compile_staged_merge(statement, topology))
+            return by_key or compile_paired_merge(statement, topology)
         case _:
             return compile_staged_change(statement, topology)
 
