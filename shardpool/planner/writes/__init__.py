@@ -28,7 +28,7 @@ from shardpool.planner.writes.apart import Apart, split
 from shardpool.planner.writes.changes import StagedChange, compile_staged_change
 from shardpool.planner.writes.ctes import compile_with
 from shardpool.planner.writes.everywhere import compile_reference, compile_truncate
-from shardpool.planner.writes.guarded import Guarded, guarded_table, updates_on_conflict, with_hidden
+from shardpool.planner.writes.guarded import Guarded, guarded_table, returns_both, updates_on_conflict, with_hidden
 from shardpool.planner.writes.inserts import Copied, StagedInsert, compile_staged_insert
 from shardpool.planner.writes.merges import compile_merge, compile_staged_merge
 from shardpool.planner.writes.pairs import compile_paired_merge
@@ -95,7 +95,8 @@ def compile_write(statement: Statement, topology: Topology) -> CompiledWrite:
     if table is None:
         return FirstProven(statement.unparsed(), *_attempt(lambda: _direct(statement, light, topology)))
     verb = kind(statement.node).removesuffix("_stmt")
-    whole = with_hidden(statement, table)
+    both = returns_both(statement.node, table)
+    whole = with_hidden(statement, table, both)
     # What an UPDATE replaces must be found first: RETURNING has the new values only.
     if verb == "update":
         inner = FirstProven(whole, None, refuse("SP132", "it changes a unique column"))
@@ -103,7 +104,7 @@ def compile_write(statement: Statement, topology: Topology) -> CompiledWrite:
         light = without_constant_rows(whole)
         inner = FirstProven(whole.unparsed(), *_attempt(lambda: _direct(whole, light, topology)))
     returns = bool(unwrap(statement.node).returning_clause.exprs)
-    return Guarded(inner, table, verb, returns, updates_on_conflict(statement.node))
+    return Guarded(inner, table, verb, returns, updates_on_conflict(statement.node) and not both, both)
 
 
 def _direct(statement: Statement, light: Statement, topology: Topology) -> CompiledWrite:
