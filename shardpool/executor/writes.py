@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 Parameters = Mapping[str, Any]
 #: How often a write gives way to the transactions with which it came to a deadlock.
 DEADLOCKS = 3
+#: The version since which RETURNING has the rows as they were, too.
+RETURNS_BOTH = 180000
 #: How often rows are found anew because others change them.
 ATTEMPTS = 10
 
@@ -138,6 +140,8 @@ def write(
         bound = Bound(transaction.topology, compiled.bind(parameters, transaction.topology))
     if isinstance(bound.steps, Apart):
         return _apart(transaction, bound.steps, parameters, at_once)
+    if isinstance(compiled, Guarded) and compiled.both:
+        _check_version(transaction, compiled)
     result, steps = _written(transaction, bound.steps, parameters, at_once, texts)
     return _with_reservations(transaction, compiled, result, steps) if isinstance(compiled, Guarded) else result
 
@@ -167,9 +171,16 @@ def _written(
     return _staged(transaction, steps, parameters, at_once, texts)
 
 
+def _check_version(transaction: Transaction, guarded: Guarded) -> None:
+    shard = next(iter((*transaction.shards, *sorted(transaction.topology.shard_map.shards))))
+    if transaction.enter(shard).server_version < RETURNS_BOTH:
+        what = "MERGE" if guarded.verb == "merge" else "ON CONFLICT DO UPDATE of a unique column"
+        raise refuse("SP139", f"{what} into {guarded.table.name} needs PostgreSQL 18")
+
+
 def _with_reservations(transaction: Transaction, guarded: Guarded, result: RoutedResult, steps: Steps) -> RoutedResult:
     """Write the reservations along; return the result without what was hidden in it."""
-    width = len(guarded.hidden)
+    width = guarded.width
     after = [row[-width:] for row in result.rows]
     for step in guarded.reservations(steps.before, after, transaction.topology):
         placements = [step.placement] if step.placement else []

@@ -107,9 +107,10 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
     ),
     "SP139": (
         "the reservations of columns that are unique over all partitions could not be written along: {what}",
-        "write such tables by query(): INSERT (ON CONFLICT DO UPDATE of other columns), UPDATE, DELETE, and TRUNCATE "
-        "with their tables of reservations in one; load new rows by copy_into() or a job, each with all unique columns",
-        "insert into members (member_id, email) values (1, 'a') on conflict (member_id) do update set email = 'b'",
+        "write such tables by query(): INSERT, UPDATE, DELETE, since PostgreSQL 18 MERGE and ON CONFLICT DO UPDATE of "
+        "unique columns, too, and TRUNCATE with their tables of reservations in one; load new rows by copy_into() or a "
+        "job, each with all unique columns",
+        "truncate members",
     ),
     "SP140": (
         "{what!r} is a view: its tables are written, not the view",

@@ -78,7 +78,7 @@ PLANTED: dict[str, tuple[object, str, Callable[..., Any], str]] = {
     ),
     "MERGE forgets rows without a match": (
         merges,
-        "_join_type",
+        "join_type",
         lambda merge: pb.JOIN_INNER,
         "MERGE INTO items i USING orders o ON i.customer = o.customer AND i.customer = 1 AND i.line = 7 "
         "WHEN NOT MATCHED THEN INSERT (customer, id, line) VALUES (o.customer, o.id, 7)",

@@ -37,7 +37,7 @@ CREATE TABLE logins (login text PRIMARY KEY, customer bigint NOT NULL);
 UNIQUE = """
 ALTER TABLE members ADD UNIQUE (email) DEFERRABLE INITIALLY IMMEDIATE;
 CREATE VIEW emails AS SELECT email, customer FROM members WHERE email IS NOT NULL;
-ALTER TABLE users ADD UNIQUE (login);
+ALTER TABLE users ADD UNIQUE (login) DEFERRABLE INITIALLY IMMEDIATE;
 CREATE VIEW logins AS SELECT login, customer FROM users WHERE login IS NOT NULL;
 """
 TABLES = {
@@ -428,11 +428,19 @@ class Generator:
             self._pick("", "", " WHEN NOT MATCHED BY SOURCE AND s.customer > 20 THEN DELETE"),
         ]
         clauses = clauses if any(clauses) else [" WHEN MATCHED THEN DELETE"]
-        returning = self._pick("", " RETURNING s.customer, o.id") if " BY SOURCE" in clauses[-1] else ""
-        return (
-            f"MERGE INTO sums s USING {source} ON s.customer = o.customer{condition}{''.join(clauses)}{returning}",
-            {},
+        returning = self._pick("", " RETURNING s.customer, o.id")
+        join = self._pick(
+            "s.customer = o.customer",
+            "s.customer = o.customer",
+            "s.orders = o.id",
+            "s.total = o.total AND o.customer <> s.customer",
+            f"s.orders = o.customer AND EXISTS (SELECT FROM orders WHERE id = {self._random.randrange(5)})",
+            "s.customer + 1 = o.customer",
         )
+        if join != "s.customer = o.customer" and any("INSERT" in it for it in clauses):
+            # Whether a row goes before another one comes under its key depends on how PostgreSQL joins.
+            clauses = [it for it in clauses if "DELETE" not in it]
+        return f"MERGE INTO sums s USING {source} ON {join}{condition}{''.join(clauses)}{returning}", {}
 
     def _in_with(self) -> tuple[str, Parameters]:
         key = self._key()
@@ -470,6 +478,24 @@ class Generator:
         rows = ", ".join(f"({key}, {login})" for key, login in zip(keys, logins, strict=True))
         update = "ON CONFLICT (customer) DO UPDATE SET visits = users.visits + "
         returning = self._pick("", " RETURNING *", " RETURNING customer, visits * 2")
+        change = "ON CONFLICT (customer) DO UPDATE SET login = "
+        change += self._pick("excluded.login", "users.login || '!'", "NULL", "excluded.login, visits = 0")
+        both = "ON CONFLICT (customer, id) DO UPDATE SET " + self._pick("email = excluded.email", "nick = 'n'")
+        # What goes before something else comes is left to PostgreSQL: never both under one key.
+        source = self._pick(
+            "members", "(SELECT customer, nick AS email FROM members)", "(SELECT 3 AS customer, 'l3' AS email)"
+        )
+        join = self._pick("u.customer = v.customer", "u.login = v.email", "u.visits = v.customer")
+        clauses = [
+            self._pick(
+                " WHEN MATCHED AND u.customer % 2 = 0 THEN DELETE",
+                " WHEN NOT MATCHED THEN INSERT (customer, login) VALUES (v.customer + 60, v.email)",
+            ),
+            self._pick(
+                "", " WHEN MATCHED THEN UPDATE SET login = v.email || u.customer", " WHEN MATCHED THEN DO NOTHING"
+            ),
+        ]
+        told = " RETURNING u.login, v.email"
         return self._random.choice(
             [
                 (f"INSERT INTO users (customer, login) VALUES {rows} {update} 1{returning}", {}),
@@ -477,6 +503,16 @@ class Generator:
                 (f"INSERT INTO users VALUES {rows} {update} excluded.visits WHERE users.visits < 4{returning}", {}),
                 (f"INSERT INTO users SELECT customer, max(note) FROM orders GROUP BY customer {update} 10", {}),
                 (f"INSERT INTO users SELECT customer + 3, login || 'x' FROM users {update} 2{returning}", {}),
+                (f"INSERT INTO users (customer, login) VALUES {rows} {change}{returning}", {}),
+                (f"INSERT INTO users (customer, login) VALUES {rows} {change} WHERE users.customer > 4{returning}", {}),
+                (f"INSERT INTO users SELECT customer + 2, login FROM users {change}{returning}", {}),
+                (
+                    f"INSERT INTO members (customer, id, email) VALUES ({keys[0]}, 1, {logins[0]}), (3, 1, 'b') {both}",
+                    {},
+                ),
+                (f"INSERT INTO members SELECT customer, 1, login FROM users {both} RETURNING nick", {}),
+                (f"MERGE INTO users u USING {source} v ON {join}{''.join(clauses)}{self._pick('', told)}", {}),
+                (f"MERGE INTO users u USING {source} v ON {join}{''.join(clauses)}{self._pick('', told)}", {}),
                 (f"DELETE FROM users WHERE customer <> {keys[0]}", {}),
                 (f"UPDATE users SET login = {logins[0]} WHERE customer = {keys[0]}", {}),
             ]

@@ -4,7 +4,8 @@
 DELETE and INSERT .. SELECT that mean in each partition what they mean over all), `merges` (MERGE alike), `ctes` (writes
 in WITH), `everywhere` (reference tables, and TRUNCATE). The user's words are sent; of VALUES, those rows that belong
 there. What is not proven to mean the same so is done in two halves (`staged`): a query finds the rows, which are then
-written where they belong, by `inserts`, `changes` and `merges`; or a write in WITH is done, and then read (`apart`).
+written where they belong, by `inserts`, `changes`, `merges` and `pairs`; or a write in WITH is done, and then read
+(`apart`).
 Whatever is not proven either way is refused.
 """
 
@@ -27,9 +28,10 @@ from shardpool.planner.writes.apart import Apart, split
 from shardpool.planner.writes.changes import StagedChange, compile_staged_change
 from shardpool.planner.writes.ctes import compile_with
 from shardpool.planner.writes.everywhere import compile_reference, compile_truncate
-from shardpool.planner.writes.guarded import Guarded, guarded_table, updates_on_conflict, with_hidden
+from shardpool.planner.writes.guarded import Guarded, guarded_table, returns_both, updates_on_conflict, with_hidden
 from shardpool.planner.writes.inserts import Copied, StagedInsert, compile_staged_insert
 from shardpool.planner.writes.merges import compile_merge, compile_staged_merge
+from shardpool.planner.writes.pairs import compile_paired_merge
 from shardpool.planner.writes.partitions import compile_partitions
 from shardpool.planner.writes.rows import compile_rows, has_rows, without_constant_rows
 from shardpool.planner.writes.steps import (
@@ -93,7 +95,8 @@ def compile_write(statement: Statement, topology: Topology) -> CompiledWrite:
     if table is None:
         return FirstProven(statement.unparsed(), *_attempt(lambda: _direct(statement, light, topology)))
     verb = kind(statement.node).removesuffix("_stmt")
-    whole = with_hidden(statement, table)
+    both = returns_both(statement.node, table)
+    whole = with_hidden(statement, table, both)
     # What an UPDATE replaces must be found first: RETURNING has the new values only.
     if verb == "update":
         inner = FirstProven(whole, None, refuse("SP132", "it changes a unique column"))
@@ -101,7 +104,7 @@ def compile_write(statement: Statement, topology: Topology) -> CompiledWrite:
         light = without_constant_rows(whole)
         inner = FirstProven(whole.unparsed(), *_attempt(lambda: _direct(whole, light, topology)))
     returns = bool(unwrap(statement.node).returning_clause.exprs)
-    return Guarded(inner, table, verb, returns, updates_on_conflict(statement.node))
+    return Guarded(inner, table, verb, returns, updates_on_conflict(statement.node) and not both, both)
 
 
 def _direct(statement: Statement, light: Statement, topology: Topology) -> CompiledWrite:
@@ -122,7 +125,8 @@ def _staged(statement: Statement, topology: Topology) -> Staged | Apart:
         case "insert_stmt":
             return compile_staged_insert(statement, topology)
         case "merge_stmt":
-            return compile_staged_merge(statement, topology)
+            by_key, _ = _attempt(lambda: compile_staged_merge(statement, topology))
+            return by_key or compile_paired_merge(statement, topology)
         case _:
             return compile_staged_change(statement, topology)
 

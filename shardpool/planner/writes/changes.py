@@ -25,6 +25,7 @@ from shardpool.planner.writes.staged import (
     ROWS,
     Value,
     alias_of,
+    as_found,
     cell,
     check_around,
     compile_source,
@@ -38,7 +39,6 @@ from shardpool.planner.writes.staged import (
     rows_item,
     shared_path,
     stored_key,
-    unbounded,
 )
 from shardpool.planner.writes.steps import Copies, Found, Step, Steps, returned, target_of
 from shardpool.topology.key import KeyType
@@ -149,14 +149,7 @@ class StagedChange:
         return words.replace(f"{ROWS}_item", rows_item(len(found.types))).replace(_MATCH, self._match())
 
     def _match(self) -> str:
-        parts = []
-        for place, column in enumerate(self.table.columns):
-            name = f"{quote(self.alias)}.{quote(column.name)}".replace("%", "%%")
-            if column.name in self.table.primary_key:
-                parts.append(f"{name} = {cell(place)}::{unbounded(column)}")
-            else:
-                parts.append(f'({name}::text COLLATE pg_catalog."C") IS NOT DISTINCT FROM {cell(place)}')
-        return " AND ".join(parts)
+        return as_found(self.table, self.alias)
 
     def _guard(self, placement: Placement) -> Step:
         table = literal(f"{quote(placement.partition.schema)}.{quote(self.table.name)}").replace("%", "%%")

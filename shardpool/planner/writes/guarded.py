@@ -2,7 +2,8 @@
 
 A table of reservations has a row for each value of the column that is not NULL, in the partition of that value, where
 its primary key keeps it unique; the row says the key of the row that has it. The write returns, hidden behind the
-user's columns, what was written; what was there before it is found first, or returned by DELETE.
+user's columns, what was written; what was there before it is found first, or returned by DELETE. What may do several of
+these (MERGE, ON CONFLICT) returns both, which PostgreSQL 18 can.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from shardpool.planner.keyed import reserved_columns
 from shardpool.planner.refusals import refuse
 from shardpool.planner.statement import Statement
 from shardpool.planner.writes.staged import alias_of, cell, row_step, rows_item, stored_key, unbounded
-from shardpool.planner.writes.steps import CompiledWrite, Step
+from shardpool.planner.writes.steps import NEW_ROW, OLD_ROW, CompiledWrite, Step
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Placement, Topology
 from shardpool.topology.tables import Table
@@ -32,7 +33,8 @@ Entry = tuple[str | None, ...]
 class Guarded:
     """`inner` returns `hidden` more columns: the unique ones, then the key, as texts. `verb` is its kind.
 
-    `updates`: rows that it returns may have been there, with the same values in these columns.
+    `updates`: rows that it returns may have been there, with the same values in these columns. `both`: these columns
+    of the new rows, then those of the old ones; NULLs where there is none.
     """
 
     inner: CompiledWrite
@@ -40,10 +42,16 @@ class Guarded:
     verb: str
     returns: bool
     updates: bool
+    both: bool = False
 
     @property
     def hidden(self) -> tuple[str, ...]:
         return hidden_columns(self.table)
+
+    @property
+    def width(self) -> int:
+        """How many columns are hidden."""
+        return len(self.hidden) * (1 + self.both)
 
     def bind(self, parameters: Mapping[str, Any], topology: Topology) -> Any:
         return self.inner.bind(parameters, topology)
@@ -52,9 +60,7 @@ class Guarded:
         self, before: Sequence[Sequence[str | None]], after: Sequence[Sequence[str | None]], topology: Topology
     ) -> list[Step]:
         """Return what keeps reservations right. *before*: whole rows as they were found; *after*: hidden columns."""
-        names = [column.name for column in self.table.columns]
-        found = [tuple(row[names.index(name)] for name in self.hidden) for row in before]
-        old, new = (after, []) if self.verb == "delete" else (found, after)
+        old, new = self._changes(before, after)
         deleting, inserting = [], []
         for place, (column, name) in enumerate(self.table.unique):
             reservation = topology.tables.get(name)
@@ -70,6 +76,21 @@ class Guarded:
             deleting += _steps(reservation, column, [it for it in gone if it not in kept], _DELETE, topology)
             inserting += _steps(reservation, column, [it for it in come if it not in kept], words, topology)
         return deleting + inserting
+
+    def _changes(
+        self, before: Sequence[Sequence[str | None]], after: Sequence[Sequence[str | None]]
+    ) -> tuple[Sequence[Sequence[str | None]], Sequence[Sequence[str | None]]]:
+        """The hidden columns of the rows that were there, and of those that are."""
+        if self.both:
+            half = len(self.hidden)
+            # The key, which is last, is NULL only where there is no row.
+            return [row[half:] for row in after if row[-1] is not None], [
+                row[:half] for row in after if row[half - 1] is not None
+            ]
+        if self.verb == "delete":
+            return after, []
+        names = [column.name for column in self.table.columns]
+        return [tuple(row[names.index(name)] for name in self.hidden) for row in before], after
 
 
 _DELETE = "DELETE FROM {table} USING {rows} WHERE {match}"
@@ -143,15 +164,20 @@ def guarded_table(statement: Statement, topology: Topology) -> Table | None:
     guarded = [table for table in written if table.unique]
     if not guarded or (len(written) == 1 and not _touches(statement.node, guarded[0])):
         return None
-    if len(written) > 1 or kind(statement.node) == "merge_stmt":
-        raise refuse("SP139", guarded[0].name)
-    if updates_on_conflict(statement.node) and not _keeps_reserved(statement.node.insert_stmt, guarded[0]):
+    if len(written) > 1:
         raise refuse("SP139", guarded[0].name)
     return guarded[0]
 
 
 def _touches(node: Tree, table: Table) -> bool:
     return kind(node) != "update_stmt" or bool(reserved_columns(unwrap(node), table))
+
+
+def returns_both(node: Tree, table: Table) -> bool:
+    """Whether only the old rows beside the new ones tell which reservations go, and which come."""
+    if kind(node) == "merge_stmt":
+        return True
+    return updates_on_conflict(node) and not _keeps_reserved(node.insert_stmt, table)
 
 
 def updates_on_conflict(node: Tree) -> bool:
@@ -164,13 +190,18 @@ def _keeps_reserved(insert: Tree, table: Table) -> bool:
     return not reserved_columns(insert.on_conflict_clause, table) and set(table.primary_key) == set(table.key)
 
 
-def with_hidden(statement: Statement, table: Table) -> Statement:
-    """The statement that also returns the hidden columns, as its last."""
+def with_hidden(statement: Statement, table: Table, both: bool) -> Statement:
+    """The statement that also returns the hidden columns, as its last; *both*: of the new and of the old rows."""
     write = unwrap(statement.node)
     data = statement.numbered.encode()
     tokens = postgast.scan(statement.numbered).tokens
     end = next((it.start for it in tokens[::-1] if it.token == pb.ASCII_59), len(data))
-    listed = ", ".join(f"{quote(alias_of(write))}.{quote(name)}::text" for name in hidden_columns(table))
-    more = f"\n{',' if write.returning_clause.exprs else 'RETURNING'} {listed} "
-    text = data[:end].decode() + more + data[end:].decode()
+    start = next((it.end for it in tokens[::-1] if it.token == pb.RETURNING), end)
+    rows = (NEW_ROW, OLD_ROW) if both else (quote(alias_of(write)),)
+    listed = ", ".join(f"{row}.{quote(name)}::text" for row in rows for name in hidden_columns(table))
+    named = f" WITH (OLD AS {OLD_ROW}, NEW AS {NEW_ROW}) " if both else ""
+    if write.returning_clause.exprs:
+        text = f"{data[:start].decode()}{named}{data[start:end].decode()}\n, {listed} {data[end:].decode()}"
+    else:
+        text = f"{data[:end].decode()}\nRETURNING {named}{listed} {data[end:].decode()}"
     return Statement(text, statement.names, statement.places, statement.lists)

@@ -1,7 +1,7 @@
 """MERGE: in each partition by itself where both sides lie together, else with the rows of the source sent there.
 
 Either way a row of the source can only match rows of one partition: the condition compares the target's whole
-partition key with it, and an inserted row takes its key from it.
+partition key with it, and an inserted row takes its key from it. (Others: `pairs`.)
 """
 
 from __future__ import annotations
@@ -43,26 +43,26 @@ _ITEM = f"{ROWS}_item"
 def compile_merge(statement: Statement, topology: Topology) -> WritePartitions:
     """A MERGE whose sides lie together. Raise `RoutingError` or `UnsupportedStatement`."""
     merge = statement.node.merge_stmt
-    table = _target(statement, topology)
+    table = merge_target(statement, topology)
     join = pb.JoinExpr(
-        jointype=_join_type(merge),
+        jointype=join_type(merge),
         larg=pb.Node(range_var=copied(merge.relation)),
         rarg=copied(merge.source_relation),
         quals=copied(merge.join_condition),
     )
     select = pb.SelectStmt(limit_option=pb.LIMIT_OPTION_DEFAULT, op=pb.SETOP_NONE)
     select.from_clause.append(pb.Node(join_expr=join))
-    select.target_list.extend(target(copied(node)) for node in (expression("1"), *_evaluated(merge)))
+    select.target_list.extend(target(copied(node)) for node in (expression("1"), *evaluated(merge)))
     if merge.HasField("with_clause"):
         select.with_clause.CopyFrom(merge.with_clause)
     source = compile_source(select, statement, topology)
     scope = source.analysis.scope_of(source.statement.node.select_stmt)
-    for keys in _inserted_keys(merge, table):
+    for keys in inserted_keys(merge, table):
         if not copies_own_key(keys, scope, table):
             raise refuse("SP113", table.name)
     keyed = KeyedStatement(on_search_path(statement, topology), True, (), (), True)
     still = still_words(keyed, statement, topology)
-    return WritePartitions(table.name, keyed, _assigned(merge, table, statement), source, still)
+    return WritePartitions(table.name, keyed, assigned_by(merge, table, statement), source, still)
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ class StagedMerge:
 def compile_staged_merge(statement: Statement, topology: Topology) -> StagedMerge:
     """Raise `RoutingError` or `UnsupportedStatement`."""
     merge = copied(statement.node.merge_stmt)
-    table = _target(statement, topology)
-    check_around([merge.join_condition, *_evaluated(merge)], topology)
+    table = merge_target(statement, topology)
+    check_around([merge.join_condition, *evaluated(merge)], topology)
     select = pb.SelectStmt(limit_option=pb.LIMIT_OPTION_DEFAULT, op=pb.SETOP_NONE)
     select.from_clause.append(copied(merge.source_relation))
     select.target_list.append(target(expression("*")))
@@ -131,13 +131,13 @@ def compile_staged_merge(statement: Statement, topology: Topology) -> StagedMerg
     if not set(table.key) <= compared.keys():
         raise refuse("SP132", f"it does not join {alias} by its partition key with columns of {item.alias}")
     keys = tuple(compared[name] for name in table.key)
-    for nodes in _inserted_keys(merge, table):
+    for nodes in inserted_keys(merge, table):
         if [_member(node, item.alias) for node in nodes] != list(keys):
             raise refuse("SP113", table.name)
     everywhere = any(
         it.merge_when_clause.match_kind == pb.MERGE_WHEN_NOT_MATCHED_BY_SOURCE for it in merge.merge_when_clauses
     )
-    assigned = _assigned(merge, table, statement)
+    assigned = assigned_by(merge, table, statement)
     rows = pb.RangeVar(relname=_ITEM, inh=True, relpersistence="p", alias=pb.Alias(aliasname=item.alias))
     merge.source_relation.CopyFrom(pb.Node(range_var=rows))
     merge.ClearField("with_clause")
@@ -145,14 +145,14 @@ def compile_staged_merge(statement: Statement, topology: Topology) -> StagedMerg
     return StagedMerge(source, table, keys, item.columns, assigned, everywhere, words)
 
 
-def _target(statement: Statement, topology: Topology) -> Table:
+def merge_target(statement: Statement, topology: Topology) -> Table:
     table = target_of(statement, topology)
     if not table.sharded:
         raise refuse("SP136", f"MERGE INTO {table.name}")
     return table
 
 
-def _join_type(merge: Tree) -> int:
+def join_type(merge: Tree) -> int:
     """The join whose rows are those that the clauses look at."""
     kinds = {it.merge_when_clause.match_kind for it in merge.merge_when_clauses}
     of_source = pb.MERGE_WHEN_NOT_MATCHED_BY_TARGET in kinds
@@ -162,7 +162,7 @@ def _join_type(merge: Tree) -> int:
     return int(pb.JOIN_RIGHT if of_source else pb.JOIN_LEFT if of_target else pb.JOIN_INNER)
 
 
-def _evaluated(merge: Tree) -> list[Tree]:
+def evaluated(merge: Tree) -> list[Tree]:
     """What is evaluated for each row: conditions, new values, RETURNING."""
     found = returned(merge)
     for node in merge.merge_when_clauses:
@@ -178,13 +178,13 @@ def _evaluated(merge: Tree) -> list[Tree]:
     return found
 
 
-def _assigned(merge: Tree, table: Table, statement: Statement) -> tuple[WrittenKey, ...]:
+def assigned_by(merge: Tree, table: Table, statement: Statement) -> tuple[WrittenKey, ...]:
     clauses = [node.merge_when_clause for node in merge.merge_when_clauses]
     updates = [clause for clause in clauses if clause.command_type == pb.CMD_UPDATE]
     return tuple(key for clause in updates for key in assigned_keys(clause.target_list, table, statement))
 
 
-def _inserted_keys(merge: Tree, table: Table) -> list[list[Tree]]:
+def inserted_keys(merge: Tree, table: Table) -> list[list[Tree]]:
     """The new keys of each INSERT. Raise `UnsupportedStatement` where one is a default."""
     found = []
     for node in merge.merge_when_clauses:

@@ -164,6 +164,8 @@ def not_per_row(node: Tree, topology: Topology) -> str | None:
         return None
 
     def replace(inner: Tree) -> Tree | None:
+        if is_a(inner, "merge_support_func"):
+            return expression("NULL")
         if not is_a(inner, "func_call"):
             return None
         path = names(inner.func_call.funcname)

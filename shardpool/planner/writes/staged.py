@@ -111,6 +111,18 @@ def rows_item(columns: int) -> str:
     return f"unnest({arrays}) AS {ROWS} ({names})"
 
 
+def as_found(table: Table, alias: str) -> str:
+    """Whether a row of *table* is the one of `rows_item`, whose first columns are all of its own, and unchanged."""
+    parts = []
+    for place, column in enumerate(table.columns):
+        name = f"{quote(alias)}.{quote(column.name)}".replace("%", "%%")
+        if column.name in table.primary_key:
+            parts.append(f"{name} = {cell(place)}::{unbounded(column)}")
+        else:
+            parts.append(f'({name}::text COLLATE pg_catalog."C") IS NOT DISTINCT FROM {cell(place)}')
+    return " AND ".join(parts)
+
+
 def typed_rows(names: Sequence[str], types: Sequence[str]) -> str:
     """The rows as a subquery with columns of these names and types, for psycopg2."""
     listed = ", ".join(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from postgast import pg_query_pb2 as pb
 
 from shardpool.errors import CrossShardTransaction, UnknownTable
-from shardpool.planner.ast import Tree, unwrap, walk
+from shardpool.planner.ast import Tree, column_fields, is_a, unwrap, walk
 from shardpool.planner.constants import UNKNOWN
 from shardpool.planner.keyed import KeyedStatement, WrittenKey
 from shardpool.planner.ladder import CompiledQuery
@@ -18,6 +18,9 @@ from shardpool.planner.statement import Statement
 from shardpool.topology.key import KeyValue
 from shardpool.topology.shard_map import Partition, Placement, Topology
 from shardpool.topology.tables import Table
+
+#: The rows before and after a write, in RETURNING.
+OLD_ROW, NEW_ROW = "shardpool_old", "shardpool_new"
 
 if TYPE_CHECKING:
     from shardpool.planner.writes.apart import Apart
@@ -147,7 +150,13 @@ def expressions(nodes: Iterable[Tree]) -> list[Tree]:
 
 
 def returned(write: Tree) -> list[Tree]:
-    """The expressions of RETURNING."""
-    if write.returning_clause.options:
+    """The expressions of RETURNING, but for columns of `OLD_ROW` and `NEW_ROW`."""
+    clause = write.returning_clause
+    if any(it.returning_option.value not in (OLD_ROW, NEW_ROW) for it in clause.options):
         raise refuse("SP132", "RETURNING WITH renames old and new rows")
-    return expressions(write.returning_clause.exprs)
+    return [it for it in expressions(clause.exprs) if not (clause.options and _is_hidden(it))]
+
+
+def _is_hidden(node: Tree) -> bool:
+    inner = node.type_cast.arg if is_a(node, "type_cast") else node
+    return is_a(inner, "column_ref") and column_fields(inner.column_ref)[0] in (OLD_ROW, NEW_ROW)
