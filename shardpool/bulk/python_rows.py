@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime
 import json
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from shardpool.bulk.chunk import Record
@@ -36,15 +37,23 @@ READERS: dict[str, Callable[[str], Any]] = {
 _CALENDARS = (datetime.date.fromisoformat, datetime.datetime.fromisoformat)
 
 
-def python_rows(columns: Sequence[Column], records: Sequence[Record]) -> Iterator[dict[str, Any]]:
-    """Yield each record as a mapping of column names to values."""
-    names = [column.name for column in columns]
+def python_rows(columns: Sequence[Column], records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Return each record as a mapping of column names to values."""
     turned = [
         _values(READERS.get(column.base_type), fields)
-        for column, fields in zip(columns, turn(records, len(names)), strict=True)
+        for column, fields in zip(columns, turn(records, len(columns)), strict=True)
     ]
-    for values in zip(*turned, strict=True):
-        yield dict(zip(names, values))  # noqa: B905 - as long as each other
+    return _mappings(tuple(column.name for column in columns))(turned)
+
+
+@lru_cache
+def _mappings(names: Sequence[str]) -> Callable[[Sequence[Sequence[Any]]], list[dict[str, Any]]]:
+    """Return what makes mappings of columns: written out for these *names*, which takes half the time of `dict`."""
+    values = [f"v{place}" for place in range(len(names))]
+    items = ", ".join(f"{name!r}: {value}" for name, value in zip(names, values, strict=True))
+    words = f"lambda columns: [{{{items}}} for {', '.join(values)}, in zip(*columns, strict=True)]"
+    made: Callable[[Sequence[Sequence[Any]]], list[dict[str, Any]]] = eval(words)
+    return made
 
 
 def turn(records: Sequence[Record], width: int) -> list[list[bytes]]:

@@ -30,16 +30,24 @@ EMPTY = [b"3", b"", *[NULL] * 5]
 @pytest.mark.parametrize("rows", [[PLAIN], [AWKWARD], [EMPTY], [PLAIN, AWKWARD, EMPTY, PLAIN], []])
 def test_python_rows(rows: list[list[bytes]]) -> None:
     records = [b"\t".join(row) for row in rows]
-    found = list(python_rows(COLUMNS, records))
+    found = python_rows(COLUMNS, records)
     assert found == [row for record in records for row in python_rows(COLUMNS, [record])]
     writer = RowWriter(Table("t", COLUMNS), NAMES, [0])
-    assert list(python_rows(COLUMNS, [writer.record(row) for row in found])) == found
+    assert python_rows(COLUMNS, [writer.record(row) for row in found]) == found
     assert [it["name"] for it in found if it["id"] == -2] == ["tab\tline\nback\\slash \\N ö"] * (AWKWARD in rows)
+
+
+def test_python_rows_of_any_names() -> None:
+    names = ["it's", 'a "name"', "{x}", "v0", "back\\slash", "lambda", "ö\n"]
+    columns = [Column(name, "bigint") for name in names]
+    assert python_rows(columns, [b"\t".join(b"%d" % at for at in range(len(names)))]) == [
+        {name: at for at, name in enumerate(names)}
+    ]
 
 
 def test_a_record_of_other_columns_is_noticed() -> None:
     with pytest.raises(ValueError, match="2 records of 7 columns have 15 fields"):
-        list(python_rows(COLUMNS, [b"\t".join(PLAIN), b"\t".join([*PLAIN, b"more"])]))
+        python_rows(COLUMNS, [b"\t".join(PLAIN), b"\t".join([*PLAIN, b"more"])])
 
 
 @pytest.mark.parametrize("rows", [[PLAIN], [AWKWARD], [EMPTY], [PLAIN, AWKWARD, EMPTY], []])
