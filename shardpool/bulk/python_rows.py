@@ -15,6 +15,22 @@ from shardpool.bulk.fields import Fields
 from shardpool.bulk.layout import COPY_TEXT
 from shardpool.topology.tables import Column
 
+
+def _json(text: str) -> Any:
+    """Return an object or an array. Other values stay text, which is JSON: null is not NULL, nor a "1" the number 1.
+
+    Raise `ValueError` for one with a number that Python would change.
+    """
+    return json.loads(text, parse_float=_float) if text.lstrip()[:1] in ("{", "[") else text
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if Decimal(text) != Decimal(repr(number)):
+        raise ValueError("a number that no float holds")
+    return number
+
+
 #: SQL type without modifier -> how its text is read. All others stay text; so do infinity and other calendars.
 READERS: dict[str, Callable[[str], Any]] = {
     "smallint": int,
@@ -28,13 +44,14 @@ READERS: dict[str, Callable[[str], Any]] = {
     "timestamp without time zone": datetime.datetime.fromisoformat,
     "timestamp with time zone": datetime.datetime.fromisoformat,
     "uuid": uuid.UUID,
-    "json": json.loads,
-    "jsonb": json.loads,
+    "json": _json,
+    "jsonb": _json,
     "bytea": lambda text: bytes.fromhex(text[2:]),
 }
 
 
-_CALENDARS = (datetime.date.fromisoformat, datetime.datetime.fromisoformat)
+#: What these cannot read stays text, which is written as it was read.
+_NARROW = (datetime.date.fromisoformat, datetime.datetime.fromisoformat, _json)
 
 
 def python_rows(columns: Sequence[Column], records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -84,6 +101,6 @@ def _one(read: Callable[[str], Any], text: str) -> Any:
     try:
         return read(text)
     except ValueError:
-        if read not in _CALENDARS:
+        if read not in _NARROW:
             raise
         return text

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from shardpool.bulk.arrow import from_arrow, to_arrow
+from shardpool.bulk.json_lines import json_rows
 from shardpool.bulk.python_rows import python_rows
 from shardpool.bulk.rows import RowWriter
 from shardpool.bulk.values import NULL, to_field
@@ -43,6 +44,26 @@ def test_python_rows_of_any_names() -> None:
     assert python_rows(columns, [b"\t".join(b"%d" % at for at in range(len(names)))]) == [
         {name: at for at, name in enumerate(names)}
     ]
+
+
+LARGE = ['{"a": 0.12345678901234567890}', "[1e400]"]
+JSON = ["null", "true", '"x"', '"12"', "2.50", "{}", '{"a": [1, 2.5, null]}', *LARGE]
+
+
+@pytest.mark.parametrize("type_", ["json", "jsonb"])
+def test_json_comes_back_as_it_was(type_: str) -> None:
+    """JSON's null is not NULL, a string is not its contents, and no digit of a number is lost."""
+    columns = (Column("j", type_),)
+    records = [text.encode() for text in JSON]
+    found = python_rows(columns, [*records, NULL])
+    assert [row["j"] for row in found[-5:]] == [{}, {"a": [1, 2.5, None]}, *LARGE, None]
+    assert RowWriter(Table("t", columns), ["j"], [0]).records(found) == [*records, NULL]
+
+
+def test_json_lines_keep_the_digits_of_json() -> None:
+    fields = [b'{"a":\\n 0.12345678901234567890,\\r"b": "\\\\n"}', *[NULL] * 2]
+    (line,) = json_rows([Column("j", "json"), Column("k", "jsonb"), Column("l", "json")], [b"\t".join(fields)])
+    assert line == '{"j": {"a":  0.12345678901234567890, "b": "\\n"}, "k": null, "l": null}'
 
 
 def test_a_record_of_other_columns_is_noticed() -> None:
