@@ -9,6 +9,7 @@ import random
 import threading
 import time
 import uuid
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -212,6 +213,22 @@ def test_threads_and_processes(router: Router, monkeypatch: pytest.MonkeyPatch) 
             [it.result() for it in [both.submit(divmod, 1, 0), both.submit(divmod, 1, 0)]]
     assert start(router, executor="auto", options=replace(OPTIONS, workers=2)).state == "done"
     check_copied(router)
+
+
+def test_a_process_beside_threads_that_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its chunk fails, and so the run, which can be resumed; nothing hangs."""
+    monkeypatch.setattr(executors, "cores", lambda: 2)
+    monkeypatch.setattr(executors, "SHORT", 0.0)
+    until = time.monotonic() + 60
+    with executors.open_executor("auto", 2) as both, pytest.raises(BrokenProcessPool):
+        while time.monotonic() < until:
+            for ended in [both.submit(_end_unless, os.getpid()), both.submit(_end_unless, os.getpid())]:
+                ended.result(60)
+
+
+def _end_unless(pid: int) -> None:
+    if os.getpid() != pid:
+        os._exit(1)
 
 
 def test_what_cannot_be_sent_to_processes_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:

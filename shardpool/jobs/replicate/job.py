@@ -157,7 +157,7 @@ def _create_tables(engines: Engines, router: Router, tables: Mapping[str, Table]
         tables={**shared.tables, **own.tables},
         constraints=[*shared.constraints, *own.constraints],
         defaults={**shared.defaults, **own.defaults},
-        enums=shared.enums,
+        types=shared.types,
     )
     with engines.borrow(DATABASE) as connection:
         with connection.cursor() as cursor:
