@@ -1,37 +1,93 @@
-"""Where chunks are worked off: any `concurrent.futures.Executor`. Threads by default, processes, or a Dask cluster."""
+"""Where chunks are worked off: any `concurrent.futures.Executor`. Threads, processes, both, or a Dask cluster."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import connection, get_context, parent_process
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from shardpool.errors import JobRefused
 
 DASK = "dask://"
 #: So long, in seconds, for a Dask scheduler to answer.
 CONNECT_TIMEOUT = 5
+#: So long, in seconds, work goes on before other processes are begun for it: what is done by then needs none.
+SHORT = 0.3
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @contextmanager
 def open_executor(name: str, workers: int) -> Iterator[Executor]:
-    """Open the executor *name*: ``threads``, ``processes`` or ``dask://host:port``. Raise `JobRefused`."""
-    if name == "threads":
+    """Open the executor *name*: ``threads``, ``processes``, ``auto`` or ``dask://host:port``. Raise `JobRefused`."""
+    others = min(workers, cores()) - 1
+    if name == "threads" or (name == "auto" and not others):
         with ThreadPoolExecutor(workers, thread_name_prefix="shardpool-job") as threads:
             yield threads
     elif name == "processes":
-        context = get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=end_with_parent) as processes:
+        with _processes(workers) as processes:
             yield processes
+    elif name == "auto":
+        with _processes(others) as processes, Spread(workers, processes, others) as spread:
+            yield spread
     elif name.startswith(DASK):
         with _dask(name.removeprefix(DASK)) as cluster:
             yield cluster
     else:
-        raise JobRefused(f"executor {name!r} is none of threads, processes and dask://host:port")
+        raise JobRefused(f"executor {name!r} is none of threads, processes, auto and dask://host:port")
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Spread(ThreadPoolExecutor):
+    """Threads of this process, and *others* of *processes*, begun when there is more than a moment's work for them.
+
+    Nothing waits for a process to begin. What cannot be sent to one is done here.
+    """
+
+    def __init__(self, workers: int, processes: ProcessPoolExecutor, others: int) -> None:
+        super().__init__(workers, thread_name_prefix="shardpool-job")
+        self._processes, self._others = processes, others
+        self._idle = threading.Semaphore(0)
+        self._began: float | None = None
+
+    def submit(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        self._began = self._began or time.monotonic()
+        if self._others and time.monotonic() - self._began > SHORT:
+            for _ in range(self._others):
+                # What is sent along lets the process import all that it will need.
+                self._processes.submit(_begin, call, args, kwargs).add_done_callback(self._count)
+            self._others = 0
+        return super().submit(self._anywhere, call, *args, **kwargs)
+
+    def _count(self, begun: Future[None]) -> None:
+        if not begun.cancelled() and begun.exception() is None:
+            self._idle.release()
+
+    def _anywhere(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if not self._idle.acquire(blocking=False):
+            return call(*args, **kwargs)
+        try:
+            return self._processes.submit(call, *args, **kwargs).result()
+        finally:
+            self._idle.release()
+
+
+def _begin(*sent: object) -> None:
+    """Do nothing, in a process that has begun."""
+
+
+def _processes(number: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(number, get_context("spawn"), initializer=end_with_parent)
 
 
 @contextmanager

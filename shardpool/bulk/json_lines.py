@@ -22,6 +22,9 @@ def _text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+#: Within JSON, line ends are between values.
+_ONE_LINE = str.maketrans("\n\r", "  ")
+
 _WRITERS: dict[str, Callable[[str], str]] = {
     "smallint": str,
     "integer": str,
@@ -29,7 +32,7 @@ _WRITERS: dict[str, Callable[[str], str]] = {
     "real": _float,
     "double precision": _float,
     "boolean": lambda text: "true" if text == "t" else "false",
-    "json": lambda text: json.dumps(json.loads(text), ensure_ascii=False),
+    "json": lambda text: text.translate(_ONE_LINE),
     "jsonb": str,
 }
 

@@ -5,14 +5,31 @@ from __future__ import annotations
 import datetime
 import json
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from shardpool.bulk.chunk import Record
 from shardpool.bulk.fields import Fields
 from shardpool.bulk.layout import COPY_TEXT
 from shardpool.topology.tables import Column
+
+
+def _json(text: str) -> Any:
+    """Return an object or an array. Other values stay text, which is JSON: null is not NULL, nor a "1" the number 1.
+
+    Raise `ValueError` for one with a number that Python would change.
+    """
+    return json.loads(text, parse_float=_float) if text.lstrip()[:1] in ("{", "[") else text
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if Decimal(text) != Decimal(repr(number)):
+        raise ValueError("a number that no float holds")
+    return number
+
 
 #: SQL type without modifier -> how its text is read. All others stay text; so do infinity and other calendars.
 READERS: dict[str, Callable[[str], Any]] = {
@@ -27,24 +44,33 @@ READERS: dict[str, Callable[[str], Any]] = {
     "timestamp without time zone": datetime.datetime.fromisoformat,
     "timestamp with time zone": datetime.datetime.fromisoformat,
     "uuid": uuid.UUID,
-    "json": json.loads,
-    "jsonb": json.loads,
+    "json": _json,
+    "jsonb": _json,
     "bytea": lambda text: bytes.fromhex(text[2:]),
 }
 
 
-_CALENDARS = (datetime.date.fromisoformat, datetime.datetime.fromisoformat)
+#: What these cannot read stays text, which is written as it was read.
+_NARROW = (datetime.date.fromisoformat, datetime.datetime.fromisoformat, _json)
 
 
-def python_rows(columns: Sequence[Column], records: Sequence[Record]) -> Iterator[dict[str, Any]]:
-    """Yield each record as a mapping of column names to values."""
-    names = [column.name for column in columns]
+def python_rows(columns: Sequence[Column], records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Return each record as a mapping of column names to values."""
     turned = [
         _values(READERS.get(column.base_type), fields)
-        for column, fields in zip(columns, turn(records, len(names)), strict=True)
+        for column, fields in zip(columns, turn(records, len(columns)), strict=True)
     ]
-    for values in zip(*turned, strict=True):
-        yield dict(zip(names, values))  # noqa: B905 - as long as each other
+    return _mappings(tuple(column.name for column in columns))(turned)
+
+
+@lru_cache
+def _mappings(names: Sequence[str]) -> Callable[[Sequence[Sequence[Any]]], list[dict[str, Any]]]:
+    """Return what makes mappings of columns: written out for these *names*, which takes half the time of `dict`."""
+    values = [f"v{place}" for place in range(len(names))]
+    items = ", ".join(f"{name!r}: {value}" for name, value in zip(names, values, strict=True))
+    words = f"lambda columns: [{{{items}}} for {', '.join(values)}, in zip(*columns, strict=True)]"
+    made: Callable[[Sequence[Sequence[Any]]], list[dict[str, Any]]] = eval(words)
+    return made
 
 
 def turn(records: Sequence[Record], width: int) -> list[list[bytes]]:
@@ -75,6 +101,6 @@ def _one(read: Callable[[str], Any], text: str) -> Any:
     try:
         return read(text)
     except ValueError:
-        if read not in _CALENDARS:
+        if read not in _NARROW:
             raise
         return text

@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import psycopg2
+
 from shardpool.bulk.fields import Fields
 from shardpool.bulk.layout import Layout
 from shardpool.bulk.records import Block
 from shardpool.bulk.route import RecordRouter
+from shardpool.bulk.translate import refused
 from shardpool.planner.refusals import refuse
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Topology
@@ -63,7 +66,7 @@ def reservations_of(
     """Return how the reservations of records with *columns* are made, none for a table without unique columns.
 
     Raise `UnsupportedStatement` for a table that holds reservations itself, and where a record's value may not be the
-    one that is stored; as a connection does.
+    one that is stored; `StalePlacement`, `ShardUnavailable`, `PoolTimeout`.
     """
     if table.name in topology.reservations:
         raise refuse("SP139", table.name)
@@ -89,8 +92,12 @@ def _check_unaltered(engines: Engines, topology: Topology, table: Table, missing
     placement = topology.shard_map.placements[0]
     schema = quote(placement.partition.schema)
     names = [f"{schema}.{quote(name)}" for name in (table.name, *dict(table.unique).values())]
-    with engines.borrow(placement.shard) as connection, connection.cursor() as cursor:
-        cursor.execute(_ALTERING, {"tables": names, "missing": missing})
-        reasons = [reason for (reason,) in cursor.fetchall()]
+    with engines.borrow(placement.shard) as connection:
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(_ALTERING, {"tables": names, "missing": missing})
+                reasons = [reason for (reason,) in cursor.fetchall()]
+        except psycopg2.Error as error:
+            raise refused(error, placement.shard, gone=bool(connection.closed)) from error
     if reasons:
         raise refuse("SP139", f"{table.name} ({', '.join(reasons)})")

@@ -8,8 +8,10 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from shardpool.errors import JobRefused
+from shardpool.jobs.following import following_moves
 from shardpool.router import Router
 from shardpool.topology.names import quote
+from shardpool.topology.shard_map import Topology
 
 _FOREIGN_KEYS = """
 SELECT t.relname, f.relname,
@@ -48,11 +50,14 @@ class Constraints:
 
 def read_constraints(router: Router) -> Constraints:
     """Read them from one partition and from the shared schema. Raise `ShardUnavailable`."""
-    topology = router.topology
-    placement = topology.shard_map.placements[0]
-    schemas = [quote(placement.partition.schema), quote(topology.keyspace)]
-    with router.engines.borrow(placement.shard) as connection, connection.cursor() as cursor:
-        return constraints_in(cursor, schemas)
+
+    def read(topology: Topology) -> Constraints:
+        placement = topology.shard_map.placements[0]
+        schemas = [quote(placement.partition.schema), quote(topology.keyspace)]
+        with router.engines.borrow(placement.shard) as connection, connection.cursor() as cursor:
+            return constraints_in(cursor, schemas)
+
+    return following_moves(router, read)
 
 
 def constraints_in(cursor: Any, schemas: Sequence[str]) -> Constraints:

@@ -56,7 +56,7 @@ def run_job(
 ) -> JobResult:
     """Run a new job, described by a TOML file or a mapping, to its end.
 
-    *executor* is any `concurrent.futures.Executor`; by default the spec's: threads, processes or a Dask cluster.
+    *executor* is any `concurrent.futures.Executor`; by default the spec's: threads, processes, both, or a Dask cluster.
     *progress* is called about once a second, in this thread.
 
     Raises:

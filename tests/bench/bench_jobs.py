@@ -2,8 +2,8 @@
 
 Moving a table in: `pg_dump | psql` into one database, one COPY to COPY pipe per core, and the job ``import``: its copy
 alone, and with primary keys and the comparison of all rows. Anonymising: a loop over a `psycopg2.pool` with an INSERT
-per row, and the job ``anonymise`` on threads, processes and a Dask cluster of two. ETL: such a loop that prices each
-row, and the job ``etl`` with the same function over rows, with one over Arrow tables, and with SQL.
+per row, and the job ``anonymise`` on threads, processes, both (``auto``) and a Dask cluster of two. ETL: such a loop
+that prices each row, and the job ``etl`` with the same function over rows, with one over Arrow tables, and with SQL.
 `SHARDPOOL_BENCH_ROWS` (1,000,000). `python -m tests.bench.bench_jobs memory` copies 1 million rows and then 10 times as
 many, each in a process of its own, and prints what each has needed.
 """
@@ -209,11 +209,12 @@ def anonymising(folder: Path) -> None:
         router.create_schema(DDL, {"visit": Sharded("customer")})
         router.copy_into("visit", _rows(ROWS))
         with Dask(n_workers=CORES, threads_per_worker=1, dashboard_address=None, silence_logs=50) as dask:
-            for name, executor in (("threads", ""), ("processes", ""), ("dask", dask.scheduler_address)):
+            for name, executor in (("threads", ""), ("processes", ""), ("auto", ""), ("dask", dask.scheduler_address)):
                 config = cluster.write_config(folder / "anonymous.toml")
                 config.write_text(config.read_text().replace('keyspace = "shop"', f'keyspace = "anonymous_{name}"'))
                 path = folder / f"{name}.toml"
-                executor, workers = executor.replace("tcp", "dask") or name, 4 if name == "threads" else CORES
+                executor = executor.replace("tcp", "dask") or name
+                workers = CORES if name in ("processes", "dask") else 4
                 path.write_text(ANONYMISE.format(executor=executor, workers=workers))
                 took = seconds(lambda path=path: run_job(router, path))  # type: ignore[misc]
                 rates[f"job anonymise, {name}"] = ROWS / took
@@ -266,10 +267,10 @@ def etl(folder: Path) -> None:
     with keyspace("shop") as (_, router):
         router.create_schema(f"{DDL}; {PRICED}", {"visit": Sharded("customer"), "priced": Sharded("customer")})
         router.copy_into("visit", _rows(ROWS))
-        for executor in ("threads", "processes"):
+        for executor in ("threads", "processes", "auto"):
             for name, what in ETL.items():
                 router.query("TRUNCATE priced")
-                run = {"executor": executor, "workers": 4 if executor == "threads" else CORES, "chunk_rows": 50_000}
+                run = {"executor": executor, "workers": CORES if executor == "processes" else 4, "chunk_rows": 50_000}
                 spec = {"job": "etl", "name": "price", "load": {"table": "priced"}, "run": run, **what}
                 took = seconds(lambda spec=spec: run_job(router, spec))  # type: ignore[misc]
                 rates[f"job etl, {name}, {executor}"] = ROWS / took

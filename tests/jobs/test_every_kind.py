@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -19,9 +20,12 @@ from psycopg2.errors import UndefinedTable
 from shardpool import Router, read_config
 from shardpool.bulk import runner
 from shardpool.errors import StalePlacement
-from shardpool.jobs import following, job_status, run_job
+from shardpool.jobs import following, job_status, plan_job, run_job
 from shardpool.jobs.digest import digests_of
 from shardpool.jobs.empty import empty
+from shardpool.jobs.following import following_moves
+from shardpool.jobs.migrate.way_back import fence_keyspace, lift_fence
+from shardpool.jobs.replicate.job import surveyed
 from shardpool.moves import move_partition
 from tests.jobs.anonymise_tools import write_config
 from tests.jobs.moving_tools import moving
@@ -215,3 +219,47 @@ def test_an_old_map_is_replaced(place: Place, monkeypatch: pytest.MonkeyPatch) -
         move_partition(place.bank, partition.partition.id, min({"s0", "s1"} - {partition.shard}))
         empty(stale, ["accounts"])
     assert rows_here(place.bank, "accounts") == []
+
+
+@contextmanager
+def stale_map(place: Place) -> Iterator[Router]:
+    """A router that has not heard of the last move of the first partition, in which tables are looked at."""
+    with Router.from_file(place.config, listen=False) as stale:
+        first = place.bank.shard_map.placements[0]
+        move_partition(place.bank, first.partition.id, min({"s0", "s1"} - {first.shard}))
+        yield stale
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {**ANONYMISE, "to": {"directory": "out"}},
+        {"job": "etl", "name": "old", "extract": {"query": "SELECT * FROM owners"}, "load": {"directory": "out"}},
+    ],
+    ids=lambda it: str(it["job"]),
+)
+def test_jobs_are_prepared_with_an_old_map(
+    place: Place, spec: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with stale_map(place) as stale:
+        assert plan_job(stale, spec)["samples"]
+
+
+def test_the_tables_of_an_old_map_are_not_taken_for_none(place: Place) -> None:
+    with stale_map(place) as stale:
+        _, own = following_moves(stale, lambda topology: surveyed(stale.engines, topology))
+        assert set(own.tables) == {"owners", "accounts"}
+
+
+def test_a_fence_is_found_with_an_old_map(place: Place) -> None:
+    """One that is not found would stay, and refuse writes for ever."""
+    fence_keyspace(place.bank, "old", ["owners"])
+    with pytest.raises(Exception, match="moved back"):
+        place.bank.execute(1, "DELETE FROM owners WHERE id = 1")
+    with stale_map(place) as stale:
+        fence_keyspace(stale, "old", ["owners"])  # is there, and not made again
+    with stale_map(place) as stale:
+        lift_fence(stale, "old", ["owners"])
+    place.bank.refresh()
+    place.bank.execute(1, "UPDATE owners SET name = 'new' WHERE id = 1")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError
 
 from shardpool import Router, read_config
 from shardpool.bulk import binary, database_source
@@ -46,6 +47,13 @@ CREATE TABLE no_primary (k bigint NOT NULL, v text);
 INSERT INTO no_primary SELECT n % 10, 'twice' FROM generate_series(1, 100) n;
 CREATE TABLE as_text (k bigint PRIMARY KEY, tags text[], m mood, r int4range, g int GENERATED ALWAYS AS (2) STORED);
 INSERT INTO as_text SELECT n, ARRAY['a', NULL, E'\\\\'], 'so so', int4range(1, n) FROM generate_series(1, 100) n;
+CREATE DOMAIN "Positive" AS numeric(6,2) DEFAULT 1.5 NOT NULL
+    CONSTRAINT "more than 0" CHECK (VALUE > 0) CHECK (VALUE < 99);
+CREATE DOMAIN word AS text COLLATE "C";
+CREATE TYPE pair AS (a int, "B" varchar(5) COLLATE "C", m mood, p "Positive"[]);
+CREATE TABLE of_types (k bigint PRIMARY KEY, d "Positive", w word, p pair, ps pair[]);
+INSERT INTO of_types (k, w, p, ps) VALUES (1, '', NULL, '{}'), (2, NULL, ROW(NULL, NULL, NULL, NULL), '{NULL}'),
+    (3, 'w', ROW(1, E'a,"\\t', 'so so', '{1,2.50}'), ARRAY[ROW(2, '', 'fine', '{}')::pair, NULL]);
 CREATE TABLE counted (k bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v text, g int GENERATED ALWAYS AS (7) STORED);
 INSERT INTO counted (v) SELECT n::text FROM generate_series(1, 30) n;
 CREATE TABLE empty_one (k bigint PRIMARY KEY, v text);
@@ -64,6 +72,7 @@ KEYS = {
     "composite": ("b", "a"),
     "no_primary": ("k",),
     "as_text": ("k",),
+    "of_types": ("k",),
     "counted": ("k",),
     "empty_one": ("k",),
     "words": (),
@@ -133,7 +142,14 @@ def test_every_shape(router: Router, old: str, monkeypatch: pytest.MonkeyPatch) 
     for table, key in KEYS.items():
         check(router, old, table, key)
     assert result.checks["verified_rows"]["as_text"] == 100
-    assert len(binary_rows) == sum(result.checks["verified_rows"].values()) - 100
+    assert len(binary_rows) == sum(result.checks["verified_rows"].values()) - 100 - 3
+    for wrong in ("-1", "NULL", "99"):
+        with pytest.raises(IntegrityError, match="Positive"):
+            router.execute(9, f"INSERT INTO of_types (k, d) VALUES (9, {wrong})")
+    router.execute(9, "INSERT INTO of_types (k, p) VALUES (9, ROW(1, 'b', 'fine', '{}'))")
+    assert router.execute(9, "SELECT d::text FROM of_types WHERE k = 9").scalar_one() == "1.50"
+    comparing = "SELECT collation for (w) || ' ' || collation for ((p).\"B\") FROM of_types WHERE k = 9"
+    assert router.execute(9, comparing).scalar_one() == '"C" "C"'
 
 
 def test_every_shape_goes_out_again(router: Router, old: str, server_urls: list[str], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from shardpool.bulk.arrow import from_arrow, to_arrow
+from shardpool.bulk.json_lines import json_rows
 from shardpool.bulk.python_rows import python_rows
 from shardpool.bulk.rows import RowWriter
 from shardpool.bulk.values import NULL, to_field
@@ -30,16 +31,44 @@ EMPTY = [b"3", b"", *[NULL] * 5]
 @pytest.mark.parametrize("rows", [[PLAIN], [AWKWARD], [EMPTY], [PLAIN, AWKWARD, EMPTY, PLAIN], []])
 def test_python_rows(rows: list[list[bytes]]) -> None:
     records = [b"\t".join(row) for row in rows]
-    found = list(python_rows(COLUMNS, records))
+    found = python_rows(COLUMNS, records)
     assert found == [row for record in records for row in python_rows(COLUMNS, [record])]
     writer = RowWriter(Table("t", COLUMNS), NAMES, [0])
-    assert list(python_rows(COLUMNS, [writer.record(row) for row in found])) == found
+    assert python_rows(COLUMNS, [writer.record(row) for row in found]) == found
     assert [it["name"] for it in found if it["id"] == -2] == ["tab\tline\nback\\slash \\N ö"] * (AWKWARD in rows)
+
+
+def test_python_rows_of_any_names() -> None:
+    names = ["it's", 'a "name"', "{x}", "v0", "back\\slash", "lambda", "ö\n"]
+    columns = [Column(name, "bigint") for name in names]
+    assert python_rows(columns, [b"\t".join(b"%d" % at for at in range(len(names)))]) == [
+        {name: at for at, name in enumerate(names)}
+    ]
+
+
+LARGE = ['{"a": 0.12345678901234567890}', "[1e400]"]
+JSON = ["null", "true", '"x"', '"12"', "2.50", "{}", '{"a": [1, 2.5, null]}', *LARGE]
+
+
+@pytest.mark.parametrize("type_", ["json", "jsonb"])
+def test_json_comes_back_as_it_was(type_: str) -> None:
+    """JSON's null is not NULL, a string is not its contents, and no digit of a number is lost."""
+    columns = (Column("j", type_),)
+    records = [text.encode() for text in JSON]
+    found = python_rows(columns, [*records, NULL])
+    assert [row["j"] for row in found[-5:]] == [{}, {"a": [1, 2.5, None]}, *LARGE, None]
+    assert RowWriter(Table("t", columns), ["j"], [0]).records(found) == [*records, NULL]
+
+
+def test_json_lines_keep_the_digits_of_json() -> None:
+    fields = [b'{"a":\\n 0.12345678901234567890,\\r"b": "\\\\n"}', *[NULL] * 2]
+    (line,) = json_rows([Column("j", "json"), Column("k", "jsonb"), Column("l", "json")], [b"\t".join(fields)])
+    assert line == '{"j": {"a":  0.12345678901234567890, "b": "\\n"}, "k": null, "l": null}'
 
 
 def test_a_record_of_other_columns_is_noticed() -> None:
     with pytest.raises(ValueError, match="2 records of 7 columns have 15 fields"):
-        list(python_rows(COLUMNS, [b"\t".join(PLAIN), b"\t".join([*PLAIN, b"more"])]))
+        python_rows(COLUMNS, [b"\t".join(PLAIN), b"\t".join([*PLAIN, b"more"])])
 
 
 @pytest.mark.parametrize("rows", [[PLAIN], [AWKWARD], [EMPTY], [PLAIN, AWKWARD, EMPTY], []])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
 import threading
+import time
 import uuid
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +18,7 @@ import pytest
 from sqlalchemy import text
 
 from shardpool import Router
-from shardpool.bulk import keyset, keyspace_sink, runner, throttle, together
+from shardpool.bulk import executors, keyset, keyspace_sink, runner, throttle, together
 from shardpool.bulk.chunk import Chunk, Ticket
 from shardpool.bulk.keyspace_sink import KeyspaceSink
 from shardpool.bulk.runner import JobProgress
@@ -194,6 +197,45 @@ def test_a_killed_worker_process(router: Router, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("SHARDPOOL_FAULT")
     assert start(router, executor="processes", options=replace(OPTIONS, workers=2), resume=True).state == "done"
     check_copied(router)
+
+
+def test_threads_and_processes(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs for longer than a moment goes on in this process and in others at once."""
+    monkeypatch.setattr(executors, "cores", lambda: 2)
+    monkeypatch.setattr(executors, "SHORT", 0.0)
+    with executors.open_executor("auto", 2) as both:
+        found, until = set[int](), time.monotonic() + 60
+        while len(found) < 2 and time.monotonic() < until:
+            found.update(it.result() for it in [both.submit(os.getpid), both.submit(os.getpid)])
+        assert len(found) == 2
+        assert os.getpid() in found
+        with pytest.raises(ZeroDivisionError):
+            [it.result() for it in [both.submit(divmod, 1, 0), both.submit(divmod, 1, 0)]]
+    assert start(router, executor="auto", options=replace(OPTIONS, workers=2)).state == "done"
+    check_copied(router)
+
+
+def test_a_process_beside_threads_that_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its chunk fails, and so the run, which can be resumed; nothing hangs."""
+    monkeypatch.setattr(executors, "cores", lambda: 2)
+    monkeypatch.setattr(executors, "SHORT", 0.0)
+    until = time.monotonic() + 60
+    with executors.open_executor("auto", 2) as both, pytest.raises(BrokenProcessPool):
+        while time.monotonic() < until:
+            for ended in [both.submit(_end_unless, os.getpid()), both.submit(_end_unless, os.getpid())]:
+                ended.result(60)
+
+
+def _end_unless(pid: int) -> None:
+    if os.getpid() != pid:
+        os._exit(1)
+
+
+def test_what_cannot_be_sent_to_processes_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "cores", lambda: 2)
+    monkeypatch.setattr(executors, "SHORT", 0.0)
+    with executors.open_executor("auto", 2) as both:
+        assert [it.result() for it in [both.submit(lambda: os.getpid()) for _ in range(20)]] == [os.getpid()] * 20
 
 
 # -- users ----------------------------------------------------------------------------------------------------------

@@ -14,9 +14,18 @@ from sqlalchemy.exc import IntegrityError
 
 from shardpool import Router, Sharded
 from shardpool.bulk import reserve
-from shardpool.errors import BadRow, CrossShardDeadlock, JobFailed, JobRefused, SchemaError, UnsupportedStatement
+from shardpool.errors import (
+    BadRow,
+    CrossShardDeadlock,
+    JobFailed,
+    JobRefused,
+    SchemaError,
+    StalePlacement,
+    UnsupportedStatement,
+)
 from shardpool.jobs import resume_job, run_job
 from shardpool.jobs.digest import differing_reservations
+from shardpool.moves import move_partition
 from shardpool.topology.names import quote
 from tests.support.waiting import eventually
 
@@ -256,6 +265,20 @@ def test_a_deadlock_with_a_transaction_ends(club: Router) -> None:
             tx.query(insert, {"key": 4, "email": second})
         assert loading.result(30).rows == 2
     assert reserved(club, "emails") == sorted([(first, 3), (second, 2)])
+
+
+def test_a_load_with_an_old_map(club: Router, tmp_path: Path) -> None:
+    """The first partition, in which triggers are looked for, has moved: a file is loaded with a newer map."""
+    path = tmp_path / "members.csv"
+    path.write_text("member_id,line,email,nick\n1,1,a@x,\n")
+    with Router(club.config, listen=False) as stale:
+        first = club.shard_map.placements[0]
+        move_partition(club, first.partition.id, next(it for it in club.shard_map.shards if it != first.shard))
+        with pytest.raises(StalePlacement):
+            stale.copy_into("members", [(2, 1, "b@x", None)], columns=("member_id", "line", "email", "nick"))
+        move_partition(club, first.partition.id, first.shard)
+        assert stale.copy_into("members", path).rows == 1
+    assert reserved(club, "emails") == [("a@x", 1)]
 
 
 @pytest.mark.parametrize(

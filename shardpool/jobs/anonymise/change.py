@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal, InvalidOperation
 from functools import lru_cache
+from operator import eq
 
 from shardpool.bulk.values import BadValue, to_field
 from shardpool.errors import JobRefused
@@ -48,12 +49,12 @@ class Mask(Change):
         joined = b"\t".join(plain)
         if self.keep_first or self.keep_last or self.sign or not joined.isascii() or max(map(len, plain)) > _DIGEST:
             return super().fields(plain)
-        digests = self.keyed.digests([b"0,0," + field for field in plain])
+        digests = self.keyed.digests(plain, b"0,0,")
         random = b"\t".join([digest[: len(field)] for digest, field in zip(digests, plain, strict=True)])
         masked = _blend(joined, random).split(b"\t")
-        same = [place for place, pair in enumerate(zip(masked, plain, strict=True)) if pair[0] == pair[1]]
-        for place in same:
-            masked[place] = self(plain[place].decode()).encode()
+        if any(map(eq, masked, plain)):
+            pairs = zip(masked, plain, strict=True)
+            return [self(old.decode()).encode() if new == old else new for new, old in pairs]
         return masked
 
     def __call__(self, text: str) -> str:

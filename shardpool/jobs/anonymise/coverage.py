@@ -6,10 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shardpool.engines import Engines
 from shardpool.jobs.anonymise.change import EMAIL, PHONE
 from shardpool.jobs.anonymise.decisions import Decision, Decisions
+from shardpool.jobs.following import following_moves
 from shardpool.router import Router
 from shardpool.topology.names import quote
+from shardpool.topology.shard_map import Topology
 
 #: Rows of each table that are looked at, in its first partitions.
 SAMPLE_ROWS, SAMPLE_PARTITIONS = 200, 4
@@ -54,7 +57,7 @@ def _by_values(router: Router, decision: Decision) -> str:
     column = router.topology.tables[decision.table].column(decision.column)
     if column is None or column.base_type not in _TEXT_TYPES:
         return ""
-    values = _sample(router, decision)
+    values = following_moves(router, lambda topology: _sample(router.engines, topology, decision))
     for what, pattern in _LOOKS:
         hits = sum(1 for value in values if pattern.search(value))
         if hits:
@@ -62,15 +65,14 @@ def _by_values(router: Router, decision: Decision) -> str:
     return ""
 
 
-def _sample(router: Router, decision: Decision) -> Sequence[str]:
+def _sample(engines: Engines, topology: Topology, decision: Decision) -> Sequence[str]:
     """Return some values."""
-    topology = router.topology
     places = [(it.shard, it.partition.schema) for it in topology.shard_map.placements[:SAMPLE_PARTITIONS]]
     if not topology.tables[decision.table].sharded:
         places = [(min(topology.shard_map.shards), topology.keyspace)]
     found: list[str] = []
     for shard, schema in places:
-        with router.engines.borrow(shard) as connection, connection.cursor() as cursor:
+        with engines.borrow(shard) as connection, connection.cursor() as cursor:
             cursor.execute(
                 f"SELECT {quote(decision.column)}::text FROM {quote(schema)}.{quote(decision.table)} "
                 f"WHERE {quote(decision.column)} IS NOT NULL LIMIT %s",

@@ -48,8 +48,7 @@ class Permutation(Change):
         # Four rounds hide 2**31 known pairs; narrow domains get the ten of NIST's FF1.
         for step in range(4 if self.bits > 32 else 10):
             mask = (1 << (low if step % 2 == 0 else high)) - 1
-            prefix = b"%d,%d,%%d" % (self.bits, step)
-            mixed = self.keyed.numbers([prefix % number for number in right])
+            mixed = self.keyed.numbers([b"%d" % number for number in right], b"%d,%d," % (self.bits, step))
             left, right = right, [(one + other) & mask for one, other in zip(left, mixed, strict=True)]
         return [one << high | other for one, other in zip(left, right, strict=True)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -23,7 +24,7 @@ class Rule(Protocol):
 
 
 class PerValue:
-    """Equal values become equal values; what *change* made is kept for a while, as values repeat."""
+    """Equal values become equal values; what *change* made is kept for a while, where values repeat."""
 
     def __init__(self, change: Change) -> None:
         self._change = change
@@ -34,6 +35,8 @@ class PerValue:
         known = self._known
         fresh = [field for field in dict.fromkeys(column) if field not in known]
         plain = fresh if b"\\" not in b"\t".join(fresh) else [field for field in fresh if b"\\" not in field]
+        if len(plain) == len(column):
+            return self._change.fields(plain)
         if len(plain) < len(fresh):
             escaped = [field for field in fresh if b"\\" in field]
             known.update((field, to_field(self._change(to_text(field)))) for field in escaped)
@@ -74,10 +77,14 @@ class Noise:
         return self._numbers(column, numbers)
 
     def _numbers(self, column: Sequence[bytes], numbers: Sequence[int]) -> list[bytes]:
-        """Change numbers, those with as many digits after the point together."""
+        """Change numbers, those with as many digits after the point together: all, mostly."""
+        scale = _scale(column[0])
+        alike = rb"(?:-?\d++\.\d{%d}\t)*+" % scale if scale else rb"(?:-?\d++\t)*+"
+        if re.fullmatch(alike, b"\t".join([*column, b""])):
+            return self._alike(column, numbers, scale)
         if not b"".join(column).translate(None, b"-.").isdigit():
             column = [field if field == NULL else format(decimal_of(to_text(field)), "f").encode() for field in column]
-        scales = [len(field) - at if (at := field.find(b".") + 1) else 0 for field in column]
+        scales = list(map(_scale, column))
         changed = list(column)
         for scale in set(scales):
             its = [at for at, field in enumerate(column) if scales[at] == scale and field != NULL]
@@ -117,6 +124,11 @@ class Noise:
         return (
             datetime.date.fromordinal(min(max(moved, 1), datetime.date.max.toordinal())).isoformat() + text[10:]
         ).encode()
+
+
+def _scale(field: bytes) -> int:
+    """Return how many digits stand after the point."""
+    return len(field.partition(b".")[2])
 
 
 @dataclass(frozen=True)

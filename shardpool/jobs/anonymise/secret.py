@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
+from array import array
 from collections.abc import Iterable
 
 from shardpool.errors import JobRefused
@@ -33,9 +35,11 @@ class Keyed:
         """Return the hashes of a domain: equal values have equal ones within it, and unrelated ones in another."""
         return Keyed(self.digest(b"domain\0" + name.encode()))
 
-    def digests(self, many: Iterable[bytes]) -> list[bytes]:
-        """Return the digest of each."""
-        inner, outer = self._inner.copy, self._outer.copy
+    def digests(self, many: Iterable[bytes], prefix: bytes = b"") -> list[bytes]:
+        """Return the digest of each, with *prefix* before it."""
+        begun = self._inner.copy()
+        begun.update(prefix)
+        inner, outer = begun.copy, self._outer.copy
         found = []
         for data in many:
             first = inner()
@@ -49,10 +53,12 @@ class Keyed:
         """Return 32 bytes that nobody can relate to *data* without the secret."""
         return self.digests((data,))[0]
 
-    def numbers(self, many: Iterable[bytes]) -> list[int]:
-        """Return 64 bits of each digest as a number."""
-        number = int.from_bytes
-        return [number(digest[:8], "big") for digest in self.digests(many)]
+    def numbers(self, many: Iterable[bytes], prefix: bytes = b"") -> list[int]:
+        """Return the first 64 bits of each digest as a number."""
+        numbers = array("Q", b"".join(self.digests(many, prefix)))[::4]
+        if sys.byteorder == "little":
+            numbers.byteswap()
+        return numbers.tolist()
 
     def number(self, data: bytes) -> int:
         """Return 64 bits of the digest as a number."""

@@ -11,9 +11,12 @@ from shardpool.bulk.query_source import Extract, describe_query
 from shardpool.engines import Engines
 from shardpool.errors import JobRefused, UnknownTable
 from shardpool.executor.explain import Explanation
+from shardpool.jobs.following import following_moves
 from shardpool.planner.plan import SCHEMA_MARKER, Concatenation, PushdownPlan, ReferencePlan, SinglePlan
 from shardpool.router import Router
 from shardpool.topology.names import literal, quote
+from shardpool.topology.shard_map import Topology
+from shardpool.topology.tables import Table
 
 #: What the rows are called where nothing is loaded into a table: files, samples.
 NAME = "rows"
@@ -65,12 +68,16 @@ def keyspace_extract(router: Router, document: Mapping[str, Any]) -> Extract:
                 raise JobRefused("extract.key cannot cut a query that only all partitions together can answer")
     if not whole:
         sql = sql.replace("%%", "%")
-    placement = router.topology.shard_map.placements[0]
-    shard = placement.shard if everywhere is not None else min(router.topology.shard_map.shards)
-    with router.engines.borrow(shard) as connection, connection.cursor() as cursor:
-        cursor.execute(router.topology.search_paths[placement.partition.id])
-        described = sql.replace(SCHEMA_MARKER, quote(placement.partition.schema))
-        table = describe_query(cursor, document["load"].get("table", NAME), described, _key(router, extract))
+
+    def describe(topology: Topology) -> Table:
+        placement = topology.shard_map.placements[0]
+        shard = placement.shard if everywhere is not None else min(topology.shard_map.shards)
+        with router.engines.borrow(shard) as connection, connection.cursor() as cursor:
+            cursor.execute(topology.search_paths[placement.partition.id])
+            described = sql.replace(SCHEMA_MARKER, quote(placement.partition.schema))
+            return describe_query(cursor, document["load"].get("table", NAME), described, _key(router, extract))
+
+    table = following_moves(router, describe)
     if "since" in extract and table.column(extract["since"]) is None:
         raise JobRefused(f"extract.since names {extract['since']}, which the rows do not have")
     return Extract(table, sql, everywhere, whole)

@@ -101,7 +101,7 @@ class Apply:
             return self._function(to_arrow(rows.types, records))
         if self._kind == "polars":
             return self._function(load_polars().from_arrow(to_arrow(rows.types, records))).to_arrow()
-        return list(self._function(list(python_rows(rows.types, records))))
+        return list(self._function(python_rows(rows.types, records)))
 
 
 def load_polars() -> Any:

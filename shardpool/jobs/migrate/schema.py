@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from shardpool.jobs.migrate.survey import Survey
-from shardpool.topology.names import literal, quote
+from shardpool.topology.names import quote
 from shardpool.topology.tables import Column
 
 
 def tables_ddl(found: Survey, taken: Collection[str]) -> str:
     """Return types and tables with checks. Serial and identity columns become plain ones."""
-    statements = [
-        f"CREATE TYPE {quote(name)} AS ENUM ({', '.join(map(literal, labels))})" for name, labels in found.enums.items()
-    ]
+    statements = list(found.types)
     for name in sorted(taken):
         parts = [_column(found, name, column) for column in found.tables[name].columns]
         parts += [

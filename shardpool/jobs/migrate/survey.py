@@ -34,9 +34,25 @@ FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
 WHERE c.relnamespace = %s::regnamespace AND c.relkind = 'r'
   AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid) ORDER BY 1, 2
 """
-_ENUMS = """
-SELECT t.typname, array_agg(e.enumlabel::text ORDER BY e.enumsortorder)
-FROM pg_type t JOIN pg_enum e ON e.enumtypid = t.oid WHERE t.typnamespace = %s::regnamespace GROUP BY 1 ORDER BY 1
+#: In the order in which they were made, as one may be made of another.
+_TYPES = """
+SELECT CASE t.typtype
+WHEN 'e' THEN format('CREATE TYPE %%I AS ENUM (%%s)', t.typname,
+    (SELECT string_agg(quote_literal(enumlabel), ', ' ORDER BY enumsortorder) FROM pg_enum WHERE enumtypid = t.oid))
+WHEN 'c' THEN format('CREATE TYPE %%I AS (%%s)', t.typname, (
+    SELECT string_agg(concat_ws(' ', quote_ident(attname), format_type(atttypid, atttypmod),
+        CASE WHEN attcollation <> own.typcollation THEN 'COLLATE ' || attcollation::regcollation END),
+        ', ' ORDER BY attnum)
+    FROM pg_attribute JOIN pg_type own ON own.oid = atttypid
+    WHERE attrelid = t.typrelid AND attnum > 0 AND NOT attisdropped))
+ELSE concat_ws(' ', format('CREATE DOMAIN %%I AS %%s', t.typname, format_type(t.typbasetype, t.typtypmod)),
+    CASE WHEN t.typcollation <> base.typcollation THEN 'COLLATE ' || t.typcollation::regcollation END,
+    'DEFAULT ' || t.typdefault, CASE WHEN t.typnotnull THEN 'NOT NULL' END,
+    (SELECT string_agg(format('CONSTRAINT %%I %%s', conname, pg_get_constraintdef(oid, true)), ' ' ORDER BY conname)
+     FROM pg_constraint WHERE contypid = t.oid AND contype = 'c')) END
+FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid LEFT JOIN pg_type base ON base.oid = t.typbasetype
+WHERE t.typnamespace = %s::regnamespace AND (t.typtype IN ('e', 'd') OR c.relkind = 'c')
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = t.oid AND d.deptype = 'e') ORDER BY t.oid
 """
 
 
@@ -64,7 +80,8 @@ class Survey:
     counted: frozenset[tuple[str, str]]
     #: Of these, identity columns, which no UPDATE may set.
     identities: frozenset[tuple[str, str]]
-    enums: Mapping[str, Sequence[str]]
+    #: Statements that make enums, domains and composite types.
+    types: Sequence[str]
     others: Sequence[LeftOut]
 
 
@@ -89,6 +106,6 @@ def survey(cursor: Any, schema: str) -> Survey:
         defaults={(table, column): text for table, column, text, _ in extras if (table, column) not in counted},
         counted=frozenset(counted),
         identities=frozenset((table, column) for table, column, _, identity in extras if identity),
-        enums=dict(ask(_ENUMS)),
+        types=[statement for (statement,) in ask(_TYPES)],
         others=left_out(cursor, schema),
     )

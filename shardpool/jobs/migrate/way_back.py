@@ -21,7 +21,7 @@ from shardpool.bulk.upsert import Upsert
 from shardpool.faults import fault_point
 from shardpool.jobs.copy_schema import FEED
 from shardpool.jobs.digest import Digest
-from shardpool.jobs.following import change_schema
+from shardpool.jobs.following import change_schema, following_moves
 from shardpool.jobs.keyed_rows import Key, delete_rows
 from shardpool.jobs.migrate.capture import MAY_WRITE
 from shardpool.jobs.migrate.finish import Ends, switch_back, verify_frozen
@@ -31,6 +31,7 @@ from shardpool.jobs.replicate.changes import Page
 from shardpool.jobs.replicate.follow import Follower
 from shardpool.router import Router
 from shardpool.topology.names import literal, quote
+from shardpool.topology.shard_map import Topology
 from shardpool.topology.tables import Table
 
 if TYPE_CHECKING:
@@ -152,18 +153,22 @@ def lift_fence(router: Router, job: str, tables: Collection[str]) -> None:
     if _is_fenced(router, job, tables):
         name = quote(_fence(job))
         drops = [f"DROP TRIGGER {name} ON {quote(table)}" for table in tables]
-        router.create_schema(";\n".join([*drops, f"DROP FUNCTION {name}()"]), {})
+        change_schema(router, ";\n".join([*drops, f"DROP FUNCTION {name}()"]), {})
 
 
 def _is_fenced(router: Router, job: str, tables: Collection[str]) -> bool:
-    placement = router.topology.shard_map.placements[0]
-    with router.engines.borrow(placement.shard) as connection, connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT EXISTS (SELECT FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid WHERE g.tgname = %s "
-            "AND c.relnamespace = to_regnamespace(%s) AND c.relname = ANY(%s))",
-            (_fence(job), quote(placement.partition.schema), list(tables)),
-        )
-        return bool(cursor.fetchone()[0])
+    def look(topology: Topology) -> bool:
+        placement = topology.shard_map.placements[0]
+        with router.engines.borrow(placement.shard) as connection, connection.cursor() as cursor:
+            # A schema that has moved away is an error, and not one without a fence.
+            cursor.execute(
+                "SELECT EXISTS (SELECT FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid WHERE g.tgname = %s "
+                "AND c.relnamespace = %s::regnamespace AND c.relname = ANY(%s))",
+                (_fence(job), quote(placement.partition.schema), list(tables)),
+            )
+            return bool(cursor.fetchone()[0])
+
+    return following_moves(router, look)
 
 
 def _fence(job: str) -> str:

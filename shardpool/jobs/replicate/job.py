@@ -24,9 +24,10 @@ from shardpool.errors import JobRefused, UnknownTable
 from shardpool.jobs.copy_schema import own_tables
 from shardpool.jobs.etl.functions import FunctionAt, find_function
 from shardpool.jobs.export import target_config
+from shardpool.jobs.following import following_moves
 from shardpool.jobs.kind import Prepared, engines_in
 from shardpool.jobs.migrate.schema import primary_keys_ddl, tables_ddl
-from shardpool.jobs.migrate.survey import survey
+from shardpool.jobs.migrate.survey import Survey, survey
 from shardpool.jobs.replicate.capture import check_capture, start_capture, stop_capture
 from shardpool.jobs.replicate.follow import Follower
 from shardpool.jobs.replicate.receivers import DatabaseReceiver, FileReceiver, FunctionReceiver, Receiver, head
@@ -34,6 +35,7 @@ from shardpool.jobs.replicate.references import References
 from shardpool.jobs.spec import JobSpec, digest_of
 from shardpool.router import Router
 from shardpool.topology.names import quote
+from shardpool.topology.shard_map import Topology
 from shardpool.topology.tables import Table
 
 
@@ -136,19 +138,26 @@ def _tables(router: Router, spec: JobSpec) -> dict[str, Table]:
     return {name: known[name] for name in names}
 
 
-def _create_tables(engines: Engines, router: Router, tables: Mapping[str, Table]) -> None:
-    """Create what the database lacks: columns, checks and primary keys. Raise `JobRefused` if tables have rows."""
-    topology = router.topology
+def surveyed(engines: Engines, topology: Topology) -> tuple[Survey, Survey]:
+    """Return what the shared schema has, and what a partition's."""
     placement = topology.shard_map.placements[0]
-    with router.engines.borrow(placement.shard) as connection, connection.cursor() as cursor:
+    with engines.borrow(placement.shard) as connection, connection.cursor() as cursor:
         cursor.execute(topology.search_paths[placement.partition.id])
         shared, own = survey(cursor, topology.keyspace), survey(cursor, placement.partition.schema)
+        # One that has moved away looks empty: this is refused then.
+        cursor.execute("SELECT %s::regnamespace", (quote(placement.partition.schema),))
+        return shared, own
+
+
+def _create_tables(engines: Engines, router: Router, tables: Mapping[str, Table]) -> None:
+    """Create what the database lacks: columns, checks and primary keys. Raise `JobRefused` if tables have rows."""
+    shared, own = following_moves(router, lambda topology: surveyed(router.engines, topology))
     found = replace(
         own,
         tables={**shared.tables, **own.tables},
         constraints=[*shared.constraints, *own.constraints],
         defaults={**shared.defaults, **own.defaults},
-        enums=shared.enums,
+        types=shared.types,
     )
     with engines.borrow(DATABASE) as connection:
         with connection.cursor() as cursor:
