@@ -60,6 +60,11 @@ SAME = [
     "MERGE INTO sums s USING sums o ON s.orders = o.orders + 1 WHEN MATCHED THEN UPDATE SET total = o.total "
     "WHEN NOT MATCHED THEN INSERT (customer, total) VALUES (o.customer + :x, o.total) "
     "WHEN NOT MATCHED BY SOURCE THEN DELETE",
+    f"{BY_TOTAL} WHEN MATCHED THEN UPDATE SET (orders, total) = (o.id + s.customer, DEFAULT) RETURNING s.orders",
+    "MERGE INTO sums s USING orders o ON s.customer = o.customer WHEN MATCHED THEN UPDATE SET (total, orders) = "
+    "ROW(o.id, s.total) WHEN NOT MATCHED BY SOURCE THEN UPDATE SET (total, orders) = (1, customer)",
+    "MERGE INTO sums s USING orders o ON s.total = o.total AND o.id = 0 WHEN NOT MATCHED BY SOURCE THEN "
+    "UPDATE SET (total, orders) = (1, customer + total)",
     "MERGE INTO sums s USING orders o ON s.total = o.total AND false WHEN MATCHED THEN DELETE RETURNING s.customer",
     f"{BY_TOTAL} WHEN MATCHED AND 1 / (o.customer - 3) = 1 THEN DELETE",
     "MERGE INTO orders o USING sums s ON o.note = 'n' || s.orders WHEN MATCHED THEN UPDATE SET note = s.total || '%s' "
@@ -85,6 +90,8 @@ REFUSED = {
     f"{BY_TOTAL} WHEN NOT MATCHED THEN INSERT (customer) VALUES (o.total)": "SP132.*computed as numeric",
     f"{BY_TOTAL} WHEN MATCHED THEN UPDATE SET customer = o.customer + 1": "SP114",
     f"{BY_TOTAL} WHEN MATCHED THEN UPDATE SET orders = (SELECT 1)": "SP13[23]",
+    f"{BY_TOTAL} WHEN MATCHED THEN UPDATE SET (orders, total) = (SELECT 1, 2)": "SP132.*one subquery",
+    f"{BY_TOTAL} WHEN MATCHED THEN UPDATE SET (customer, total) = (1, 2)": "SP114",
 }
 
 
