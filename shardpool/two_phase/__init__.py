@@ -15,7 +15,8 @@ has ended. A shard's part is prepared as ``shardpool:tx:<keyspace>:<decider>:<to
 to ask, and touches nothing that is not called so.
 
 A transaction that wrote one shard commits there plainly, with its record in the same message: if the answer is lost, it
-can be asked for. (The server's own pg_xact_status would not do: after a crash a number may be given again.)
+can be asked for. (The server's own pg_xact_status would not do: after a crash a number may be given again. And to know
+the number before the commit, without another round trip, costs what the record does.)
 
 (Loads and jobs decide in the catalog instead, see `bulk.decision`: a chunk is entered there by the same transaction.)
 

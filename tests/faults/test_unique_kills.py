@@ -32,12 +32,21 @@ DDL = (
 )
 TABLES = {"members": Sharded("member_id", {"email": "emails"}), "emails": Sharded("email")}
 OWN, EMAILS = 4, 40
-#: A member's e-mail becomes :email. Those with a "-" begin without the member, the others need it.
+NEW = ("insert", "insert-selected", "upsert", "merge")
+AGAIN = ("update", "update_found", "upsert", "merge", "merge-found", "delete")
+#: A member's e-mail becomes :email.
 WRITES = {
     "insert": "INSERT INTO members VALUES (:member, :email)",
     "insert-selected": "INSERT INTO members SELECT count(*) - count(*) + :member, :email FROM members",
     "update": "UPDATE members SET email = :email WHERE member_id = :member",
     "update_found": "UPDATE members SET email = (SELECT min(:email) FROM members) WHERE member_id = :member",
+    # These need PostgreSQL 18.
+    "upsert": "INSERT INTO members VALUES (:member, :email) "
+    "ON CONFLICT (member_id) DO UPDATE SET email = excluded.email",
+    "merge": "MERGE INTO members m USING (VALUES (CAST(:member AS bigint), CAST(:email AS text))) AS v(id, new) "
+    "ON m.member_id = v.id WHEN MATCHED THEN UPDATE SET email = new WHEN NOT MATCHED THEN INSERT VALUES (id, new)",
+    "merge-found": "MERGE INTO members m USING (SELECT email FROM members WHERE member_id = :member) v "
+    "ON m.email = v.email WHEN MATCHED THEN UPDATE SET email = :email",
     "delete": "DELETE FROM members WHERE member_id = :member AND :email IS NOT NULL",
 }
 
@@ -48,7 +57,7 @@ def serve(order: Order, router: Router, log: int, number: int) -> None:
     there = dict.fromkeys(range(number * OWN, (number + 1) * OWN), False)
     for _ in range(order.transfers):
         member, email = choose.choice(list(there)), f"e{choose.randrange(EMAILS)}"
-        kind = choose.choice(["update", "update_found", "delete"] if there[member] else ["insert", "insert-selected"])
+        kind = choose.choice(AGAIN if there[member] else NEW)
         os.write(log, f"{member} begun {'' if kind == 'delete' else email}\n".encode())
         try:
             router.query(WRITES[kind], {"member": member, "email": email})

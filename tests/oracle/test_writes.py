@@ -43,7 +43,7 @@ def check(both: Both, told: str) -> None:
 
 def test_statements_by_themselves(both: Both) -> None:
     print(f"SHARDPOOL_SEED={SEED}")
-    generator, seen = Generator(SEED), Counter[str]()
+    generator, seen = Generator(SEED, both.plain.server_version), Counter[str]()
     for number in range(STATEMENTS):
         sql, parameters = generator.statement()
         found = on_cluster(both.router.query, sql, parameters)
@@ -60,7 +60,7 @@ def test_statements_by_themselves(both: Both) -> None:
 def test_statements_in_transactions(both: Both) -> None:
     """Some of them take back a part, or all."""
     print(f"SHARDPOOL_SEED={SEED}")
-    generator, choose, committed = Generator(SEED + 1), random.Random(SEED), 0
+    generator, choose, committed = Generator(SEED + 1, both.plain.server_version), random.Random(SEED), 0
     for number in range(STATEMENTS // 5):
         told = f"transaction {number} of seed {SEED}"
         both.plain.autocommit = False

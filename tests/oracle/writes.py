@@ -51,6 +51,8 @@ TABLES = {
     "logins": Sharded("login"),
 }
 CODES = ("de", "fr", "it", "es")
+#: The version since which MERGE has NOT MATCHED BY SOURCE; found first, it is merged on older ones, too.
+BY_SOURCE = 170000
 KEYS = 12
 
 Parameters = dict[str, Any]
@@ -165,10 +167,11 @@ def on_plain(connection: Any, sql: str, parameters: Parameters) -> Answer:
 
 
 class Generator:
-    """Statements by seed."""
+    """Statements by seed, for servers of *version*."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, version: int) -> None:
         self._random = random.Random(seed)
+        self._version = version
 
     def statement(self) -> tuple[str, Parameters]:
         kinds = [self._insert] * 5 + [self._update] * 4 + [self._delete] * 2 + [self._select_into] * 2
@@ -427,6 +430,8 @@ class Generator:
             ),
             self._pick("", "", " WHEN NOT MATCHED BY SOURCE AND s.customer > 20 THEN DELETE"),
         ]
+        if self._version < BY_SOURCE:
+            clauses.pop()
         clauses = clauses if any(clauses) else [" WHEN MATCHED THEN DELETE"]
         returning = self._pick("", " RETURNING s.customer, o.id")
         join = self._pick(

@@ -55,6 +55,19 @@ def club(config: Config) -> Iterator[Router]:
         yield router
 
 
+VERSION = "SELECT current_setting('server_version_num')::int"
+#: The others need PostgreSQL 18.
+RENAMES = [
+    "UPDATE members SET email = :email WHERE member_id = :key",
+    "INSERT INTO members VALUES (:key, :email, 0) ON CONFLICT (member_id) DO UPDATE SET email = excluded.email",
+    "MERGE INTO members m USING (VALUES (CAST(:key AS bigint), CAST(:email AS text))) AS v(id, new) "
+    "ON m.member_id = v.id WHEN MATCHED THEN UPDATE SET email = new",
+    "MERGE INTO members m USING (VALUES (CAST(:old AS text), CAST(:email AS text))) AS v(old, new) "
+    "ON m.email = v.old AND m.member_id <> 0 WHEN MATCHED THEN UPDATE SET email = v.new "
+    "WHEN NOT MATCHED THEN INSERT (member_id, email) VALUES (0, 'not found')",
+]
+
+
 class Writer(threading.Thread):
     """Writes its own members, one statement or transaction after another, and keeps the model."""
 
@@ -120,8 +133,10 @@ class Writer(threading.Thread):
             return
         taken = self._one(model)
         email = model[taken][0] if taken is not None and self.random.random() < 0.3 else self._new()[1]
+        sql = self.random.choice(RENAMES if self.router.execute(1, VERSION).scalar_one() >= 180000 else RENAMES[:1])
         try:
-            self.router.query("UPDATE members SET email = :email WHERE member_id = :key", {"email": email, "key": key})
+            done = self.router.query(sql, {"email": email, "key": key, "old": model[key][0]})
+            assert done.rowcount == 1  # type: ignore[attr-defined]
         except IntegrityError:
             assert email is not None and taken != key
             return

@@ -214,6 +214,13 @@ BOTH = [
     "INSERT INTO users AS u VALUES (1, 'u2'), (2, 'u1') ON CONFLICT (user_id) DO UPDATE SET login = excluded.login, "
     "visits = u.visits + 1 RETURNING u.*, 'RETURNING' AS word; -- RETURNING",
     "INSERT INTO users VALUES (1, 'x') ON CONFLICT (user_id) DO UPDATE SET login = 'y' WHERE users.visits > 1",
+    "INSERT INTO users VALUES (1, 'x') ON CONFLICT (user_id) DO UPDATE SET login = excluded.login "
+    "RETURNING login, JSON_VALUE('{\"a\": 1}', '$.a' RETURNING int) AS one",
+    "WITH w AS (INSERT INTO users VALUES (1, 'x'), (50, 'y') ON CONFLICT (user_id) DO UPDATE SET login = 'x' || "
+    "excluded.user_id RETURNING login) SELECT max(login), count(*) FROM w",
+    "WITH w AS (MERGE INTO users u USING members m ON u.login = 'u' || m.member_id AND m.line = 1 WHEN MATCHED AND "
+    "m.member_id < 3 THEN DELETE WHEN MATCHED THEN UPDATE SET login = m.email RETURNING u.login, m.email) "
+    "SELECT login, email FROM w",
     "INSERT INTO users SELECT user_id + 1, login || '+' FROM users ON CONFLICT (user_id) DO UPDATE "
     "SET login = excluded.login",
     "INSERT INTO members VALUES (1, 1, 'new', NULL), (1, 2, 'newer', 'z') ON CONFLICT (member_id, line) "

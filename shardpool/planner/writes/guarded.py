@@ -196,7 +196,7 @@ def with_hidden(statement: Statement, table: Table, both: bool) -> Statement:
     data = statement.numbered.encode()
     tokens = postgast.scan(statement.numbered).tokens
     end = next((it.start for it in tokens[::-1] if it.token == pb.ASCII_59), len(data))
-    start = next((it.end for it in tokens[::-1] if it.token == pb.RETURNING), end)
+    start = _returning_end(tokens, end)
     rows = (NEW_ROW, OLD_ROW) if both else (quote(alias_of(write)),)
     listed = ", ".join(f"{row}.{quote(name)}::text" for row in rows for name in hidden_columns(table))
     named = f" WITH (OLD AS {OLD_ROW}, NEW AS {NEW_ROW}) " if both else ""
@@ -205,3 +205,13 @@ def with_hidden(statement: Statement, table: Table, both: bool) -> Statement:
     else:
         text = f"{data[:end].decode()}\nRETURNING {named}{listed} {data[end:].decode()}"
     return Statement(text, statement.names, statement.places, statement.lists)
+
+
+def _returning_end(tokens: Sequence[Any], end: int) -> int:
+    """Where the statement's own RETURNING ends: that of a function is in parentheses. *end* if there is none."""
+    depth, found = 0, end
+    for token in tokens:
+        depth += (token.token == pb.ASCII_40) - (token.token == pb.ASCII_41)
+        if token.token == pb.RETURNING and depth == 0:
+            found = token.end
+    return found

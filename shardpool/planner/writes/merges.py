@@ -21,7 +21,7 @@ from shardpool.planner.safety import moving_parameters
 from shardpool.planner.statement import Statement
 from shardpool.planner.words import on_search_path
 from shardpool.planner.writes.own_keys import copies_own_key
-from shardpool.planner.writes.partitions import WritePartitions, still_words
+from shardpool.planner.writes.partitions import WritePartitions, assigned_parts, still_words
 from shardpool.planner.writes.staged import (
     ROWS,
     check_around,
@@ -171,10 +171,9 @@ def evaluated(merge: Tree) -> list[Tree]:
             found.append(clause.condition)
         values = [it.res_target.val for it in clause.target_list if it.res_target.HasField("val")]
         for value in (*values, *clause.values):
-            if is_a(value, "multi_assign_ref"):
-                raise refuse("SP132", "MERGE assigns several columns at once")
-            if not is_a(value, "set_to_default"):
-                found.append(value)
+            if is_a(value, "multi_assign_ref") and not is_a(value.multi_assign_ref.source, "row_expr"):
+                raise refuse("SP132", "several columns are assigned from one subquery")
+            found += assigned_parts(value)
     return found
 
 

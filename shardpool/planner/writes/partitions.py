@@ -98,7 +98,7 @@ def changed_rows(node: Tree) -> Tree:
     values += returned(write)
     select.target_list.append(target(expression("1")))
     for value in values:
-        select.target_list.extend(target(part) for part in _parts(value))
+        select.target_list.extend(target(part) for part in assigned_parts(value))
     if write.HasField("where_clause"):
         select.where_clause.CopyFrom(write.where_clause)
     if write.HasField("with_clause"):
@@ -106,7 +106,7 @@ def changed_rows(node: Tree) -> Tree:
     return select
 
 
-def _parts(value: Tree) -> list[Tree]:
+def assigned_parts(value: Tree) -> list[Tree]:
     """The expressions of one assignment: none for DEFAULT, the whole row for one of ``(a, b) = ROW(..)``."""
     if is_a(value, "set_to_default"):
         return []
