@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import random
+import re
 from decimal import Decimal
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from shardpool.bulk.file_sink import to_csv
 from shardpool.bulk.values import NULL, BadValue, to_field, to_text
 from shardpool.jobs.anonymise import rules
-from shardpool.jobs.anonymise.change import Change, Fake, Mask, Period, Prefix, Scrub, Step
+from shardpool.jobs.anonymise.change import Change, Fake, Mask, Period, Prefix, Scrub, Step, addresses
 from shardpool.jobs.anonymise.pseudonym import ByteaPseudonym, Permutation, Token, UuidPseudonym
 from shardpool.jobs.anonymise.rules import Noise, PerValue, Shuffle
 from shardpool.jobs.anonymise.secret import Keyed
@@ -230,3 +231,36 @@ def test_tokens_of_many_texts_differ() -> None:
     choose = random.Random(5)
     values = {"".join(choose.choices("abc", k=6)) for _ in range(300)}
     assert len({Token(KEYED)(it) for it in values}) == len(values)
+
+
+EMAIL = re.compile(r"[A-Za-z0-9._%+'-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+")
+
+
+def test_addresses_are_those_of_a_pattern() -> None:
+    seed = random.randrange(1 << 30)
+    print("seed", seed)
+    choose = random.Random(seed)
+    texts = ["a@b.com_c@d.org", "a@b.com..x@d.org", "@b.com@d.org", "a@b", "@", "", "a@-.-é@b.c", "it's@a.b.@c.d"]
+    texts += ["".join(choose.choices("a.-@_ é", (4, 3, 1, 3, 1, 1, 1), k=choose.randrange(30))) for _ in range(3000)]
+    for text in texts:
+        assert list(addresses(text)) == [match.span() for match in EMAIL.finditer(text)], text
+
+
+@pytest.mark.parametrize("part", ["x", "é", "1", "x.", "1 ", "@", "@x", "(", "\\"])
+def test_very_long_values(part: str) -> None:
+    """Each is read a few times, and not once for each of its letters: that would be hours."""
+    field = to_field(part * (200_000 // len(part)))
+    for mask in (Mask(KEYED), Mask(KEYED, keep_first=1, keep_last=1)):
+        masked, _, again = PerValue(mask).apply([field, NULL, field], [b""] * 3)
+        assert masked == again
+        assert len(to_text(masked)) == len(to_text(field))
+        assert (masked != field) == any(map(str.isalnum, part))
+    (scrubbed,) = PerValue(Scrub(KEYED)).apply([field], [b""])
+    assert (scrubbed != field) == (part in ("1", "1 "))
+
+
+def test_long_values_are_not_kept() -> None:
+    rule = PerValue(Mask(KEYED))
+    assert rule.apply([b"a" * 1000, b"b", b"a" * 1000], [b""] * 3)[0] != b"a" * 1000
+    rule.apply([b"short"] * 2, [b""] * 2)
+    assert set(rule._known) == {NULL, b"short"}

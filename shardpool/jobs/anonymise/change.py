@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 import re
+import string
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal, InvalidOperation
 from functools import lru_cache
@@ -20,9 +21,23 @@ _NO_DATE = "not a date of the years 1 to 9999"
 FAKES = 4096
 KINDS = ("name", "first_name", "last_name", "company", "job", "city", "street_address", "postcode", "phone_number")
 
-EMAIL = re.compile(r"[A-Za-z0-9._%+'-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+")
+#: An e-mail address: characters of the one kind, and then this.
+_MAILBOX = string.ascii_letters + string.digits + "._%+'-"
+_AT_DOMAIN = re.compile(r"@[A-Za-z0-9-]++(?:\.[A-Za-z0-9-]++)++")
 #: Seven digits or more, with what people put between them; not a date.
 PHONE = re.compile(r"(?<![\w.])(?!\d{4}-\d\d-\d\d(?!\d))(?:\+|\(|00)?\d(?:[ ()./-]{0,2}\d){6,}(?!\w)")
+
+
+def addresses(text: str) -> Iterator[tuple[int, int]]:
+    """Yield where e-mail addresses begin and end. (A pattern would read a long word once for each of its letters.)"""
+    low = 0
+    while (at := text.find("@", low)) >= 0:
+        begin = low + len(text[low:at].rstrip(_MAILBOX))
+        domain = _AT_DOMAIN.match(text, at)
+        low = at + 1
+        if domain is not None and begin < at:
+            low = domain.end()
+            yield begin, low
 
 
 class Change(ABC):
@@ -58,6 +73,8 @@ class Mask(Change):
         return masked
 
     def __call__(self, text: str) -> str:
+        if not any(map(str.isalnum, text)):
+            return text
         first, last = self.keep_first, max(len(text) - self.keep_last, 0)
         if first >= last:  # A short value would be shown whole.
             first, last = 0, len(text)
@@ -65,20 +82,21 @@ class Mask(Change):
             masked = text[:first] + self._mask(text[first:last], text, attempt) + text[last:]
             if masked != text:
                 return masked
-        return text if not any(map(str.isalnum, text)) else masked
+        return masked
 
     def _mask(self, part: str, text: str, attempt: int) -> str:
         if self.sign is not None:
             return "".join(self.sign if it.isalnum() else it for it in part)
         data = text.encode()
-        stream = self.keyed.digest(b"%d,0," % attempt + data)
-        while len(stream) < len(part):
-            stream += self.keyed.digest(b"%d,%d," % (attempt, len(stream) // 32) + data)
+        if len(data) > _LONG:  # It would be read anew for each of its blocks.
+            data = self.keyed.digest(data)
+        blocks = range(max(1, -(-len(part) // _DIGEST)))
+        stream = b"".join(self.keyed.digests([b"%d,%d," % (attempt, block) + data for block in blocks]))
         if not part.isascii():
-            runs = _runs(part.translate(_SHAPES).encode())
+            runs = _runs_of(part.translate(_SHAPES).encode())
             return "".join(stream[at:end].translate(like).decode() if like else part[at:end] for at, end, like in runs)
         raw = part.encode()
-        runs = _runs(raw.translate(_ASCII))
+        runs = _runs_of(raw.translate(_ASCII))
         found = [stream[at:end].translate(like) if like else raw[at:end] for at, end, like in runs]
         return b"".join(found).decode()
 
@@ -111,6 +129,8 @@ _CHOICES = {
 #: Kind of character -> what makes 255 of it and 0 of all else. Tabs stay.
 _IS = {kind: bytes(255 * (it == kind[0]) for it in _ASCII) for kind in _CHOICES}
 _DIGEST = 32
+#: Bytes of a text that is masked by its digest, and of values that are kept, as they may come again.
+_LONG, KEPT = 4096, 256
 
 
 def _blend(text: bytes, random: bytes) -> bytes:
@@ -123,9 +143,13 @@ def _blend(text: bytes, random: bytes) -> bytes:
     return blended.to_bytes(len(text))
 
 
+def _runs_of(shape: bytes) -> Sequence[tuple[int, int, bytes]]:
+    """Return the stretches of characters of one kind: from, to, and what makes random bytes such characters."""
+    return (_runs if len(shape) <= KEPT else _runs.__wrapped__)(shape)
+
+
 @lru_cache(maxsize=4096)
 def _runs(shape: bytes) -> Sequence[tuple[int, int, bytes]]:
-    """Return the stretches of characters of one kind: from, to, and what makes random bytes such characters."""
     return tuple((it.start(), it.end(), _CHOICES[it[1]]) for it in re.finditer(rb"(.)\1*", shape))
 
 
@@ -140,8 +164,11 @@ class Scrub(Change):
         return self("\t".join([field.decode() for field in plain])).encode().split(b"\t")
 
     def __call__(self, text: str) -> str:
-        text = EMAIL.sub(lambda match: self._email(match[0]), text)
-        return PHONE.sub(lambda match: Mask(self.keyed)(match[0]), text)
+        parts, end = [], 0
+        for begin, after in addresses(text):
+            parts += [text[end:begin], self._email(text[begin:after])]
+            end = after
+        return PHONE.sub(lambda match: Mask(self.keyed)(match[0]), "".join([*parts, text[end:]]))
 
     def _email(self, address: str) -> str:
         return f"user-{self.keyed.digest(address.lower().encode()).hex()[:10]}@example.org"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shardpool.engines import Engines
-from shardpool.jobs.anonymise.change import EMAIL, PHONE
+from shardpool.jobs.anonymise.change import PHONE, addresses
 from shardpool.jobs.anonymise.decisions import Decision, Decisions
 from shardpool.jobs.following import following_moves
 from shardpool.router import Router
@@ -23,7 +23,11 @@ _NAMES = re.compile(
     re.IGNORECASE,
 )
 _ADDRESS = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])")
-_LOOKS = (("e-mail addresses", EMAIL), ("telephone numbers", PHONE), ("IP addresses", _ADDRESS))
+_LOOKS: Sequence[tuple[str, Callable[[str], object]]] = (
+    ("e-mail addresses", lambda value: any(addresses(value))),
+    ("telephone numbers", PHONE.search),
+    ("IP addresses", _ADDRESS.search),
+)
 _TEXT_TYPES = {"text", "character varying", "character", "json", "jsonb", "inet"}
 
 
@@ -58,8 +62,8 @@ def _by_values(router: Router, decision: Decision) -> str:
     if column is None or column.base_type not in _TEXT_TYPES:
         return ""
     values = following_moves(router, lambda topology: _sample(router.engines, topology, decision))
-    for what, pattern in _LOOKS:
-        hits = sum(1 for value in values if pattern.search(value))
+    for what, has in _LOOKS:
+        hits = sum(1 for value in values if has(value))
         if hits:
             return f"{hits} of {len(values)} values have {what}"
     return ""

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Protocol
 
 from shardpool.bulk.values import NULL, BadValue, to_field, to_text
-from shardpool.jobs.anonymise.change import Change, date_of, decimal_of
+from shardpool.jobs.anonymise.change import KEPT, Change, date_of, decimal_of
 from shardpool.jobs.anonymise.secret import Keyed
 
 CACHE_ENTRIES = 1 << 16
@@ -37,6 +37,8 @@ class PerValue:
         plain = fresh if b"\\" not in b"\t".join(fresh) else [field for field in fresh if b"\\" not in field]
         if len(plain) == len(column):
             return self._change.fields(plain)
+        if fresh and max(map(len, fresh)) > KEPT:
+            known = dict(known)  # Long ones are not kept beyond this chunk.
         if len(plain) < len(fresh):
             escaped = [field for field in fresh if b"\\" in field]
             known.update((field, to_field(self._change(to_text(field)))) for field in escaped)
