@@ -392,6 +392,12 @@ select l.login from logins l group by l.login having exists (select from country
 
 select (select max(l.n + c.population) from country c) from logins l order by 1;
 
+select (select max((select max(p.age) from people p where p.login = l.login))) as m from logins l;
+
+select (select max((select p.age from people p where p.login = l.login)) filter (where l.n < 10)) as m from logins l;
+
+select l.login, (select max((select c.population from country c where c.customer_id = x.n)) from (values (7), (l.n)) x (n)) as m from logins l order by 1, 2;
+
 -- What no row asks for is not computed: here a smallint out of range.
 select sum(-t.small) as quantity from orders t order by 1 desc limit 0;
 
