@@ -35,7 +35,7 @@ def is_grouped(select: Tree) -> bool:
     """Whether the query itself has GROUP BY, HAVING or aggregate calls (other than as window functions)."""
     if select.group_clause or select.HasField("having_clause"):
         return True
-    parts = [*select.target_list, *select.sort_clause]
+    parts = [*select.target_list, *select.sort_clause, *select.window_clause, *select.distinct_clause]
     return any(is_aggregate_call(node) for part in parts for node in walk_flat(part))
 
 
