@@ -35,9 +35,10 @@ from shardpool.topology.shard_map import Placement, Topology
 T = TypeVar("T")
 
 #: What CREATE TABLE AS answers for columns that a SELECT may have and a table may not: pseudo-types (invalid table
-#: definition), no derived collation (indeterminate collation), and more than 1,600 of them (too many columns); and a
-#: merge query that knows no primary key to group by (grouping error).
-_NO_PUSHDOWN = ("42P16", "42P22", "54011", "42803")
+#: definition), no derived collation (indeterminate collation), and more than 1,600 of them (too many columns); a merge
+#: query that knows no primary key to group by (grouping error); and columns of several grouping sets that can only be
+#: sorted, or only hashed, and stand in one GROUP BY (feature not supported).
+_NO_PUSHDOWN = ("42P16", "42P22", "54011", "42803", "0A000")
 #: The class of data exceptions: a part of the query failed that one PostgreSQL might not have run at all.
 _DATA_EXCEPTIONS = "22"
 #: Classes of errors for which stages give way to gathering. What runs first may fail where one PostgreSQL would not

@@ -35,7 +35,7 @@ def is_grouped(select: Tree) -> bool:
     """Whether the query itself has GROUP BY, HAVING or aggregate calls (other than as window functions)."""
     if select.group_clause or select.HasField("having_clause"):
         return True
-    parts = [*select.target_list, *select.sort_clause]
+    parts = [*select.target_list, *select.sort_clause, *select.window_clause, *select.distinct_clause]
     return any(is_aggregate_call(node) for part in parts for node in walk_flat(part))
 
 
@@ -60,7 +60,8 @@ def has_full_join(analysis: Analysis) -> bool:
 def aggregates_of_outer_queries(analysis: Analysis) -> bool:
     """Whether an aggregate call in a subquery belongs to a query around it, which it makes a grouped one.
 
-    It belongs to the innermost query of which it has a column (SQL:2016 part 2, 10.9, syntax rule 7).
+    It belongs to the innermost query of which it has a column (SQL:2016 part 2, 10.9, syntax rule 7); columns of
+    queries in its own arguments do not count.
     """
     for scope in analysis.scopes:
         calls = [
@@ -70,8 +71,9 @@ def aggregates_of_outer_queries(analysis: Analysis) -> bool:
             continue
         inside = analysis.scopes_in(scope.select)
         for call in calls:
-            found = [where.resolve(node) if where else None for node, where in references(call, scope, analysis)]
-            if found and not any(member is not None and member[0].scope in inside for member in found):
+            members = [where.resolve(node) if where else None for node, where in references(call, scope, analysis)]
+            found = [None if member is None else member[0].scope for member in members]
+            if any(it not in inside for it in found) and scope not in found:
                 return True
     return False
 

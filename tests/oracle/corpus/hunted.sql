@@ -392,6 +392,23 @@ select l.login from logins l group by l.login having exists (select from country
 
 select (select max(l.n + c.population) from country c) from logins l order by 1;
 
+select (select max((select max(p.age) from people p where p.login = l.login))) as m from logins l;
+
+select (select max((select p.age from people p where p.login = l.login)) filter (where l.n < 10)) as m from logins l;
+
+select l.login, (select max((select c.population from country c where c.customer_id = x.n)) from (values (7), (l.n)) x (n)) as m from logins l order by 1, 2;
+
+-- An aggregate that only ORDER BY, DISTINCT ON or a window has makes a query a grouped one too.
+select 1 as one from orders order by count(*);
+
+select distinct on (count(*)) 1 as one from orders;
+
+select 1 as one from orders window w as (order by count(*));
+
+select rank() over w from orders window w as (order by count(*));
+
+select count(*) from (select 1 from orders window w as (partition by max(id))) x;
+
 -- What no row asks for is not computed: here a smallint out of range.
 select sum(-t.small) as quantity from orders t order by 1 desc limit 0;
 

@@ -192,3 +192,6 @@ select stddev(n0), var_pop(n1), avg(n1), sum(n0) from zoo t;
 select extract(second from iv), iv + ts0, date_trunc('hour', ts0) from zoo t order by id;
 
 select width_bucket(n0, 0, 3000, 3), count(*) from zoo t group by 1 order by 1;
+
+-- One set can only be sorted, the other only hashed.
+select b, id::text::xid as x, grouping(b) as g, count(*) as n from zoo group by grouping sets ((b), (id::text::xid)) order by 3, 4, 1;
