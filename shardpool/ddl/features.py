@@ -21,7 +21,8 @@ WITH t AS (
     WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p', 'f', 'm')
     AND NOT starts_with(c.relname::text, 'shardpool_')
 )
-SELECT 'table', t.relname, '', concat_ws(' ', t.relkind, t.relpersistence, t.relreplident, t.reloptions) FROM t
+SELECT 'table', t.relname, '', concat_ws(' ', t.relkind, t.relpersistence, t.relreplident, t.reloptions,
+       CASE WHEN t.relrowsecurity THEN 'ROW SECURITY' END, CASE WHEN t.relforcerowsecurity THEN 'FORCED' END) FROM t
 UNION ALL
 SELECT 'column', t.relname, a.attname, concat_ws(' ', '#' || row_number() OVER (PARTITION BY t.oid ORDER BY a.attnum),
        format_type(a.atttypid, a.atttypmod), CASE WHEN a.attnotnull THEN 'NOT NULL' END,
@@ -46,6 +47,15 @@ UNION ALL
 SELECT 'trigger', t.relname, g.tgname, pg_get_triggerdef(g.oid, true) || ' ' || g.tgenabled::text
 FROM t JOIN pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal
 WHERE g.tgname !~ '^shardpool_capture'
+UNION ALL
+SELECT 'rule', t.relname, w.rulename, pg_get_ruledef(w.oid, true) || ' ' || w.ev_enabled::text
+FROM t JOIN pg_rewrite w ON w.ev_class = t.oid AND w.rulename <> '_RETURN'
+UNION ALL
+SELECT 'policy', t.relname, l.polname, concat_ws(' ', l.polcmd, l.polpermissive,
+       (SELECT string_agg(CASE r WHEN 0 THEN 'public' ELSE pg_get_userbyid(r) END, ',' ORDER BY pg_get_userbyid(r))
+        FROM unnest(l.polroles) r),
+       'USING ' || pg_get_expr(l.polqual, l.polrelid, true), 'CHECK ' || pg_get_expr(l.polwithcheck, l.polrelid, true))
+FROM t JOIN pg_policy l ON l.polrelid = t.oid
 UNION ALL
 SELECT 'view', c.relname, c.relname, concat_ws(' ', c.reloptions, pg_get_viewdef(c.oid))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %(schema)s AND c.relkind = 'v'

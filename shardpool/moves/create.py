@@ -11,11 +11,11 @@ from typing import Any
 import psycopg2
 
 from shardpool.ddl import SchemaManager
-from shardpool.ddl.features import read_features
-from shardpool.errors import CutoverTimeout, MoveError, SchemaBusy, SchemaDrift, SchemaError, ShardUnavailable
+from shardpool.errors import CutoverTimeout, MoveError, SchemaBusy, SchemaError, ShardUnavailable
+from shardpool.moves.definition import compare_features
 from shardpool.moves.grants import give_grants, read_grants
 from shardpool.moves.journal import Leftover
-from shardpool.moves.layout import look_into, qualified, read_layout, schemas_of
+from shardpool.moves.layout import qualified, read_layout, schemas_of
 from shardpool.moves.move import Move
 from shardpool.moves.parallel import Work, keep_alive, together
 from shardpool.moves.slot import drop_stream
@@ -128,21 +128,3 @@ def _replay(move: Move, after_copy: bool) -> None:
         raise CutoverTimeout(f"{record}: on {record.target} others hold locks: {error.__cause__ or error}") from error
     except SchemaError as error:
         raise MoveError(f"{record}: {record.target} refuses the recorded schema: {error.__cause__ or error}") from error
-
-
-def compare_features(move: Move) -> None:
-    """Raise `SchemaDrift` if the recorded statements have not made what the source has."""
-    record = move.record
-    found = []
-    for connection, schema in ((move.servers.source, record.schema), (move.servers.target, record.incoming)):
-        look_into(connection, record.keyspace, schema)
-        with connection.cursor() as cursor:
-            found.append(read_features(cursor, schema))
-    here, there = found
-    if here != there:
-        only_here = [f"{it.kind} {it.table}.{it.name} {it.definition}" for it in sorted(here - there)]
-        only_there = [f"{it.kind} {it.table}.{it.name} {it.definition}" for it in sorted(there - here)]
-        raise SchemaDrift(
-            f"partition {record.partition} on {record.source} differs from the recorded schema: it has "
-            f"{'; '.join(only_here) or 'nothing else'}, and it lacks {'; '.join(only_there) or 'nothing'}"
-        )

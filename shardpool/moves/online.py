@@ -19,6 +19,7 @@ from shardpool.errors import CutoverTimeout, MoveError
 from shardpool.moves.capture import check_captured
 from shardpool.moves.constraints import put_on, read_kept, take_off, validate_foreign_keys
 from shardpool.moves.create import analyze, build_rest, create
+from shardpool.moves.definition import Definition, compare_definitions, read_definition, unproven
 from shardpool.moves.grants import give_grants, read_grants
 from shardpool.moves.layout import TableLayout, look_into, qualified, read_layout
 from shardpool.moves.ledger import create_ledger, note, read_ledger
@@ -129,21 +130,38 @@ def catch_up(move: Move) -> None:
 
 
 def last_round(move: Move) -> None:
-    """Carry over the rest, now that writers wait; compare it; put foreign keys and triggers in their places."""
+    """Carry over the rest, now that writers wait; compare it; put foreign keys and triggers in their places.
+
+    Raise `SchemaDrift` if the source's tables are others than those that were copied.
+    """
     _limit(move, max(int(move.patience * 1000), 1), source=True)
     each_source(check_captured)(move)
     for it in rounds(move):
         it.run_locked()
     _limit(move, max(int(move.patience * 1000), 1), source=False)
-    for leg in move.by_target:
-        target = leg.servers.target
-        look_into(target, leg.record.keyspace, leg.record.incoming)
-        put_on(target, leg.record.incoming, _ledger(leg)["finished"])
-        note_from_the_first(leg)
-        target.commit()
+    there = {leg.record.result: _complete(leg) for leg in move.by_target}
+    here = {leg.record.partition: _definition(leg) for leg in move.by_source}
+    for leg in move.legs:
+        compare_definitions(leg.record, here[leg.record.partition], there[leg.record.result])
     for leg in move.by_source:
         with leg.servers.source.cursor() as cursor:
             cursor.execute("SET LOCAL statement_timeout = 0")
+
+
+def _definition(leg: Move) -> Definition:
+    """Return what the tables are while nobody can change them: somebody may have, since they were copied."""
+    return unproven(read_definition(leg.servers.source, leg.record.keyspace, leg.record.schema))
+
+
+def _complete(leg: Move) -> Definition:
+    """Put foreign keys and triggers in their places; return what the tables are now."""
+    record, target = leg.record, leg.servers.target
+    look_into(target, record.keyspace, record.incoming)
+    put_on(target, record.incoming, _ledger(leg)["finished"])
+    found = unproven(read_definition(target, record.keyspace, record.incoming))
+    note_from_the_first(leg)
+    target.commit()  # it holds locks on reference tables, for which other targets on its shard wait
+    return found
 
 
 def _limit(move: Move, milliseconds: int, *, source: bool) -> None:

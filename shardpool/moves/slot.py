@@ -30,7 +30,7 @@ _IDENTITIES = """
 SELECT c.relname, c.relreplident::text, c.relpersistence::text, p.indexrelid IS NOT NULL,
        coalesce(p.indisreplident, false),
        EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum = ANY(p.indkey)
-               AND a.attgenerated <> '')
+               AND a.attgenerated <> ''), coalesce(NOT p.indimmediate, false)
 FROM pg_class c LEFT JOIN pg_index p ON p.indrelid = c.oid AND p.indisprimary
 WHERE c.relnamespace = to_regnamespace(%s) AND c.relkind = 'r' ORDER BY c.relname
 """
@@ -59,14 +59,19 @@ def untold(connection: Any, schema: str) -> list[str]:
     found = []
     with connection.cursor() as cursor:
         cursor.execute(_IDENTITIES, (quote(schema),))
-        for name, identity, persistence, primary, by_primary, generated in cursor.fetchall():
-            told = identity == "f" or (identity == "d" and primary) or (identity == "i" and by_primary)
+        for name, identity, persistence, primary, by_primary, generated, deferrable in cursor.fetchall():
+            by_default = identity == "d" and primary and not deferrable
+            told = identity == "f" or by_default or (identity == "i" and by_primary)
             if persistence != "p":
                 found.append(f"table {name} is not logged")
             elif generated:
                 found.append(f"the primary key of table {name} has a generated column")
             elif not told and not primary:
                 found.append(f"table {name} has no primary key (ALTER TABLE {quote(name)} REPLICA IDENTITY FULL)")
+            elif not told and deferrable:
+                found.append(
+                    f"the primary key of table {name} is deferrable (ALTER TABLE {quote(name)} REPLICA IDENTITY FULL)"
+                )
             elif not told:
                 found.append(
                     f"the REPLICA IDENTITY of table {name} is not its primary key (.. REPLICA IDENTITY DEFAULT)"
