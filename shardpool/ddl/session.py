@@ -37,8 +37,9 @@ class ShardSession:
         self._path: str | None = None
 
     def begin(self, lock_timeout: float) -> None:
-        """Set the transaction's limits and take the lock of schema changes."""
+        """Set the transaction's limits and take the lock of schema changes. What is read then is of after that."""
         settings = (
+            "SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
             f"SET LOCAL lock_timeout = {max(1, int(lock_timeout * 1000))}",
             "SET LOCAL statement_timeout = 0",
             "SET LOCAL idle_in_transaction_session_timeout = 0",

@@ -11,8 +11,10 @@ import pytest
 from ddl_tools import PARTITIONS, SHARDS, SHOP, TABLES, Place
 from sqlalchemy import text
 
+from shardpool.ddl.session import ShardSession
 from shardpool.errors import SchemaBusy, SchemaError, ShardUnavailable
 from shardpool.topology.tables import Reference, Sharded
+from tests.support.waiting import eventually
 
 
 @contextmanager
@@ -160,6 +162,24 @@ def test_other_sessions_are_waited_for_in_turns(place: Place) -> None:
         thread.join(60)
     assert failures == []
     assert set(place.everywhere("orders", "a").values()) == {True}
+
+
+def test_what_another_attempt_did_meanwhile_is_seen(place: Place) -> None:
+    """Also where the servers' default is one snapshot for a transaction: it would be older than the lock."""
+    place.manager.create_schema(SHOP, TABLES)
+    with place.connect("s1") as other, place.connect("s1") as connection:
+        connection.cursor().execute("SET default_transaction_isolation = 'repeatable read'")
+        connection.commit()
+        earlier, later = (ShardSession("shop", "s1", (), it) for it in (other, connection))
+        earlier.begin(60)
+        thread = threading.Thread(target=later.begin, args=(60,))
+        thread.start()
+        waiting = "select from pg_locks where locktype = 'advisory' and not granted"
+        eventually(lambda: earlier.run(waiting) != [], "the later attempt waits")
+        earlier.run("INSERT INTO shop.shardpool_ddl (id) VALUES (4711)")
+        other.commit()
+        thread.join(60)
+        assert later.applied([4711]) == {4711}
 
 
 def test_locks_that_are_never_given_up(place: Place) -> None:
