@@ -5,34 +5,16 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from shardpool import Reference
 from shardpool.errors import SchemaDrift, TransactionAborted
-from tests.oracle.writes import TABLES, Both, Generator, on_cluster, on_plain, open_both
+from tests.oracle.writes import TABLES, Both, Generator, on_cluster, on_plain
 
 SEED = int(os.environ.get("SHARDPOOL_SEED", "0")) or random.randrange(1, 10**6)
 STATEMENTS = int(os.environ.get("SHARDPOOL_WRITES", "250"))
-
-
-@pytest.fixture(scope="module")
-def opened(server_urls: list[str]) -> Iterator[Both]:
-    with open_both(server_urls) as found:
-        yield found
-
-
-@pytest.fixture
-def both(opened: Both) -> Iterator[Both]:
-    opened.plain.rollback()
-    with opened.plain.cursor() as cursor:
-        cursor.execute("TRUNCATE country, orders, items, sums, members, users")
-    for table in ("orders CASCADE", "sums", "country CASCADE", "members, emails", "users, logins"):
-        opened.router.query(f"TRUNCATE {table}")
-    yield opened
-    assert all(stats.in_use == 0 for stats in opened.router.stats().pools.values())
 
 
 def check(both: Both, told: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,19 +16,7 @@ from shardpool.executor import writes
 from shardpool.planner.rewrite import expression
 from shardpool.planner.writes import changes, ctes, merges
 from tests.oracle.test_writes import check
-from tests.oracle.writes import Both, emptied, on_cluster, on_plain, open_both
-
-
-@pytest.fixture(scope="module")
-def opened(server_urls: list[str]) -> Iterator[Both]:
-    with open_both(server_urls) as found:
-        yield found
-
-
-@pytest.fixture
-def both(opened: Both) -> Iterator[Both]:
-    with emptied(opened):
-        yield opened
+from tests.oracle.writes import Both, on_cluster, on_plain
 
 
 def rows(router: Router, query: str) -> list[tuple[Any, ...]]:

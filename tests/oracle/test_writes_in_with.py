@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from shardpool.errors import GatherTooLarge, UnsupportedStatement
 from shardpool.executor import writes
 from shardpool.planner.writes import apart
 from tests.oracle.test_writes import check
-from tests.oracle.writes import Both, emptied, on_cluster, on_plain, open_both
+from tests.oracle.writes import Both, on_cluster, on_plain
 
 FILL = (
     "INSERT INTO country VALUES ('de', 'D'), ('fr', 'F')",
@@ -20,21 +20,6 @@ FILL = (
     "INSERT INTO items (customer, id, line, quantity) SELECT customer, id, 1, customer % 5 FROM orders",
     "INSERT INTO sums SELECT n, n % 4, n FROM generate_series(0, 11) n",
 )
-
-
-@pytest.fixture(scope="module")
-def opened(server_urls: list[str]) -> Iterator[Both]:
-    with open_both(server_urls) as found:
-        yield found
-
-
-@pytest.fixture
-def both(opened: Both) -> Iterator[Both]:
-    with emptied(opened):
-        for sql in FILL:
-            opened.router.query(sql)
-            on_plain(opened.plain, sql, {})
-        yield opened
 
 
 SAME = [

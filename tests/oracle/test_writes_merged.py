@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from postgast import pg_query_pb2 as pb
 
@@ -11,28 +9,13 @@ from shardpool.errors import UnsupportedStatement
 from shardpool.planner.writes import pairs
 from tests.oracle.test_writes import check
 from tests.oracle.test_writes_elsewhere import meanwhile, rows
-from tests.oracle.writes import BY_SOURCE, Both, emptied, on_cluster, on_plain, open_both
+from tests.oracle.writes import BY_SOURCE, Both, on_cluster, on_plain
 
 FILL = (
     "INSERT INTO country VALUES ('de', 'D', 3), ('fr', 'F', 4)",
     "INSERT INTO orders (customer, id, total, note) SELECT n, n % 3, n, 'n' || n % 4 FROM generate_series(0, 11) n",
     "INSERT INTO sums SELECT n, n, n FROM generate_series(0, 7) n",
 )
-
-
-@pytest.fixture(scope="module")
-def opened(server_urls: list[str]) -> Iterator[Both]:
-    with open_both(server_urls) as found:
-        yield found
-
-
-@pytest.fixture
-def both(opened: Both) -> Iterator[Both]:
-    with emptied(opened):
-        for sql in FILL:
-            opened.router.query(sql)
-            on_plain(opened.plain, sql, {})
-        yield opened
 
 
 BY_TOTAL = "MERGE INTO sums s USING orders o ON s.total = o.total"

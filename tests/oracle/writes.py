@@ -116,6 +116,7 @@ def open_both(server_urls: list[str]) -> Iterator[Both]:
 @contextmanager
 def emptied(both: Both) -> Iterator[Both]:
     """Give both sides with empty tables; afterwards no connection of the router may be in use."""
+    both.plain.rollback()
     with both.plain.cursor() as cursor:
         cursor.execute("TRUNCATE country, orders, items, sums, members, users")
     for table in ("orders CASCADE", "sums", "country CASCADE", "members, emails", "users, logins"):
