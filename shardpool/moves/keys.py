@@ -66,7 +66,9 @@ class LogKeys:
 
     def _take(self, cursor: Any, it: Captured) -> int:
         """Move keys from the log into the temporary table, each once."""
-        keys = " UNION ".join(f"SELECT {', '.join(of)} FROM taken WHERE {of[0]} IS NOT NULL" for of in it.noted)
+        # A composite value with a NULL in it is neither NULL nor NOT NULL, but is distinct from NULL.
+        there = "SELECT {} FROM taken WHERE {} IS DISTINCT FROM NULL"
+        keys = " UNION ".join(there.format(", ".join(of), of[0]) for of in it.noted)
         cursor.execute(
             f"WITH taken AS (DELETE FROM {it.log(self._move.record.capture)} RETURNING *) INSERT INTO {it.keys} {keys}"
         )

@@ -22,9 +22,12 @@ CREATE TABLE bent (key bigint, id int, v int, PRIMARY KEY (key, id));
 CREATE FUNCTION bend() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN new.id := new.id + 1000; RETURN new; END';
 CREATE TRIGGER bend BEFORE UPDATE ON bent FOR EACH ROW EXECUTE FUNCTION bend();
 CREATE TABLE equal (key bigint, id numeric, f float8, v int, PRIMARY KEY (key, id, f));
+CREATE TYPE pair AS (a int, b int);
+CREATE TABLE pairs (p pair, key bigint, v int, PRIMARY KEY (p, key));
 CREATE TABLE deferred (key bigint, id int, v int, PRIMARY KEY (key, id) DEFERRABLE INITIALLY DEFERRED);
 """
-TABLES = ("domains", "bent", "equal", "deferred")
+TABLES = ("domains", "bent", "equal", "pairs", "deferred")
+KEYS = {"equal": "k, i, CASE i WHEN 2 THEN 'NaN' ELSE 0::float8 END", "pairs": "ROW(i, NULL)::pair, k"}
 WRITES = """
 UPDATE domains SET id = id + 100 WHERE id < 2;
 INSERT INTO domains SELECT key, max(id) + 1, 5 FROM domains GROUP BY key;
@@ -32,6 +35,8 @@ DELETE FROM domains WHERE id = 3;
 UPDATE bent SET v = v + 1;
 UPDATE equal SET id = id + 0.00, v = v + 1;
 UPDATE equal SET f = -f;
+UPDATE pairs SET v = v + 1;
+UPDATE pairs SET p = ROW((p).a + 100, NULL) WHERE (p).a < 2;
 BEGIN; UPDATE deferred SET id = id + 1; UPDATE deferred SET v = v + 1; COMMIT;
 """
 POINTS = ("capture:after", "copy:after", "finish:after", "verify:after", "catch_up:after")
@@ -45,9 +50,9 @@ def own(server_urls: list[str]) -> Iterator[Place]:
             place.router.create_schema(DDL, {table: Sharded("key") for table in TABLES})
             with place.session(place.owner(0), 0) as cursor:
                 for table in TABLES:
-                    more = ", CASE i WHEN 2 THEN 'NaN' ELSE 0::float8 END" if table == "equal" else ""
+                    keys = KEYS.get(table, "k, i")
                     numbers = "generate_series(1, 5) k, generate_series(0, 4) i"
-                    cursor.execute(f"INSERT INTO {table} SELECT k, i{more}, 0 FROM {numbers}")
+                    cursor.execute(f"INSERT INTO {table} SELECT {keys}, 0 FROM {numbers}")
             yield place
         finally:
             place.close()
