@@ -172,7 +172,7 @@ def _written(
 
 
 def _check_version(transaction: Transaction, guarded: Guarded) -> None:
-    shard = next(iter((*transaction.shards, *sorted(transaction.topology.shard_map.shards))))
+    shard = [*transaction.shards, *sorted(transaction.topology.shard_map.shards)][0]
     if transaction.enter(shard).server_version < RETURNS_BOTH:
         what = "MERGE" if guarded.verb == "merge" else "ON CONFLICT DO UPDATE of a unique column"
         raise refuse("SP139", f"{what} into {guarded.table.name} needs PostgreSQL 18")

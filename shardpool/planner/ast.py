@@ -128,24 +128,21 @@ def freeze(message: Tree) -> None:
 
 def walk(message: Tree) -> list[Tree]:
     """Return *message* and all below it, `Node` wrappers opened, parents first. The list is not the caller's."""
-    inner = unwrap(message)
-    known = below(inner)
-    if known is None:
-        return _walk(inner, flat=False)
-    if known.walk is None:
-        known.walk = _walk(inner, flat=False)
-    return known.walk
+    return _walked(unwrap(message), flat=False)
 
 
 def walk_flat(message: Tree) -> list[Tree]:
     """Return *message* and all below it as `walk` does, but not what is inside of subqueries."""
-    inner = unwrap(message)
-    known = below(inner)
+    return _walked(unwrap(message), flat=True)
+
+
+def _walked(message: Tree, *, flat: bool) -> list[Tree]:
+    known = below(message)
     if known is None:
-        return _walk(inner, flat=True)
-    if known.flat_walk is None:
-        known.flat_walk = _walk(inner, flat=True)
-    return known.flat_walk
+        return _walk(message, flat=flat)
+    if flat not in known.walks:
+        known.walks[flat] = _walk(message, flat=flat)
+    return known.walks[flat]
 
 
 def _walk(message: Tree, *, flat: bool) -> list[Tree]:

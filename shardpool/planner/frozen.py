@@ -29,8 +29,8 @@ class Below:
     message: Any
     children: list[Any]
     parts: list[Part] | None = None
-    walk: list[Any] | None = None
-    flat_walk: list[Any] | None = None
+    #: By whether they are flat.
+    walks: dict[bool, list[Any]] = field(default_factory=dict)
     fields: tuple[str, ...] | None = None
 
 

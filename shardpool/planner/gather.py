@@ -96,7 +96,7 @@ class Sources:
         self._shares: dict[Item, float] = {}
         self._dropped = False
         self._own = cache(self._own_conditions)
-        self._filtering = cache(self._filtering_facts)
+        self._facts = cache(self._judged_facts)
         self._own_share = cache(self._guess_own_share)
         self._equalities = cache(equalities)
 
@@ -145,7 +145,7 @@ class Sources:
         """
         tables = [item.table for item in occurrences]
         alone = [item for item in occurrences if tables.count(item.table) == 1 and not item.sampled]
-        found = [fact.condition for item in alone for fact in self._filtering(item)]
+        found = [fact.condition for item in alone for fact, filters in self._facts(item) if filters]
         found += [condition for item in alone for condition in self._settled(item, ())]
         found = [condition for condition in found if getattr(unwrap(condition), "location", 0) > 0]
         self._needed = Needed(self._select_stmt, self._analysis, found)
@@ -225,16 +225,15 @@ class Sources:
 
     def _own_conditions(self, item: Item) -> list[Tree]:
         found = []
-        filtering = self._filtering(item)
-        for fact in item.scope.facts:
-            if any(fact is it for it in filtering):
+        for fact, filters in self._facts(item):
+            if filters:
                 found.append(bare(fact.condition))
             elif is_a(fact.condition, "bool_expr") and fact.condition.bool_expr.boolop == pb.OR_EXPR:
                 found += self._implied(fact, item)
         return found
 
-    def _filtering_facts(self, item: Item) -> list[Fact]:
-        return [fact for fact in item.scope.facts if self._filters(fact, item)]
+    def _judged_facts(self, item: Item) -> list[tuple[Fact, bool]]:
+        return [(fact, self._filters(fact, item)) for fact in item.scope.facts]
 
     def _implied(self, fact: Fact, item: Item) -> list[Tree]:
         """Of ``(own AND other) OR (own AND other)`` the OR of the item's own parts."""
