@@ -37,7 +37,7 @@ from shardpool.topology.key import KEY_TYPES
 from shardpool.topology.shard_map import Placement, Topology
 from shardpool.topology.tables import Table
 
-_ITEM = f"{ROWS}_item"
+ITEM = f"{ROWS}_item"
 
 
 def compile_merge(statement: Statement, topology: Topology) -> WritePartitions:
@@ -67,7 +67,7 @@ def compile_merge(statement: Statement, topology: Topology) -> WritePartitions:
 
 @dataclass(frozen=True)
 class StagedMerge:
-    """`words` with `_ITEM` for the source's rows. `keys`: the names of the source's columns that are the key."""
+    """`words` with `ITEM` for the source's rows. `keys`: the names of the source's columns that are the key."""
 
     source: CompiledQuery
     table: Table
@@ -83,7 +83,7 @@ class StagedMerge:
             raise refuse("SP133", "a parameter may mean the current time")
         if "" in found.types:
             raise refuse("SP132", f"{self.columns[found.types.index('')]} of the source is of a type of yours")
-        sql = self.words.replace(_ITEM, typed_rows(self.columns, found.types))
+        sql = self.words.replace(ITEM, typed_rows(self.columns, found.types))
         placed = self._placed(found, topology)
         if self.everywhere or not placed:
             wanted = topology.shard_map.placements if self.everywhere else topology.shard_map.placements[:1]
@@ -116,33 +116,48 @@ def compile_staged_merge(statement: Statement, topology: Topology) -> StagedMerg
     merge = copied(statement.node.merge_stmt)
     table = merge_target(statement, topology)
     check_around([merge.join_condition, *evaluated(merge)], topology)
-    select = pb.SelectStmt(limit_option=pb.LIMIT_OPTION_DEFAULT, op=pb.SETOP_NONE)
-    select.from_clause.append(copied(merge.source_relation))
-    select.target_list.append(target(expression("*")))
-    if merge.HasField("with_clause"):
-        select.with_clause.CopyFrom(merge.with_clause)
-    source = compile_source(select, statement, topology)
-    scope = source.analysis.scope_of(source.statement.node.select_stmt)
-    (item,) = scope.items if len(scope.items) == 1 else (None,)
-    if item is None or item.columns is None:
-        raise refuse("SP132", "the columns of the source are not certain")
+    source = compile_source(merge_source(merge), statement, topology)
+    name, columns = source_item(source)
     alias = str(merge.relation.alias.aliasname or merge.relation.relname)
-    compared = _compared(merge.join_condition, alias, item.alias)
+    compared = _compared(merge.join_condition, alias, name)
     if not set(table.key) <= compared.keys():
-        raise refuse("SP132", f"it does not join {alias} by its partition key with columns of {item.alias}")
+        raise refuse("SP132", f"it does not join {alias} by its partition key with columns of {name}")
     keys = tuple(compared[name] for name in table.key)
     for nodes in inserted_keys(merge, table):
-        if [_member(node, item.alias) for node in nodes] != list(keys):
+        if [_member(node, name) for node in nodes] != list(keys):
             raise refuse("SP113", table.name)
     everywhere = any(
         it.merge_when_clause.match_kind == pb.MERGE_WHEN_NOT_MATCHED_BY_SOURCE for it in merge.merge_when_clauses
     )
     assigned = assigned_by(merge, table, statement)
-    rows = pb.RangeVar(relname=_ITEM, inh=True, relpersistence="p", alias=pb.Alias(aliasname=item.alias))
+    read_rows(merge, name)
+    words = generated(merge, statement, topology)
+    return StagedMerge(source, table, keys, columns, assigned, everywhere, words)
+
+
+def merge_source(merge: Tree) -> Tree:
+    """``SELECT * FROM`` the source of a MERGE."""
+    select = pb.SelectStmt(limit_option=pb.LIMIT_OPTION_DEFAULT, op=pb.SETOP_NONE)
+    select.from_clause.append(copied(merge.source_relation))
+    select.target_list.append(target(expression("*")))
+    if merge.HasField("with_clause"):
+        select.with_clause.CopyFrom(merge.with_clause)
+    return select
+
+
+def source_item(source: CompiledQuery) -> tuple[str, tuple[str, ...]]:
+    """What the one item of `merge_source` is called, and its columns. Raise `UnsupportedStatement`."""
+    items = source.analysis.scope_of(source.statement.node.select_stmt).items
+    if len(items) != 1 or items[0].columns is None:
+        raise refuse("SP132", "the columns of the source are not certain")
+    return items[0].alias, items[0].columns
+
+
+def read_rows(merge: Tree, alias: str) -> None:
+    """Let a MERGE read the rows that were found, `ITEM`, in the place of its source."""
+    rows = pb.RangeVar(relname=ITEM, inh=True, relpersistence="p", alias=pb.Alias(aliasname=alias))
     merge.source_relation.CopyFrom(pb.Node(range_var=rows))
     merge.ClearField("with_clause")
-    words = generated(merge, statement, topology)
-    return StagedMerge(source, table, keys, item.columns, assigned, everywhere, words)
 
 
 def merge_target(statement: Statement, topology: Topology) -> Table:

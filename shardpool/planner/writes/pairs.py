@@ -20,7 +20,17 @@ from shardpool.planner.refusals import refuse
 from shardpool.planner.rewrite import copied, expression, rewritten, target
 from shardpool.planner.safety import moving_parameters, not_repeatable
 from shardpool.planner.statement import Statement
-from shardpool.planner.writes.merges import assigned_by, evaluated, inserted_keys, join_type, merge_target
+from shardpool.planner.writes.merges import (
+    ITEM,
+    assigned_by,
+    evaluated,
+    inserted_keys,
+    join_type,
+    merge_source,
+    merge_target,
+    read_rows,
+    source_item,
+)
 from shardpool.planner.writes.staged import (
     ROWS,
     alias_of,
@@ -41,7 +51,6 @@ from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Placement, Topology
 from shardpool.topology.tables import Table
 
-_ITEM = f"{ROWS}_item"
 _MATCH = f"{ROWS}_match"
 _HERE = f"{ROWS}_here"
 #: The kinds of joins with their sides exchanged.
@@ -80,7 +89,7 @@ class PairedMerge:
             raise refuse("SP132", f"{self.columns[found.types.index('')]} of the source is of a type of yours")
         width, own = len(self.columns), len(self.table.columns)
         rows = typed_rows((*self.columns, *map(_hidden, range(own))), found.types[: width + own])
-        sql = self.words.replace(_ITEM, rows).replace(_MATCH, self._same())
+        sql = self.words.replace(ITEM, rows).replace(_MATCH, self._same())
         steps: list[Step] = []
         for placement, there in sorted(
             self._placed(found, topology).items(), key=lambda it: (it[0].shard, it[0].partition.id)
@@ -145,9 +154,9 @@ def compile_paired_merge(statement: Statement, topology: Topology) -> PairedMerg
         raise refuse("SP132", f"table {table.name!r} has no primary key to write its rows by")
     clauses = evaluated(merge)
     check_around(clauses, topology)
-    select = _source(merge)
-    select.from_clause.append(copied(merge.source_relation))
-    other, columns = _item(select, statement, topology)
+    select = merge_source(merge)
+    other, columns = source_item(compile_source(select, statement, topology))
+    select.target_list[0].CopyFrom(target(expression(f"{quote(other)}.*")))
     _check_whole_rows(clauses, alias, other)
     keys = _keys(merge, table, alias, other, topology)
     kind = join_type(merge)
@@ -167,32 +176,11 @@ def compile_paired_merge(statement: Statement, topology: Topology) -> PairedMerg
         select.target_list.append(target(value, _hidden(place)))
     select.target_list.extend(target(key, _hidden(len(table.columns) + place)) for place, key in enumerate(keys))
     source = compile_source(select, statement, topology)
-    rows = pb.RangeVar(relname=_ITEM, inh=True, relpersistence="p", alias=pb.Alias(aliasname=other))
-    merge.source_relation.CopyFrom(pb.Node(range_var=rows))
+    read_rows(merge, other)
     merge.join_condition.CopyFrom(expression(_MATCH))
-    merge.ClearField("with_clause")
     words = generated(merge, statement, topology)
     assigned = assigned_by(merge, table, statement)
     return PairedMerge(source, table, alias, other, columns, bool(keys), assigned, words)
-
-
-def _source(merge: Tree) -> Tree:
-    """``SELECT <source>.*``, without its FROM."""
-    select = pb.SelectStmt(limit_option=pb.LIMIT_OPTION_DEFAULT, op=pb.SETOP_NONE)
-    select.target_list.append(target(expression("*")))
-    if merge.HasField("with_clause"):
-        select.with_clause.CopyFrom(merge.with_clause)
-    return select
-
-
-def _item(select: Tree, statement: Statement, topology: Topology) -> tuple[str, tuple[str, ...]]:
-    """The name of the source and its columns. In *select*, which has nothing else, its star is named then."""
-    query = compile_source(select, statement, topology)
-    items = query.analysis.scope_of(query.statement.node.select_stmt).items
-    if len(items) != 1 or items[0].columns is None:
-        raise refuse("SP132", "the columns of the source are not certain")
-    select.target_list[0].CopyFrom(target(expression(f"{quote(items[0].alias)}.*")))
-    return items[0].alias, items[0].columns
 
 
 def _tell_rows_alone(merge: Tree, alias: str, other: str) -> None:
