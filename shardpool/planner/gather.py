@@ -11,31 +11,24 @@ be reduced by the filtered rows of a reference table, or of a table that was gat
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, UnfaithfulText, has_subquery, is_a, to_sql, unwrap, walk_flat
-from shardpool.planner.carriers import NotPartitionWise
+from shardpool.planner.ast import Tree, UnfaithfulText, has_subquery, to_sql
+from shardpool.planner.filters import Filters
 from shardpool.planner.needed import Needed
 from shardpool.planner.needed_rows import (
-    bare,
-    conjuncts,
     equalities,
     existence_checks,
-    finds_one,
     joined,
     looked_up_by,
     named_so,
-    removes,
-    sides,
 )
-from shardpool.planner.partitionwise import PartitionWise
 from shardpool.planner.plan import APPENDED_ROWS, SCHEMA_MARKER, rows_of
 from shardpool.planner.rewrite import column, target
-from shardpool.planner.safety import not_repeatable
-from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Fact, Item, Member
+from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Item, Member
 from shardpool.planner.sizes import Statistics, selectivity
 from shardpool.planner.statement import Statement, to_pyformat
 from shardpool.topology.key import KEY_TYPES
@@ -90,13 +83,11 @@ class Sources:
         self._topology = topology
         self._statistics = statistics
         self._everything = everything
-        self._proof = PartitionWise(analysis, statement, topology)
+        self._filters = Filters(analysis, statement, topology)
         #: Occurrences whose needed rows stand in a temporary table of every shard: its name.
         self.spread: dict[Item, str] = {}
         self._shares: dict[Item, float] = {}
         self._dropped = False
-        self._own = cache(self._own_conditions)
-        self._facts = cache(self._judged_facts)
         self._own_share = cache(self._guess_own_share)
         self._equalities = cache(equalities)
 
@@ -145,22 +136,10 @@ class Sources:
         """
         tables = [item.table for item in occurrences]
         alone = [item for item in occurrences if tables.count(item.table) == 1 and not item.sampled]
-        found = [fact.condition for item in alone for fact, filters in self._facts(item) if filters]
-        found += [condition for item in alone for condition in self._settled(item, ())]
-        found = [condition for condition in found if getattr(unwrap(condition), "location", 0) > 0]
+        found = self._filters.settled(alone)
         self._needed = Needed(self._select_stmt, self._analysis, found)
         self._dropped = bool(found)
         return found
-
-    def _settled(self, item: Item, path: tuple[Item, ...]) -> Iterator[Tree]:
-        """Yield the conditions of the reference tables of which each needed row of *item* finds one row, by its key."""
-        for fact in item.scope.facts:
-            for own, (other, name) in sides(fact, item) if fact.items is None else ():
-                if own[0] is not item or other in (item, *path) or not finds_one(own, (other, name)):
-                    continue
-                conditions = [fact.condition for fact in other.scope.facts if fact.items is None]
-                yield from (found for found in conditions if self._filters(Fact(None, frozenset(), found), other))
-                yield from self._settled(other, (*path, item))
 
     def mark_spread(self, name: str, occurrences: Collection[Item], table: str) -> None:
         """From now on the needed rows of a table, in the temporary *table*, can reduce others."""
@@ -199,7 +178,7 @@ class Sources:
 
     def _guess_own_share(self, item: Item) -> float:
         """Guess the share of a table's rows that pass the item's own conditions; PostgreSQL guesses for large ones."""
-        own = self._own(item)
+        own = self._filters.own(item)
         if not own or item.table is None:
             return 1.0
         size = self._statistics.size(item.table.name)
@@ -217,55 +196,11 @@ class Sources:
         """The OR, over the occurrences, of each one's own conditions; None if one occurrence has none."""
         choices = []
         for item in items:
-            parts = [] if item.sampled else [*self._own(item), *self._reductions(item, ())]
+            parts = [] if item.sampled else [*self._filters.own(item), *self._reductions(item, ())]
             if not parts:
                 return None
             choices.append(joined(pb.AND_EXPR, parts))
         return joined(pb.OR_EXPR, choices)
-
-    def _own_conditions(self, item: Item) -> list[Tree]:
-        found = []
-        for fact, filters in self._facts(item):
-            if filters:
-                found.append(bare(fact.condition))
-            elif is_a(fact.condition, "bool_expr") and fact.condition.bool_expr.boolop == pb.OR_EXPR:
-                found += self._implied(fact, item)
-        return found
-
-    def _judged_facts(self, item: Item) -> list[tuple[Fact, bool]]:
-        return [(fact, self._filters(fact, item)) for fact in item.scope.facts]
-
-    def _implied(self, fact: Fact, item: Item) -> list[Tree]:
-        """Of ``(own AND other) OR (own AND other)`` the OR of the item's own parts."""
-        choices = []
-        for branch in fact.condition.bool_expr.args:
-            own = [part for part in conjuncts(branch) if self._filters(replace(fact, condition=part), item)]
-            if not own:
-                return []
-            choices.append(joined(pb.AND_EXPR, [bare(part) for part in own]))
-        return [joined(pb.OR_EXPR, choices)]
-
-    def _filters(self, fact: Fact, item: Item) -> bool:
-        """Whether rows of *item* that fail the condition can be left out beforehand."""
-        if fact.condition is None or not removes(fact, item):
-            return False
-        nodes = list(walk_flat(fact.condition))
-        members = [item.scope.resolve(node, fact.visible) for node in nodes if isinstance(node, pb.ColumnRef)]
-        if not members or not all(m is not None and m[0] is item and named_so(item, m[1]) for m in members):
-            return False
-        links = [node for node in nodes if isinstance(node, pb.SubLink)]
-        if not all(self._is_answered_everywhere(link) for link in links):
-            return False
-        return not_repeatable(fact.condition, self._topology, item.scope, whole=bool(links)) is None
-
-    def _is_answered_everywhere(self, link: Tree) -> bool:
-        """Whether a subquery reads stages and reference tables only, and looks at nothing outside of itself."""
-        select = link.subselect.select_stmt
-        try:
-            same = self._proof.query(select) is None
-        except NotPartitionWise:
-            return False
-        return same and self._analysis.stands_alone(select)
 
     def _reductions(self, item: Item, path: tuple[Item, ...]) -> list[Tree]:
         """Conditions of the form ``column IN (SELECT ...)`` that needed rows fulfil."""
@@ -289,7 +224,7 @@ class Sources:
         elif item.table.sharded:
             return None
         else:
-            conditions = [*self._own(item), *self._reductions(item, path)]
+            conditions = [*self._filters.own(item), *self._reductions(item, path)]
             if not conditions:
                 return None
             source = pb.RangeVar(relname=item.table.name, inh=True, relpersistence="p")

@@ -8,15 +8,13 @@ are run first, as queries of their own in the same manner.
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from dataclasses import dataclass, replace
 
 from shardpool.planner.analyse import analyse
 from shardpool.planner.ast import Tree, UnfaithfulText
+from shardpool.planner.choices import Choice, Choices
 from shardpool.planner.clauses import has_full_join
 from shardpool.planner.gather import Source, Sources
 from shardpool.planner.needed import takes_whole_rows
@@ -30,8 +28,7 @@ from shardpool.planner.plan import (
     Relation,
     Stage,
 )
-from shardpool.planner.pushdown import Pushdown, Queries, lie_together, placed_text, queries, written
-from shardpool.planner.repartition import repartitions
+from shardpool.planner.pushdown import Pushdown, placed_text, written
 from shardpool.planner.scopes import Analysis, Columns, Item
 from shardpool.planner.sizes import Statistics
 from shardpool.planner.staged_plan import Pinned, Stages
@@ -39,14 +36,8 @@ from shardpool.planner.statement import Statement
 from shardpool.planner.subqueries import Subqueries, output_columns
 from shardpool.topology.shard_map import Topology
 
-#: Bytes that travel to every shard may be more than to one: the shards then share the rest of the work.
-SPREAD_BONUS = 2.0
-#: Dividing tables among all shards must save this, in bytes: it takes more statements, and the rows lie in files.
-DIVIDING = 8 * 1024 * 1024
 #: Plans that move less than this are good enough, in bytes.
 CHEAP = 1024 * 1024
-#: Differences below this are not worth the choice, in bytes.
-SMALL = 256 * 1024
 
 
 def plan_stages(statement: Statement, analysis: Analysis, topology: Topology, statistics: Statistics) -> Stages | str:
@@ -84,31 +75,13 @@ class _Query:
 
 
 @dataclass(frozen=True)
-class _Choice:
-    """A way to answer a query: tables that are gathered, those that stay, and the bytes that are guessed to travel.
-
-    With `in_place` the gathered ones are spread; those in `divided` are divided among the shards by a column.
-    """
-
-    travels: float
-    gathered: list[Item]
-    in_place: list[Item] = field(default_factory=list)
-    divided: Mapping[Item, str] = field(default_factory=dict)
-
-    def divided_tables(self) -> list[tuple[str, str]]:
-        """The tables to divide, with the column's name in the table."""
-        columns = ((item.table, item.column(name)) for item, name in self.divided.items())
-        return sorted({(table.name, column.name) for table, column in columns if table is not None and column})
-
-
-@dataclass(frozen=True)
 class _Way:
     """A choice for a query whose subqueries are done by *stages*; `travelling` counts what these move, too."""
 
     select: Tree
     analysis: Analysis
     sources: Sources
-    choice: _Choice
+    choice: Choice
     stages: list[tuple[Stage, Pinned | None]]
     travelling: float
 
@@ -123,7 +96,7 @@ class _Planner:
         self._columns: dict[str, Columns] = {}
         self._travelling = 0.0
         self._analyses: dict[int, tuple[Tree, Analysis]] = {}
-        self._proven: dict[tuple[Analysis, frozenset[Item], frozenset[tuple[Item, str]]], Queries | str] = {}
+        self._choices = Choices(statement, topology, statistics, self._name)
         #: Subqueries that were planned: the table with the rows, the stages that make it, and what travels for it.
         self._planned: dict[bytes, tuple[str | None, list[tuple[Stage, Pinned | None]], float]] = {}
 
@@ -223,76 +196,12 @@ class _Planner:
 
     def _ways(self, select: Tree, analysis: Analysis) -> list[_Way]:
         """Return the ways to answer a query after the stages of its subqueries, the best one first."""
-        sharded = [item for item in analysis.occurrences if item.table is not None and item.table.sharded]
-        in_place = self._in_place(select, analysis, sharded)
-        spread = [item for item in sharded if item not in in_place]
         sources = Sources(select, analysis, self._statement, self._topology, self._statistics)
-        shards = len(self._topology.shard_map.by_shard())
-        choices: list[_Choice] = []
-        if in_place:
-            travels = sources.bytes_of(spread) * shards / SPREAD_BONUS - SMALL
-            choices.append(_Choice(travels, spread, in_place))
-        if spread or not in_place:
-            # Where next to nothing is spread, gathering is a way out only, and not worth the shards' estimates.
-            least = choices and choices[0].travels <= 0
-            choices.append(_Choice(math.inf if least else sources.bytes_of(sharded), sharded))
-        if spread and shards > 1 and min(choice.travels for choice in choices) > DIVIDING:
-            choices += self._dividing(select, analysis, sources, sharded, shards)
         stages, already = self.stages, self._travelling
         return [
             _Way(select, analysis, sources, choice, stages, max(choice.travels, 0.0) + already)
-            for choice in sorted(choices, key=lambda choice: choice.travels)
+            for choice in self._choices.of(select, analysis, sources)
         ]
-
-    def _dividing(
-        self, select: Tree, analysis: Analysis, sources: Sources, sharded: list[Item], shards: int
-    ) -> Iterator[_Choice]:
-        """The ways to divide large tables anew by the columns on which they are joined, the others being spread."""
-        for divided in repartitions(sharded, self._statement, self._size):
-            rest = [item for item in sharded if item not in divided]
-            if not isinstance(self._queries(select, analysis, rest, divided), str):
-                alone = sources.bytes_of(list(divided)) / shards
-                spread = sources.bytes_of(rest) * shards
-                yield _Choice((alone + spread) / SPREAD_BONUS + DIVIDING, sharded, divided=divided)
-
-    def _in_place(self, select: Tree, analysis: Analysis, sharded: list[Item]) -> list[Item]:
-        """The occurrences that stay where they are: the largest one that can, and all that lie with it."""
-        ordered = sorted(sharded, key=lambda item: self._size(item.table.name if item.table else ""), reverse=True)
-
-        def lie(in_place: list[Item]) -> bool:
-            spread = [item for item in sharded if item not in in_place]
-            return lie_together(select, analysis, self._statement, self._topology, spread)
-
-        def works(in_place: list[Item]) -> bool:
-            spread = [item for item in sharded if item not in in_place]
-            return not isinstance(self._queries(select, analysis, spread), str)
-
-        for first in ordered:
-            # Whether a table lies with others is asked first: it is quicker to say.
-            found = _largest(first, ordered, lie) if len(ordered) > 1 else [first]
-            if found and not works(found):
-                found = _largest(first, ordered, works)
-            if found:
-                return found
-        return []
-
-    def _queries(
-        self,
-        select: Tree,
-        analysis: Analysis,
-        spread: Collection[Item],
-        divided: Mapping[Item, str] = MappingProxyType({}),
-    ) -> Queries | str:
-        """Return the queries of a choice, which are made once."""
-        choice = analysis, frozenset(spread), frozenset(divided.items())
-        if choice not in self._proven:
-            table = self._name("partial")
-            found = queries(select, analysis, self._statement, self._topology, spread, divided, table)
-            self._proven[choice] = found
-        return self._proven[choice]
-
-    def _size(self, table: str) -> float:
-        return self._statistics.size(table).bytes
 
     def _query_over(self, way: _Way) -> _Query | None:
         """Write a way down; its stages are added to those of its subqueries. None if it cannot be."""
@@ -318,7 +227,7 @@ class _Planner:
             spread |= dict.fromkeys(items, gather(table, items, column))
         then: Pushdown | MergeQuery
         if choice.in_place or choice.divided:
-            proven = self._queries(select, analysis, spread.keys() - choice.divided.keys(), choice.divided)
+            proven = self._choices.queries(select, analysis, spread.keys() - choice.divided.keys(), choice.divided)
             if isinstance(proven, str):
                 return None
             found = written(proven, select, analysis, self._statement, self._topology, spread, dropped)
@@ -330,17 +239,6 @@ class _Planner:
             then, roots, lists = MergeQuery(text), (), ()
         self.stages = [*way.stages, *added]
         return _Query(then, Pinned(pins, analysis, roots, lists, bool(choice.divided)), way.travelling)
-
-
-def _largest(first: Item, ordered: Iterable[Item], works: Callable[[list[Item]], bool]) -> list[Item]:
-    """Return *first* and, one after another, those with which it *works*; nothing if it does not alone."""
-    found = [first]
-    if not works(found):
-        return []
-    for item in ordered:
-        if item is not first and works([*found, item]):
-            found.append(item)
-    return found
 
 
 def _merge_sql(pushdown: Pushdown) -> str:
