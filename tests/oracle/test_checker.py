@@ -16,6 +16,7 @@ from shardpool.executor import stages
 from shardpool.planner import (
     aggregates,
     analyse,
+    filters,
     gather,
     groups,
     ladder,
@@ -170,7 +171,7 @@ def the_merge_forgets_where_nulls_go(patch: pytest.MonkeyPatch) -> None:
 
 @plant("select count(*) from orders o left join customers c on c.level = o.small where c.level is null")
 def a_filter_sinks_below_the_null_supplying_side(patch: pytest.MonkeyPatch) -> None:
-    for module in (gather, needed_rows):
+    for module in (filters, needed_rows):
         patch.setattr(module, "removes", lambda fact, item: fact.holds_for(item))
 
 
@@ -180,7 +181,7 @@ def a_filter_sinks_below_the_null_supplying_side(patch: pytest.MonkeyPatch) -> N
 )
 def kept_rows_are_reduced(patch: pytest.MonkeyPatch) -> None:
     """The rows of the kept side of an outer join are dropped where the other side has none for them."""
-    for module in (gather, needed_rows):
+    for module in (filters, needed_rows):
         patch.setattr(module, "removes", lambda fact, item: True)
 
 
@@ -347,7 +348,7 @@ def a_shard_s_rows_are_lost(patch: pytest.MonkeyPatch) -> None:
     "join country k on k.customer_id = c.customer_id where k.name = 'Brazil' order by 1"
 )
 def a_condition_that_reduced_a_table_is_not_checked_where_it_must_be(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(gather, "finds_one", lambda own, other: True)
+    patch.setattr(filters, "finds_one", lambda own, other: True)
 
 
 @plant(

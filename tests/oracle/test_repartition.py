@@ -11,7 +11,7 @@ import pytest
 
 from shardpool.errors import ShardpoolError
 from shardpool.executor import dividing
-from shardpool.planner import repartition, stages
+from shardpool.planner import choices, repartition
 from shardpool.planner.plan import Relation, StagesPlan
 from tests.oracle.corpus import Case, cases
 from tests.oracle.generator import Generator
@@ -37,7 +37,7 @@ JOINS = [
 @pytest.fixture
 def cheap(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Dividing is taken wherever it can be. Plans that were made so do not outlive the test."""
-    monkeypatch.setattr(stages, "DIVIDING", -1e15)
+    monkeypatch.setattr(choices, "DIVIDING", -1e15)
     oracle.forget_plans()
     yield monkeypatch
     monkeypatch.undo()
