@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import psycopg2
+from psycopg2 import errors
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from shardpool import faults
 from shardpool.errors import CutoverTimeout, MoveError, ShardUnavailable
@@ -38,9 +39,7 @@ def _follow_log(move: Move) -> None:
     record, source = move.record, move.servers.source
     tables = captured_tables(move, source, record.schema)
     patience = move.router.config.moves.patience
-    # It waits for whoever keeps the tables from being vacuumed; no writer waits behind it.
-    wait_for_old(source, record.schema, tenders, str(record))
-    create_publication(source, record.capture, record.schema, tables)
+    _publish(move, tables)
     # Now no definition can change unseen.
     if found := untold(source, record.schema):
         raise MoveError(f"{record}: changes on {record.source} cannot be followed: {'; '.join(found)}")
@@ -49,7 +48,7 @@ def _follow_log(move: Move) -> None:
     name = slot_name(source, record.capture)
     try:
         together([Work(source, lambda: create_slot(source, name, patience))])
-    except psycopg2.errors.QueryCanceled as error:
+    except errors.QueryCanceled as error:
         source.rollback()
         who = ", ".join(map(str, read_server_writers(source))) or "transactions that have ended by now"
         raise CutoverTimeout(
@@ -59,6 +58,21 @@ def _follow_log(move: Move) -> None:
     # A writer may be in the log already, where the slot begins, and be seen by snapshots only later. Whoever has
     # written ends before the lock is granted, and will be copied; whoever writes later is told.
     once_writers_ended(move, [it.table.name for it in tables])
+
+
+def _publish(move: Move, tables: Sequence[Captured]) -> None:
+    """Create the publication. It waits for whoever keeps the tables from being vacuumed; no writer waits behind it.
+
+    Raise `CutoverTimeout` if one does not end; whoever was too young to be waited for is old at the second try.
+    """
+    record, source = move.record, move.servers.source
+    for attempt in Retrying(
+        retry=retry_if_exception_type(errors.LockNotAvailable), stop=stop_after_attempt(2), reraise=True
+    ):
+        with attempt:
+            source.rollback()
+            wait_for_old(source, record.schema, tenders, str(record))
+            create_publication(source, record.capture, record.schema, tables)
 
 
 def check_captured(move: Move) -> None:

@@ -128,7 +128,7 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
         "select * from endless",
     ),
     "SP143": (
-        "the row of view {what!r} as one value is a record, and pg_typeof or a function of yours may look at its type",
+        "the row of view {what!r} as one value is a record: pg_typeof, a function of yours or (...).field sees that",
         "name the columns, or make it a value by to_jsonb; another alias, if a column of this name is meant",
         "select large, pg_typeof(large) from large",
     ),

@@ -17,7 +17,7 @@ import postgast
 from postgast import pg_query_pb2 as pb
 
 from shardpool.errors import InvalidSQL
-from shardpool.planner.ast import Tree, children, column_fields, names, parse, walk
+from shardpool.planner.ast import Tree, children, column_fields, is_a, names, parse, walk
 from shardpool.planner.positions import same
 from shardpool.planner.refusals import refuse
 from shardpool.planner.statement import Edit, Statement
@@ -183,10 +183,11 @@ def _meant(statement: Statement, ctes: frozenset[str], topology: Topology) -> Tr
 def _check_whole_rows(nodes: list[Tree], uses: list[Tree], topology: Topology) -> None:
     """Refuse ``SELECT f(v) FROM v``: the row of a subquery is a record, that of a view has a type of its own.
 
-    As values they are alike, but what looks at the type sees the difference: pg_typeof, and functions of the user.
+    As values they are alike, but what looks at the type sees the difference: pg_typeof, functions of the user, and a
+    field of a row that was computed.
     """
     looking = topology.user_functions | {"pg_typeof"}
-    if not any(_called(node) & looking for node in nodes):
+    if not any(_called(node) & looking or _takes_field(node) for node in nodes):
         return
     rows: dict[str, str] = {}
     for use in uses:
@@ -211,6 +212,13 @@ def _called(node: Tree) -> set[str]:
     if isinstance(node, pb.ColumnRef) and len(node.fields) > 1:
         return {column_fields(node)[-1]}
     return set()
+
+
+def _takes_field(node: Tree) -> bool:
+    """Whether it is ``(f(x)).field`` or so; that of a row of FROM, ``(v).field``, is found in a record, too."""
+    if not isinstance(node, pb.A_Indirection) or is_a(node.arg, "column_ref"):
+        return False
+    return any(is_a(step, "string") or is_a(step, "a_star") for step in node.indirection)
 
 
 def _columns_by_schema(nodes: Iterable[Tree], topology: Topology) -> Iterator[Tree]:

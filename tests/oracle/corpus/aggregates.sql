@@ -254,7 +254,7 @@ select customer_id from orders group by customer_id order by count(*) desc, cust
 
 select code, count(*) as n from orders group by code order by n + 1;
 
-select code, count(*) from orders group by code order by count(*) + max(id) desc;
+select code, count(*) from orders group by code order by count(*) + max(id) desc, code;
 
 select code, count(*) n from orders group by code order by -count(*), code;
 
