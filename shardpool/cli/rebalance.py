@@ -9,7 +9,6 @@ import typer
 from shardpool.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from shardpool.cli.output import show, stdout
 from shardpool.cli.values import duration, size
-from shardpool.errors import JobRefused
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -55,6 +54,7 @@ def rebalance(
     if by not in MEASURES:
         raise typer.BadParameter(f"got --by {by!r}, expected one of {', '.join(MEASURES)}")
     from shardpool.bulk.executors import check_name
+    from shardpool.errors import JobRefused
     from shardpool.moves import plan_rebalance
     from shardpool.router import Router
 
