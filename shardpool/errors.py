@@ -60,7 +60,7 @@ change by the caller and surely did nothing this time.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import sqlalchemy.exc
 
@@ -69,6 +69,16 @@ class ShardpoolError(Exception):
     """Base of all errors of this package."""
 
     retryable: ClassVar[bool] = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Come from another process as it was there: not made anew by a class that wants other arguments."""
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[ShardpoolError], args: tuple[Any, ...], fields: Mapping[str, Any]) -> ShardpoolError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(fields)
+    return error
 
 
 class ConfigError(ShardpoolError):

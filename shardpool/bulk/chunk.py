@@ -11,9 +11,11 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from shardpool.topology.tables import Column
+
+Ends = TypeVar("Ends", covariant=True)
 
 #: A row as COPY's text format has it, without the newline.
 Record = bytes
@@ -165,10 +167,14 @@ class Opened:
     refresh: Callable[[], None] = lambda: None
 
 
-class Work(Protocol):
-    """A job as it is sent to another process: small, and able to open its ends there. `token` tells jobs apart."""
+class Sent(Protocol[Ends]):
+    """Work as it is sent to another process: small, and able to open there what it needs. `token` tells works apart."""
 
     @property
     def token(self) -> str: ...
 
-    def open(self) -> AbstractContextManager[Opened]: ...
+    def open(self) -> AbstractContextManager[Ends]: ...
+
+
+#: A job as it is sent to another process.
+Work = Sent[Opened]

@@ -18,14 +18,14 @@ Result = TypeVar("Result")
 
 #: How often, in seconds, a coordinator that waits for its workers looks around.
 INTERVAL = 0.2
-#: So long no task may come to an end, in seconds. All that a chunk waits for is bounded, and takes less.
+#: So long, in seconds, a crew waits for a sign of life. All that a chunk waits for is bounded, and takes less.
 SILENCE = 1800.0
 
 
 class Crew(Generic[Task, Result]):
     """Runs *tasks* on *executor*: at most *workers* at once, *per_shard* of one shard, each when it *may_begin*.
 
-    Within *silence* seconds some task must come to its end.
+    Within `SILENCE` seconds some task must come to its end, or be heard of (`hear`).
     """
 
     def __init__(
@@ -36,12 +36,12 @@ class Crew(Generic[Task, Result]):
         shards_of: Callable[[Task], tuple[str, ...]],
         tasks: Sequence[Task],
         may_begin: Callable[[], bool] = lambda: True,
-        silence: float = SILENCE,
     ) -> None:
         self._executor, self._workers, self._per_shard, self._shards_of = executor, workers, per_shard, shards_of
-        self._may_begin, self._silence = may_begin, silence
+        self._may_begin = may_begin
         self._waiting = list(tasks)
         self._running: dict[Future[Result], Task] = {}
+        self._heard = time.monotonic()
 
     def run(
         self,
@@ -53,35 +53,42 @@ class Crew(Generic[Task, Result]):
         """Work until all is done or *go_on* returns false; in any case until nothing runs any more.
 
         *take* gets each result, in this thread. The first failure is raised when nothing runs any more; what runs is
-        let go on to its end. If this thread was interrupted, *interrupted* is told first what runs.
+        let go on to its end. If this thread was interrupted, *interrupted* is told what runs, until nothing does; of a
+        second interrupt nobody is told, and nothing waited for.
         """
         failure: BaseException | None = None
-        heard = time.monotonic()
         while self._running or (self._waiting and failure is None):
             if not self._running:
-                heard = time.monotonic()
+                self.hear()
             try:
                 if failure is None and go_on():
                     self._submit(submit)
                 elif not self._running:
                     break
                 for task, outcome in self._finished():
-                    heard = time.monotonic()
+                    self.hear()
                     error = outcome.exception()
                     if error is None:
                         take(task, outcome.result())
                     else:
                         failure = failure or TaskFailed(task, error)
-                if time.monotonic() - heard > self._silence:
+                if time.monotonic() - self._heard > SILENCE:
                     self._running.clear()
-                    raise JobFailed(f"no chunk came to its end for {self._silence:g} s: has the executor lost workers?")
+                    raise JobFailed(f"nothing was heard of any worker for {SILENCE:g} s: has the executor lost them?")
+                if _interrupts(failure):
+                    interrupted(list(self._running.values()))
             except Exception as error:
-                failure = error
+                failure = failure or error
             except BaseException as error:
+                if _interrupts(failure):
+                    raise
                 failure = error
-                interrupted(list(self._running.values()))
         if failure is not None:
             raise failure
+
+    def hear(self) -> None:
+        """Note that a task gives a sign of life."""
+        self._heard = time.monotonic()
 
     def _submit(self, submit: Callable[[Executor, Task], Future[Result]]) -> None:
         busy = Counter(shard for task in self._running.values() for shard in self._shards_of(task))
@@ -101,6 +108,10 @@ class Crew(Generic[Task, Result]):
             time.sleep(INTERVAL)
         done, _ = wait(self._running, timeout=INTERVAL, return_when=FIRST_COMPLETED)
         return [(self._running.pop(future), future) for future in done]
+
+
+def _interrupts(failure: BaseException | None) -> bool:
+    return failure is not None and not isinstance(failure, Exception)
 
 
 class TaskFailed(Exception):

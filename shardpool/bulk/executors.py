@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from shardpool.errors import JobRefused
 
+NAMES = ("threads", "processes", "auto")
 DASK = "dask://"
 #: So long, in seconds, for a Dask scheduler to answer.
 CONNECT_TIMEOUT = 5
@@ -24,9 +26,16 @@ T = TypeVar("T")
 
 
 @contextmanager
-def open_executor(name: str, workers: int) -> Iterator[Executor]:
-    """Open the executor *name*: ``threads``, ``processes``, ``auto`` or ``dask://host:port``. Raise `JobRefused`."""
-    others = min(workers, cores()) - 1
+def open_executor(wanted: str | Executor, workers: int) -> Iterator[Executor]:
+    """Open ``threads``, ``processes``, ``auto`` or ``dask://host:port``; an executor is used, and left open.
+
+    Raise `JobRefused`.
+    """
+    if isinstance(wanted, Executor):
+        yield wanted
+        return
+    check_name(wanted)
+    name, others = wanted, min(workers, cores()) - 1
     if name == "threads" or (name == "auto" and not others):
         with ThreadPoolExecutor(workers, thread_name_prefix="shardpool-job") as threads:
             yield threads
@@ -36,11 +45,15 @@ def open_executor(name: str, workers: int) -> Iterator[Executor]:
     elif name == "auto":
         with _processes(others) as processes, Spread(workers, processes, others) as spread:
             yield spread
-    elif name.startswith(DASK):
+    else:
         with _dask(name.removeprefix(DASK)) as cluster:
             yield cluster
-    else:
-        raise JobRefused(f"executor {name!r} is none of threads, processes, auto and dask://host:port")
+
+
+def check_name(name: str) -> None:
+    """Raise `JobRefused` if there is no executor of that name."""
+    if name not in NAMES and not name.startswith(DASK):
+        raise JobRefused(f"executor {name!r} is none of {', '.join(NAMES)} and {DASK}host:port")
 
 
 def cores() -> int:
@@ -87,7 +100,7 @@ def _begin(*sent: object) -> None:
 
 
 def _processes(number: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(number, get_context("spawn"), initializer=end_with_parent)
+    return ProcessPoolExecutor(number, get_context("spawn"), initializer=_belong_to_parent)
 
 
 @contextmanager
@@ -105,6 +118,12 @@ def _dask(address: str) -> Iterator[Executor]:
     with client:
         # A chunk is no function of its arguments: the same one may have to be done again.
         yield client.get_executor(pure=False)
+
+
+def _belong_to_parent() -> None:
+    """Live as long as the coordinator does, and leave Ctrl-C to it: it says what becomes of the work."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
 
 
 def end_with_parent() -> None:

@@ -10,9 +10,9 @@ import atexit
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import psycopg2
 from sqlalchemy.exc import DBAPIError
@@ -27,7 +27,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from shardpool.bulk.chunk import Opened, Stream, Tally, Ticket, Work
+from shardpool.bulk.chunk import Opened, Sent, Stream, Tally, Ticket, Work
 from shardpool.errors import BadRows, ChunkDone, LoadInDoubt, ShardpoolError, StalePlacement
 
 #: SQLSTATEs of which another attempt may be free: deadlock, serialization, lock timeout, too many connections.
@@ -36,6 +36,7 @@ _PASSING = ("40", "53300", "55P03", "57P")
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
+Ends = TypeVar("Ends")
 
 
 @dataclass(frozen=True)
@@ -125,14 +126,14 @@ def is_passing(error: BaseException) -> bool:
 # -- the ends, once per process -------------------------------------------------------------------------------------
 
 _lock = threading.Lock()
-_served: dict[tuple[int, str], Opened] = {}
+_served: dict[tuple[int, str], Any] = {}
 _closing = ExitStack()
 
 
 @contextmanager
-def serving(work: Work, opened: Opened) -> Iterator[None]:
+def serving(work: Sent[Ends], opened: Ends) -> Iterator[None]:
     """Let the threads of this process use *opened* for *work*."""
-    key = (os.getpid(), work.token)
+    key = _key(work)
     _served[key] = opened
     try:
         yield
@@ -140,12 +141,24 @@ def serving(work: Work, opened: Opened) -> Iterator[None]:
         del _served[key]
 
 
-def _opened(work: Work) -> Opened:
+@contextmanager
+def at_hand(work: Sent[Ends]) -> Iterator[Ends]:
+    """Yield what this process serves for *work*; where it serves nothing, open it for this once."""
+    served = _served.get(_key(work))
+    with work.open() if served is None else nullcontext(served) as opened:
+        yield opened
+
+
+def _key(work: Sent[object]) -> tuple[int, str]:
     # A forked process must not use its parent's connections.
-    key = (os.getpid(), work.token)
+    return os.getpid(), work.token
+
+
+def _opened(work: Work) -> Opened:
+    key = _key(work)
     with _lock:
         if key not in _served:
             if not _served:
                 atexit.register(_closing.close)
             _served[key] = _closing.enter_context(work.open())
-        return _served[key]
+        return cast(Opened, _served[key])

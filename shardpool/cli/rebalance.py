@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, cast, get_args
 
 import typer
 
@@ -19,6 +19,14 @@ Measure = Literal["bytes", "rows", "count", "load"]
 MEASURES = get_args(Measure)
 
 
+class Workers(TypedDict):
+    """What carries out a plan, as `apply_rebalance` takes it."""
+
+    parallel: int
+    per_shard: int
+    executor: str
+
+
 def rebalance(
     plan: Annotated[bool, typer.Option("--plan", help="Only show what would move.")] = False,
     apply: Annotated[bool, typer.Option("--apply", help="Move the partitions of the plan.")] = False,
@@ -26,24 +34,38 @@ def rebalance(
     by: Annotated[str, typer.Option("--by", metavar="bytes|rows|count|load", help="What to balance.")] = "bytes",
     parallel: Annotated[int, typer.Option("--parallel", min=1, help="How many partitions move at a time.")] = 1,
     per_shard: Annotated[int, typer.Option("--per-shard", min=1, help="How many to or from one shard.")] = 1,
+    executor: Annotated[
+        str,
+        typer.Option(
+            "--executor", metavar="threads|processes|auto|dask://HOST:PORT", help="Where moves are worked on."
+        ),
+    ] = "threads",
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
     """Balance the partitions over the shards with the fewest bytes moved.
 
     Shares are in proportion to capacities (shard set). Draining shards are emptied, closed ones are left as they are.
-    By load, rows read and written within five seconds count.
+    By load, rows read and written within five seconds count. Interrupted, it undoes the moves under way; killed, it is
+    gone on with by --resume.
     """
     if plan + apply + resume != 1:
         raise typer.BadParameter("say one of --plan, --apply and --resume")
     if by not in MEASURES:
         raise typer.BadParameter(f"got --by {by!r}, expected one of {', '.join(MEASURES)}")
+    from shardpool.bulk.executors import check_name
+    from shardpool.errors import JobRefused
     from shardpool.moves import plan_rebalance
     from shardpool.router import Router
 
+    try:
+        check_name(executor)
+    except JobRefused as error:
+        raise typer.BadParameter(str(error)) from error
+    workers: Workers = {"parallel": parallel, "per_shard": per_shard, "executor": executor}
     with Router.from_file(config, listen=False) as router:
         if resume:
-            show({"reports": _resume(router, parallel, per_shard, as_json), "applied": True}, as_json, _done_picture)
+            show({"reports": _resume(router, workers, as_json), "applied": True}, as_json, _done_picture)
             return
         planned = plan_rebalance(router, by=cast(Measure, by))
         facts = plan_facts(planned)
@@ -52,31 +74,31 @@ def rebalance(
             return
         if not as_json:
             stdout().print(plan_picture(facts))
-        facts["reports"] = _apply(router, planned, parallel, per_shard, as_json)
+        facts["reports"] = _apply(router, planned, workers, as_json)
     facts["applied"] = True
     show(facts, as_json, _done_picture)
 
 
-def _resume(router: Any, parallel: int, per_shard: int, quiet: bool) -> list[dict[str, Any]]:
+def _resume(router: Any, workers: Workers, quiet: bool) -> list[dict[str, Any]]:
     from shardpool.cli.move import report_facts
     from shardpool.cli.moving import watched_moves
     from shardpool.moves import resume_rebalance
 
     with watched_moves({}, quiet=quiet) as progress:
-        reports = resume_rebalance(router, parallel=parallel, per_shard=per_shard, progress=progress)
+        reports = resume_rebalance(router, **workers, progress=progress)
     if reports is None:
         raise typer.BadParameter("no plan was interrupted: say --plan or --apply")
     return [report_facts(it) for it in reports]
 
 
-def _apply(router: Any, planned: RebalancePlan, parallel: int, per_shard: int, quiet: bool) -> list[dict[str, Any]]:
+def _apply(router: Any, planned: RebalancePlan, workers: Workers, quiet: bool) -> list[dict[str, Any]]:
     from shardpool.cli.move import report_facts
     from shardpool.cli.moving import watched_moves
     from shardpool.moves import apply_rebalance
 
     labels = {it.partition: f"{it.source} → {it.target}" for it in planned.moves}
     with watched_moves(labels, quiet=quiet) as progress:
-        reports = apply_rebalance(router, planned, parallel=parallel, per_shard=per_shard, progress=progress)
+        reports = apply_rebalance(router, planned, **workers, progress=progress)
     return [report_facts(it) for it in reports]
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -184,7 +184,7 @@ def _run(
     checks: dict[str, Any] = {}
     shards = sorted(router.topology.shard_map.shards)
     with (
-        nullcontext(executor) if executor is not None else open_executor(spec.executor, options.workers) as workers,
+        open_executor(executor or spec.executor, options.workers) as workers,
         watching(router.engines, shards, options.limits, f"job {record.name}") as throttle,
     ):
         run = Run(

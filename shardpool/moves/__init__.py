@@ -13,6 +13,8 @@ process that died, `reverse` keeps the way back open and `keeping` current. `mod
 A split, merge, pin or unpin (`change`) is the second tuple over several sources or targets, whose pairs are its legs:
 `spread` sorts their rows out by the hash of the key.
 
+A plan of several moves (`plan`, `rebalance`) is carried out on any executor of the runner (`carrying`).
+
 What can go wrong is met in one place each. `guarded`: nobody changes the catalog for a move that another process has
 taken over. `servers`: nobody has a connection for it either. `settle`: from what the catalog says, any process undoes
 or completes any move. `fence`: why no statement reads or writes a partition where it no longer is. `lock`: how writers

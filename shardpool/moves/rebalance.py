@@ -1,32 +1,37 @@
 """Carrying out a plan: several moves at a time, within limits, by a process that others can go on for.
 
 A plan is written into the catalog before its first move. So whoever comes after a process that was killed,
-`resume_rebalance`, goes on with the same plan: with the move that was interrupted first.
+`resume_rebalance`, goes on with the same plan: with the move that was interrupted first. The moves run on any of the
+executors that jobs run on (`carrying`); how far they are the catalog tells, wherever they run.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import suppress
-from math import inf
+
+import psycopg2
+from sqlalchemy.exc import DBAPIError
 
 from shardpool.bulk.crew import Crew, TaskFailed
-from shardpool.errors import CutoverTimeout, PreflightFailed, ShardpoolError
-from shardpool.moves.journal import Journal
-from shardpool.moves.locks import GRACE, move_locked
-from shardpool.moves.partition import move_one
+from shardpool.bulk.executors import open_executor
+from shardpool.bulk.worker import serving
+from shardpool.errors import CatalogUnavailable, CutoverTimeout, MoveError, ShardpoolError
+from shardpool.moves.carrying import MoveWork, Outcome, carry_out
 from shardpool.moves.plan import PlannedMove, RebalancePlan
 from shardpool.moves.progress import DONE, Callback, MoveProgress
-from shardpool.moves.recovery import abort_move, recover_moves, settle_partition
+from shardpool.moves.recovery import abort_move, recover_moves
 from shardpool.moves.runner import MoveReport
 from shardpool.moves.runs import Runs
-from shardpool.moves.steps import is_committed
+from shardpool.moves.status import MoveStatus, move_status
 from shardpool.router import Router
 
-#: So often a plan comes back to partitions that were in use.
+#: So often a plan comes back to partitions that were in use, or whose worker process has died.
 ROUNDS = 3
+#: Seconds between two looks at how far the moves are.
+INTERVAL = 0.4
 
 
 def apply_rebalance(
@@ -35,24 +40,35 @@ def apply_rebalance(
     *,
     parallel: int = 1,
     per_shard: int = 1,
+    executor: str | Executor = "threads",
     progress: Callback | None = None,
 ) -> list[MoveReport]:
     """Carry out a plan; may be called again with the same plan after it was interrupted.
 
-    At most *parallel* partitions move at a time, and *per_shard* to or from one shard. Partitions that are in use are
-    tried again after the others. *progress* is called from several threads, one at a time. When a move fails, those
-    under way are completed, and no other begins. Raise as `move_partition` does, and `PreflightFailed` for a partition
-    that was moved elsewhere since the plan was made.
+    At most *parallel* partitions move at a time, and *per_shard* to or from one shard: on *executor*, which is
+    ``threads``, ``processes``, ``auto``, ``dask://host:port``, or any that was opened. Other processes open routers by
+    the configuration of *router* (passwords of a callable are not known there). Partitions that are in use are tried
+    again after the others; so is what a process was moving that died. *progress* is called in this thread, a few times
+    a second. When a move fails, those under way are completed, and no other begins; when this thread is interrupted,
+    they are undone.
+
+    Raise as `move_partition` does, `PreflightFailed` for a partition that was moved elsewhere since the plan was made,
+    `JobRefused` for an executor that is not there, and `MoveError` if processes die again and again.
     """
     runs = Runs(router.catalog)
     number = runs.begin(plan.moves)
-    reports = _Application(router, parallel, per_shard, progress).run(plan.moves)
+    reports = _Application(router, parallel, per_shard, executor, progress).run(plan.moves)
     runs.end(number)
     return reports
 
 
 def resume_rebalance(
-    router: Router, *, parallel: int = 1, per_shard: int = 1, progress: Callback | None = None
+    router: Router,
+    *,
+    parallel: int = 1,
+    per_shard: int = 1,
+    executor: str | Executor = "threads",
+    progress: Callback | None = None,
 ) -> list[MoveReport] | None:
     """Go on with the plan whose process is gone; return None if there is none. As `apply_rebalance`."""
     runs = Runs(router.catalog)
@@ -60,7 +76,7 @@ def resume_rebalance(
     if found is None:
         return None
     number, moves = found
-    reports = _Application(router, parallel, per_shard, progress).run(moves)
+    reports = _Application(router, parallel, per_shard, executor, progress).run(moves)
     runs.end(number)
     return reports
 
@@ -68,86 +84,82 @@ def resume_rebalance(
 class _Application:
     """One run over planned moves."""
 
-    def __init__(self, router: Router, parallel: int, per_shard: int, progress: Callback | None) -> None:
-        self._router = router
-        self._parallel, self._per_shard = parallel, per_shard
-        self._lock = threading.Lock()
-        self._progress = progress
+    def __init__(
+        self, router: Router, parallel: int, per_shard: int, executor: str | Executor, progress: Callback | None
+    ) -> None:
+        self._router, self._work = router, MoveWork(router.config)
+        self._parallel, self._per_shard, self._executor = parallel, per_shard, executor
+        self._progress: Callback = progress or (lambda state: None)
+        self._reports: list[MoveReport] = []
+        self._began: dict[int, float] = {}
+        self._told = time.monotonic()
 
-    def run(self, moves: Iterable[PlannedMove]) -> list[MoveReport]:
-        remaining = list(moves)
-        recover_moves(self._router, leave={planned.partition for planned in remaining})
-        reports: list[MoveReport] = []
-        for last in (False,) * (ROUNDS - 1) + (True,):
-            remaining = self._round(remaining, reports, last)
-        return reports
+    def run(self, moves: Sequence[PlannedMove]) -> list[MoveReport]:
+        recover_moves(self._router, leave={planned.partition for planned in moves})
+        try:
+            for last in (False,) * (ROUNDS - 1) + (True,):
+                if moves:
+                    moves = self._round(moves, last)
+        finally:
+            with suppress(CatalogUnavailable):  # then the router will hear of it later
+                self._router.refresh()
+        return self._reports
 
-    def _round(self, moves: Sequence[PlannedMove], reports: list[MoveReport], last: bool) -> list[PlannedMove]:
-        """Do all moves; return those whose partitions were in use. If it is the *last* round, that is an error."""
-        busy: list[PlannedMove] = []
+    def _round(self, moves: Sequence[PlannedMove], last: bool) -> list[PlannedMove]:
+        """Do all moves; return those to be tried again. If it is the *last* round, there being any is an error."""
+        left = list(moves)
 
-        def take(planned: PlannedMove, outcome: MoveReport | CutoverTimeout | None) -> None:
-            if isinstance(outcome, CutoverTimeout):
-                busy.append(planned)
-            elif outcome is not None:
-                reports.append(outcome)
+        def take(planned: PlannedMove, outcome: Outcome) -> None:
+            if not isinstance(outcome, CutoverTimeout):
+                left.remove(planned)
+            if isinstance(outcome, MoveReport):
+                self._take(outcome)
 
-        with ThreadPoolExecutor(self._parallel, "shardpool-rebalance") as executor:
-            crew = Crew[PlannedMove, MoveReport | CutoverTimeout | None](
-                executor, self._parallel, self._per_shard, lambda it: (it.source, it.target), moves, silence=inf
+        def submit(executor: Executor, planned: PlannedMove) -> Future[Outcome]:
+            self._began[planned.partition] = time.monotonic()
+            return executor.submit(carry_out, self._work, planned, last)
+
+        with open_executor(self._executor, self._parallel) as workers, serving(self._work, self._router):
+            crew = Crew[PlannedMove, Outcome](
+                workers, self._parallel, self._per_shard, lambda it: (it.source, it.target), moves
             )
             try:
-                crew.run(lambda it, planned: it.submit(self._move, planned, last), take, interrupted=self._abort)
-            except TaskFailed as failed:
-                raise failed.error from failed.error.__cause__
-        return busy
+                crew.run(submit, take, lambda: self._look(crew), interrupted=self._abort)
+            except (TaskFailed, BrokenExecutor) as failed:
+                error = failed.error if isinstance(failed, TaskFailed) else failed
+                if not isinstance(error, BrokenExecutor):
+                    raise error from error.__cause__
+                if last:
+                    raise MoveError(
+                        f"processes that moved partitions died ({error}): resume_rebalance (shardpool rebalance "
+                        "--resume) goes on with what they have left"
+                    ) from error
+        return left
+
+    def _take(self, report: MoveReport) -> None:
+        self._reports.append(report)
+        self._began.pop(report.partition, None)
+        self._progress(MoveProgress(report.partition, DONE, report.rows, report.bytes, report.bytes, report.seconds))
+
+    def _look(self, crew: Crew[PlannedMove, Outcome]) -> bool:
+        """Read in the catalog how far the moves are, and tell."""
+        if time.monotonic() - self._told < INTERVAL:
+            return True
+        self._told = time.monotonic()
+        found: list[MoveStatus] = []
+        with suppress(CatalogUnavailable):  # moves wait for it themselves
+            found = [it for it in move_status(self._router) if it.partition in self._began]
+        for state in found:
+            if not state.frozen:
+                crew.hear()
+            seconds = time.monotonic() - self._began[state.partition]
+            self._progress(
+                MoveProgress(state.partition, state.step, state.rows, state.bytes, state.total_bytes, seconds)
+            )
+        return True
 
     def _abort(self, running: Sequence[PlannedMove]) -> None:
         """Undo the moves under way, as a single one is when it is interrupted."""
         for planned in running:
-            with suppress(ShardpoolError):
+            with suppress(ShardpoolError, psycopg2.Error, DBAPIError):
                 abort_move(self._router, planned.partition)
-
-    def _move(self, planned: PlannedMove, last: bool) -> MoveReport | CutoverTimeout | None:
-        """Do a move that is not done yet. Return an error that another try may not meet, if it is not the last."""
-        self._router.refresh()
-        try:
-            if _is_done(self._router, planned):
-                return None
-            report = move_one(self._router, planned.partition, planned.target, "auto", 0.0, self._tell())
-        except CutoverTimeout as error:
-            if last:
-                raise
-            return error
-        if self._progress is not None:
-            done = MoveProgress(report.partition, DONE, report.rows, report.bytes, report.bytes, report.seconds)
-            with self._lock:
-                self._progress(done)
-        return report
-
-    def _tell(self) -> Callback | None:
-        """The caller's callback, for several threads."""
-        progress = self._progress
-        if progress is None:
-            return None
-
-        def tell(state: MoveProgress) -> None:
-            with self._lock:
-                progress(state)
-
-        return tell
-
-
-def _is_done(router: Router, planned: PlannedMove) -> bool:
-    for record in Journal(router.catalog).running(planned.partition):
-        if record.target == planned.target and record.online and not is_committed(record.mode, record.step):
-            return False  # it is gone on with
-        with move_locked(router, planned.partition, patience=GRACE):
-            settle_partition(router, planned.partition)
-        router.refresh()
-    shard_map = router.topology.shard_map
-    place = "nowhere" if planned.partition in shard_map.retired else shard_map.owner(planned.partition).name
-    if place not in (planned.source, planned.target):
-        planned_move = f"partition {planned.partition} was planned to move from {planned.source} to {planned.target}"
-        raise PreflightFailed([f"{planned_move}, but is on {place} now: make a new plan"])
-    return place == planned.target

@@ -27,7 +27,7 @@ from shardpool.router import Router
 log = logging.getLogger(__name__)
 
 #: Seconds between two signs of life in the catalog.
-HEARTBEAT = 2.0
+HEARTBEAT = 1.0
 #: So long, in seconds, a failed move waits for servers that it needs to be settled.
 SETTLE_PATIENCE = 10.0
 

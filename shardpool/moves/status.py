@@ -18,7 +18,7 @@ class MoveStatus:
 
     `rows` and `bytes` are copied so far, of about `total_bytes`; `lag` rows were to be carried over in the last round.
     `rate` is in bytes per second, `left` the seconds that copying will go on, or None. `silent` is for how many seconds
-    the process was not heard of: every two seconds is normal; after half a minute `recover_moves` takes over. A way
+    the process was not heard of: every second is normal; after half a minute `recover_moves` takes over. A way
     back has none; it is there `until` (seconds since 1970). `what` tells the move, split or merge in words.
     """
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 from shardpool.local import LocalCluster
-from tests.cli.cli_tools import run
+from tests.cli.cli_tools import run, write
+from tests.support.waiting import eventually
 
 
 def count(config: Path) -> int:
@@ -117,3 +123,38 @@ def test_partitions_are_changed(shop: Path) -> None:
     assert run("partition", "pin", "seven", config=shop).code == 2
     assert count(shop) == 60
     assert run("doctor", config=shop).code == 0
+
+
+def test_a_rebalance_by_processes_and_its_interruption(shop: Path, tmp_path: Path) -> None:
+    """Ctrl-C at a terminal reaches the workers, too; what they were moving is undone, and nothing is left of them."""
+    before = homes(shop)
+    assert run("rebalance", "--plan", "--executor", "fibres", config=shop).code == 2
+    assert run("shard", "drain", "s1", config=shop).code == 0
+    slow = write(tmp_path / "slow.toml", shop.read_text() + "\n[moves]\nmax_rate = 100\n")
+    command = ["rebalance", "--apply", "--parallel", "2", "--per-shard", "2", "--executor", "processes"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "shardpool", *command, "--config", str(slow)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+
+            def copying() -> int:
+                moves = run("move", "status", "--json", config=shop).json["moves"]
+                return sum(it["step"] == "copy" for it in moves)
+
+            eventually(lambda: copying() == 2, "two move", 60)
+            os.killpg(process.pid, signal.SIGINT)
+            out, _ = process.communicate(timeout=60)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode != 0 and "Traceback" not in out, out
+    assert run("move", "status", "--json", config=shop).json == {"moves": []}
+    assert homes(shop) == before
+    resumed = run("rebalance", "--resume", "--executor", "processes", "--json", config=shop)
+    assert resumed.code == 0 and len(resumed.json["reports"]) == len(before["s1"])
+    assert run("shard", "set", "s1", "--state", "active", config=shop).code == 0
+    assert count(shop) == 60

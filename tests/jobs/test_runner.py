@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import signal
 import threading
 import time
 import uuid
@@ -229,6 +230,27 @@ def test_a_process_beside_threads_that_dies(monkeypatch: pytest.MonkeyPatch) -> 
 def _end_unless(pid: int) -> None:
     if os.getpid() != pid:
         os._exit(1)
+
+
+def test_processes_leave_an_interrupt_to_their_coordinator() -> None:
+    """Ctrl-C reaches them, too: they go on, so that it is the coordinator that ends their work."""
+    with executors.open_executor("processes", 1) as processes:
+        pid = processes.submit(os.getpid).result(60)
+        os.kill(pid, signal.SIGINT)
+        assert processes.submit(os.getpid).result(60) == pid
+
+
+def test_errors_of_processes_arrive() -> None:
+    """And leave the others alive, whatever arguments their classes take."""
+    with executors.open_executor("processes", 1) as processes:
+        with pytest.raises(BadRows, match="row 7: no use") as caught:
+            processes.submit(_refuse).result(60)
+        assert (caught.value.source, caught.value.allowed) == ("row 7", 3)
+        assert processes.submit(int).result(60) == 0
+
+
+def _refuse() -> None:
+    raise BadRows("row 7", "no use", 3)
 
 
 def test_what_cannot_be_sent_to_processes_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:

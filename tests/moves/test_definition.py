@@ -16,12 +16,13 @@ from tests.moves.test_online import written_at
 from tests.support.backends import databases
 
 DDL = """
-CREATE TABLE lines (key bigint, id int, n int, PRIMARY KEY (key, id));
+CREATE TABLE lines (key bigint, id int, n int, t text, PRIMARY KEY (key, id));
 CREATE TABLE parts (
     key bigint, id int, line int, PRIMARY KEY (key, id), CONSTRAINT line FOREIGN KEY (key, line) REFERENCES lines
 );
 CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
 CREATE TRIGGER keep BEFORE UPDATE ON lines FOR EACH ROW EXECUTE FUNCTION keep();
+CREATE VIEW known AS SELECT key FROM lines;
 """
 #: What is done, and what undoes it.
 CHANGES = [
@@ -39,6 +40,21 @@ CHANGES = [
     ("CREATE RULE kept AS ON DELETE TO {}.lines DO INSTEAD NOTHING", "DROP RULE kept ON {}.lines"),
     ("ALTER TABLE {}.lines ENABLE ROW LEVEL SECURITY", "ALTER TABLE {}.lines DISABLE ROW LEVEL SECURITY"),
     ("CREATE POLICY few ON {}.lines USING (n < 3)", "DROP POLICY few ON {}.lines"),
+    ("COMMENT ON TABLE {}.lines IS 'many'", "COMMENT ON TABLE {}.lines IS NULL"),
+    ("COMMENT ON COLUMN {}.parts.line IS 'of lines'", "COMMENT ON COLUMN {}.parts.line IS NULL"),
+    ("COMMENT ON CONSTRAINT line ON {}.parts IS 'of lines'", "COMMENT ON CONSTRAINT line ON {}.parts IS NULL"),
+    ("COMMENT ON INDEX {}.lines_pkey IS 'of lines'", "COMMENT ON INDEX {}.lines_pkey IS NULL"),
+    ("COMMENT ON TRIGGER keep ON {}.lines IS 'kept'", "COMMENT ON TRIGGER keep ON {}.lines IS NULL"),
+    ("COMMENT ON VIEW {}.known IS 'seen'", "COMMENT ON VIEW {}.known IS NULL"),
+    ("CREATE STATISTICS {0}.both ON id, n FROM {0}.lines", "DROP STATISTICS {}.both"),
+    ("ALTER TABLE {}.lines ALTER COLUMN n SET STATISTICS 7", "ALTER TABLE {}.lines ALTER COLUMN n SET STATISTICS -1"),
+    ("ALTER TABLE {}.lines ALTER n SET (n_distinct = 7)", "ALTER TABLE {}.lines ALTER n RESET (n_distinct)"),
+    (
+        "ALTER TABLE {}.lines ALTER COLUMN t SET COMPRESSION pglz",
+        "ALTER TABLE {}.lines ALTER COLUMN t SET COMPRESSION default",
+    ),
+    ("ALTER TABLE {}.lines CLUSTER ON lines_pkey", "ALTER TABLE {}.lines SET WITHOUT CLUSTER"),
+    ("ALTER TABLE {}.lines REPLICA IDENTITY USING INDEX lines_pkey", "ALTER TABLE {}.lines REPLICA IDENTITY DEFAULT"),
     ("CREATE TABLE {}.more (key bigint PRIMARY KEY)", "DROP TABLE {}.more"),
     ("CREATE VIEW {}.seen AS SELECT 1 AS one", "DROP VIEW {}.seen"),
 ]
@@ -50,7 +66,7 @@ def small(server_urls: list[str]) -> Iterator[Place]:
         own = Place(shop_config(urls, partitions=1))
         try:
             own.router.create_schema(DDL, {"lines": Sharded("key"), "parts": Sharded("key")})
-            own.router.copy_into("lines", [(key, key, key) for key in range(20)])
+            own.router.copy_into("lines", [(key, key, key, "") for key in range(20)])
             yield own
         finally:
             own.close()

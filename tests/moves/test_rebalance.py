@@ -11,7 +11,9 @@ import pytest
 from shardpool.bulk import crew
 from shardpool.errors import CutoverTimeout, NoSuchShard, PreflightFailed
 from shardpool.moves import (
+    MoveReport,
     apply_rebalance,
+    carrying,
     move_partition,
     move_status,
     plan_rebalance,
@@ -178,16 +180,17 @@ def test_a_partition_in_use_is_tried_again_after_the_others(place: Place, monkey
     plan = plan_rebalance(place.router, by="count", drain=["s0"])
     tried: list[int] = []
 
-    def busy_at_first(router: object, partition: int, *others: object) -> int:
+    def busy_at_first(router: object, partition: int, target: str, *others: object) -> MoveReport:
         tried.append(partition)
         if tried.count(partition) < patience[partition]:
             raise CutoverTimeout("in use")
-        return partition
+        return MoveReport(1, partition, "s0", target, 0, 0, 0.0, 0.0)
 
-    monkeypatch.setattr(rebalance, "move_one", busy_at_first)
+    monkeypatch.setattr(carrying, "move_one", busy_at_first)
     first, second = (it.partition for it in plan.moves[:2])
     patience = {it.partition: 1 for it in plan.moves} | {first: 3}
-    assert apply_rebalance(place.router, plan) == [second, *(it.partition for it in plan.moves[2:]), first]
+    done = [it.partition for it in apply_rebalance(place.router, plan)]
+    assert done == [second, *(it.partition for it in plan.moves[2:]), first]
     patience[first] = 9
     with pytest.raises(CutoverTimeout):
         apply_rebalance(place.router, plan)
