@@ -118,26 +118,24 @@ class Transaction:
     def _on_partition(
         self, topology: Topology, key: KeyValue, sql: str, params: Parameters, pyformat: bool
     ) -> RoutedResult:
-        cache = self._around.keyed
-        compiled = cache.pyformat(sql, topology) if pyformat else cache.text(sql, topology)
+        compiled, values = self._around.keyed.find(sql, params, topology, pyformat)
         placement = topology.place(key, compiled.key_types or types_of_key(key, topology))
         partition = placement.partition
         if compiled.reserved:
-            queries = self._around.queries
-            whole = queries.pyformat(sql, topology) if pyformat else queries.text(sql, topology)
-            return write_reserved(self, cast(CompiledWrite, whole), params, placement)
+            whole, values = self._around.queries.find(sql, params, topology, pyformat)
+            return write_reserved(self, cast(CompiledWrite, whole), values, placement)
         if compiled.written:
-            compiled.check_written(partition, params, topology)
+            compiled.check_written(partition, values, topology)
         text = topology.qualifiers[partition.id].join(compiled.template)
         if compiled.needs_path:
             text = topology.search_paths[partition.id] + text
-        return self.on_shard(placement.shard, text, params, [placement], compiled.needs_path)
+        return self.on_shard(placement.shard, text, values, [placement], compiled.needs_path)
 
     def query(self, sql: str | Executable, params: Parameters | None = None) -> Result[Any]:
         """Answer a SELECT over all shards, with the transaction's own writes, or write. Raises as `Router.query`."""
         if not isinstance(sql, str):
             return self._around.constructs.execute(sql, params, self.pyformat)
-        return answer(self, self._around.queries.text(sql, self._topology), params or {})
+        return answer(self, *self._around.queries.find(sql, params or {}, self._topology))
 
     def pyformat(self, sql: str, params: Parameters) -> RoutedResult:
         """Do as `query` for a text in psycopg2's spelling, as SQLAlchemy writes it."""
