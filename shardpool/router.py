@@ -107,7 +107,7 @@ class Router(Transactional):
         self.catalog = Catalog(config.catalog, config.keyspace, config.pool.connect_timeout)
         self.engines = Engines(config, password, on_engine=watch)
         self._keyed = PlanCache(compile_for_key)
-        self._queries = PlanCache(compile_statement)
+        self._queries = PlanCache(compile_statement, lambda it: not isinstance(it, CompiledQuery) or it.by_one_key)
         try:
             self._current = CurrentTopology(self.catalog, self.engines, self._forget_plans)
         except BaseException:
@@ -212,12 +212,12 @@ class Router(Transactional):
     def _on_partition(self, key: KeyValue, sql: str, params: Parameters, pyformat: bool) -> RoutedResult:
         """As `execute`, for a text; *pyformat*: as SQLAlchemy writes it."""
         topology, keyed, queries = self._current.value, self._keyed, self._queries
-        compiled = keyed.pyformat(sql, topology) if pyformat else keyed.text(sql, topology)
+        compiled, values = keyed.find(sql, params, topology, pyformat)
         if not compiled.reserved:
-            return self._statements.on_partition(key, compiled, params)
-        whole = queries.pyformat(sql, topology) if pyformat else queries.text(sql, topology)
+            return self._statements.on_partition(key, compiled, values)
+        whole, values = queries.find(sql, params, topology, pyformat)
         assert not isinstance(whole, CompiledQuery)
-        return self._writes.on_partition(topology.place(key, compiled.key_types), whole, params, topology)
+        return self._writes.on_partition(topology.place(key, compiled.key_types), whole, values, topology)
 
     def next_id(self, key: KeyValue, table: str | None = None) -> int:
         """Return an id for a new row of *key*: unique in the keyspace, later ones greater (between routers to about a
@@ -320,7 +320,7 @@ class Router(Transactional):
             return self._constructs.execute(
                 sql, params, lambda text, values: run(queries(text, self._current.value), values)
             )
-        return self._answer(self._queries.text(sql, self._current.value), params or _NO_PARAMETERS)
+        return self._answer(*self._queries.find(sql, params or _NO_PARAMETERS, self._current.value))
 
     def _answer(self, compiled: CompiledQuery | CompiledWrite, params: Parameters) -> RoutedResult:
         if isinstance(compiled, CompiledQuery):

@@ -77,7 +77,7 @@ class Engines:
             return self._engines[shard]
 
     def pool(self, shard: str) -> ShardPool:
-        return _pool(self.engine(shard))
+        return _pool(self._engines.get(shard) or self.engine(shard))
 
     @contextmanager
     def borrow(self, shard: str) -> Iterator[Any]:

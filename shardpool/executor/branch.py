@@ -23,21 +23,23 @@ class Branch:
     """Takes a connection of *shard*, in autocommit mode; *begin* opens the transaction. Raise `ShardUnavailable`,
     `PoolTimeout`. `release` gives the connection back."""
 
+    may_write = False
+    used = False
+    #: Cancelled from another thread. The cancellation may come late: the connection is not used again.
+    cancelled = False
+    #: Partitions that were read under a snapshot and found in place.
+    seen: frozenset[int] = frozenset()
+    _name = _mark = ""
+    _savepoints: Sequence[str] = ()
+
     def __init__(self, engines: Engines, shard: str, begin: str) -> None:
         self.shard = shard
-        self.may_write = False
-        self.used = False
-        #: Cancelled from another thread. The cancellation may come late: the connection is not used again.
-        self.cancelled = False
-        self._name = self._mark = ""
-        #: Partitions that were read under a snapshot and found in place.
-        self.seen: set[int] = set()
         self._begin = begin
-        self._savepoints: list[str] = []
         self._pool = engines.pool(shard)
         self._entry = self._pool.lease()
-        self.connection: Any = self._entry.dbapi_connection
-        self._cursor = open_cursor(self.connection, False)
+        connection: Any = self._entry.dbapi_connection
+        self.connection = connection
+        self.cursor = connection.cursor()
 
     def send_mark(self) -> None:
         """Give the session its name now, if it has not got it yet; one without a transaction gets it with that.
@@ -58,13 +60,15 @@ class Branch:
         self, sql: str, parameters: Mapping[str, Any], savepoints: Sequence[str], texts: bool = False
     ) -> RoutedResult:
         """Run a statement inside of *savepoints*; *texts*: with values as they are spelt. Raise psycopg2's errors."""
+        cursor = open_cursor(self.connection, True) if texts else self.cursor
         prefix = self._prefix(savepoints)
-        cursor = open_cursor(self.connection, True) if texts else self._cursor
-        if "SAVEPOINT" in prefix and self.connection.server_version < GRAMMAR:
-            # A message that the server cannot parse does nothing at all: the savepoint would not be there.
-            cursor.execute(prefix)
-            prefix = ""
-        cursor.execute(prefix + sql, parameters)
+        if prefix:
+            if "SAVEPOINT" in prefix and self.connection.server_version < GRAMMAR:
+                # A message that the server cannot parse does nothing at all: the savepoint would not be there.
+                cursor.execute(prefix)
+            else:
+                sql = prefix + sql
+        cursor.execute(sql, parameters)
         description = cursor.description
         rows = cursor.fetchall() if description is not None else []
         return RoutedResult(description, rows, cursor.rowcount)
@@ -85,44 +89,44 @@ class Branch:
 
     def _prefix(self, savepoints: Sequence[str]) -> str:
         """What brings the session to where it must be. It is noted as done: if it fails, the transaction is over."""
-        parts = [] if self.used else [self._begin]
-        self.used = True
+        prefix = ""
+        if not self.used:
+            prefix = self._begin + "; "
+            self.used = True
         if self._mark:
-            parts.append(self._mark)
+            prefix += self._mark + "; "
             self._mark = ""
-        if self._savepoints != list(savepoints):
-            common = 0
-            while (
-                common < min(len(savepoints), len(self._savepoints)) and savepoints[common] == self._savepoints[common]
-            ):
-                common += 1
-            if common < len(self._savepoints):
-                parts.append(f"RELEASE SAVEPOINT {self._savepoints[common]}")
-            parts += [f"SAVEPOINT {name}" for name in savepoints[common:]]
-            self._savepoints = list(savepoints)
-        return "".join(part + "; " for part in parts)
+        if savepoints or self._savepoints:
+            prefix += self._inside(savepoints)
+        return prefix
+
+    def _inside(self, savepoints: Sequence[str]) -> str:
+        known = self._savepoints
+        common = 0
+        while common < min(len(savepoints), len(known)) and savepoints[common] == known[common]:
+            common += 1
+        left = [f"RELEASE SAVEPOINT {known[common]}; "] if common < len(known) else []
+        self._savepoints = list(savepoints)
+        return "".join(left + [f"SAVEPOINT {name}; " for name in savepoints[common:]])
 
     def roll_back_to(self, savepoint: str) -> None:
         """Take back what was done since *savepoint*. Raise psycopg2's errors."""
         if savepoint in self._savepoints:
             with self.connection.cursor() as cursor:
                 cursor.execute(f"ROLLBACK TO SAVEPOINT {savepoint}")
-            del self._savepoints[self._savepoints.index(savepoint) + 1 :]
+            self._savepoints = self._savepoints[: self._savepoints.index(savepoint) + 1]
             if self._name:
                 self.mark(self._name)  # it may have gone with the savepoint
 
     def end(self, command: str) -> None:
         """COMMIT or ROLLBACK. Raise psycopg2's errors."""
         if self.used:
-            self._cursor.execute(command)
+            self.cursor.execute(command)
 
     def release(self) -> None:
         """Give the connection back; one that is still in a transaction is closed, which rolls back."""
-        if (
-            self.connection.closed
-            or self.cancelled
-            or self.connection.get_transaction_status() != TRANSACTION_STATUS_IDLE
-        ):
+        # The status of one that is closed, or broken, is not known.
+        if self.cancelled or self.connection.get_transaction_status() != TRANSACTION_STATUS_IDLE:
             self._pool.discard(self._entry)
         else:
             self._pool.give_back(self._entry)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
 
+from shardpool.errors import ShardpoolError
 from shardpool.planner.depth import at_any_depth
+from shardpool.planner.literals import Values, lift
 from shardpool.planner.statement import Statement, from_pyformat, from_text
 from shardpool.topology.shard_map import Topology
 
@@ -18,10 +20,18 @@ CACHED_CHARACTERS = 4_000_000
 
 
 class PlanCache(Generic[T]):
-    """Compiled statements of one kind. Its dictionary may be read without a lock: entries are immutable."""
+    """Compiled statements of one kind. Its dictionary may be read without a lock: entries are immutable.
 
-    def __init__(self, compile_statement: Callable[[Statement, Topology], T]) -> None:
+    *serves_all*: whether one that was compiled with parameters in the place of literals is as good as with these.
+    """
+
+    def __init__(
+        self,
+        compile_statement: Callable[[Statement, Topology], T],
+        serves_all: Callable[[T], bool] = lambda found: True,
+    ) -> None:
         self._compile = compile_statement
+        self._serves_all = serves_all
         self._entries: dict[str, T] = {}
         self._generation = self._characters = 0
         self.hits = self.misses = 0
@@ -43,6 +53,29 @@ class PlanCache(Generic[T]):
             self.hits += 1
             return found
         return self._add(sql, from_text(sql), topology)
+
+    def find(
+        self, sql: str, parameters: Mapping[str, Any], topology: Topology, pyformat: bool = False
+    ) -> tuple[T, Mapping[str, Any]]:
+        """Return what was compiled for a text, maybe for all that differ from it in literals, and its parameters."""
+        if pyformat:
+            return self.pyformat(sql, topology), parameters
+        found = self._entries.get(sql)
+        if found is not None:
+            self.hits += 1
+            return found, parameters
+        words, values = lift(sql)
+        shared = self._shared(words, values, topology) if values else None
+        return (self.text(sql, topology), parameters) if shared is None else (shared, {**parameters, **values})
+
+    def _shared(self, words: str, values: Values, topology: Topology) -> T | None:
+        try:
+            if words not in self._entries and not values.keys() <= set(from_text(words).names):
+                return None  # it was read in another way: what looked like literals are parts of something else
+            compiled = self.text(words, topology)
+        except ShardpoolError:
+            return None  # a literal may tell what a parameter does not
+        return compiled if self._serves_all(compiled) else None
 
     def pyformat(self, sql: str, topology: Topology) -> T:
         """Return what was compiled for text in psycopg2's spelling, as SQLAlchemy writes it."""

@@ -18,19 +18,18 @@ class RoutedResult(IteratorResult[Any]):
     """
 
     def __init__(self, description: Any, rows: list[Any], rowcount: int) -> None:
-        # As IteratorResult's own, without the detour.
-        self._metadata = self._all_columns = _metadata(
-            tuple([column[0] for column in description]) if description else ()
+        # As IteratorResult's own and its `close`, without the detour.
+        self.returns_rows = description is not None
+        self._metadata = self._all_columns = (
+            _metadata(tuple([column[0] for column in description])) if description else _NO_COLUMNS
         )
         self.iterator: Iterator[Any] = iter(rows)
         self.raw = None
         self._source_supports_scalars = False
+        self._hard_closed = self._soft_closed = description is None
         self.description = description
         self.rows = rows
         self.rowcount = rowcount
-        self.returns_rows = description is not None
-        if description is None:
-            self.close()
 
     def one(self) -> Row[Any]:
         """As `Result.one`; the only row of a result that nothing was asked of yet is given directly."""
@@ -61,3 +60,6 @@ class StreamedResult(IteratorResult[Any]):
 @lru_cache(maxsize=512)
 def _metadata(names: tuple[str, ...]) -> SimpleResultMetaData:
     return SimpleResultMetaData(names)
+
+
+_NO_COLUMNS = SimpleResultMetaData(())

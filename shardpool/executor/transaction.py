@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, cast, get_args
+from typing import Any, Literal, ParamSpec, Self, TypeVar, cast, get_args
 
 import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_INTRANS
@@ -41,6 +41,7 @@ from shardpool.two_phase import Coordinator
 from shardpool.two_phase.names import SESSIONS
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 Parameters = Mapping[str, Any]
 
@@ -75,6 +76,14 @@ class Surroundings:
 class Transaction:
     """What `Router.transaction` gives. For one thread at a time; it ends with its block."""
 
+    #: Whoever began it runs it again by itself, in another way: of a deadlock it is the victim.
+    gives_way = False
+    _named = 0
+    _name = ""
+    _failure: BaseException | None = None
+    _doomed = _ended = False
+    _untouched = True
+
     def __init__(self, around: Surroundings, isolation: Isolation, read_only: bool, retries: int) -> None:
         if isolation not in _ISOLATIONS:
             raise ValueError(f"isolation is {isolation!r}, expected one of {', '.join(_ISOLATIONS)}")
@@ -86,14 +95,6 @@ class Transaction:
         self._begin = _BEGIN[isolation, read_only]
         self._branches: dict[str, Branch] = {}
         self._savepoints: list[str] = []
-        self._named = 0
-        self._name = ""
-        #: Whoever began it runs it again by itself, in another way: of a deadlock it is the victim.
-        self.gives_way = False
-        self._failure: BaseException | None = None
-        self._doomed = False
-        self._untouched = True
-        self._ended = False
         self._pin()
 
     def _pin(self) -> None:
@@ -110,30 +111,31 @@ class Transaction:
         return self._keyed(key, sql, params or {}, False)
 
     def _keyed(self, key: KeyValue, sql: str, params: Parameters, pyformat: bool) -> RoutedResult:
-        cache = self._around.keyed
+        if not self._untouched:
+            return self._on_partition(self._topology, key, sql, params, pyformat)
+        return self.following(lambda topology: self._on_partition(topology, key, sql, params, pyformat))
 
-        def work(topology: Topology) -> RoutedResult:
-            compiled = cache.pyformat(sql, topology) if pyformat else cache.text(sql, topology)
-            placement = topology.place(key, compiled.key_types or types_of_key(key, topology))
-            partition = placement.partition
-            if compiled.reserved:
-                queries = self._around.queries
-                whole = queries.pyformat(sql, topology) if pyformat else queries.text(sql, topology)
-                return write_reserved(self, cast(CompiledWrite, whole), params, placement)
-            if compiled.written:
-                compiled.check_written(partition, params, topology)
-            text = topology.qualifiers[partition.id].join(compiled.template)
-            if compiled.needs_path:
-                text = topology.search_paths[partition.id] + text
-            return self.on_shard(placement.shard, text, params, [placement], compiled.needs_path)
-
-        return self.following(work)
+    def _on_partition(
+        self, topology: Topology, key: KeyValue, sql: str, params: Parameters, pyformat: bool
+    ) -> RoutedResult:
+        compiled, values = self._around.keyed.find(sql, params, topology, pyformat)
+        placement = topology.place(key, compiled.key_types or types_of_key(key, topology))
+        partition = placement.partition
+        if compiled.reserved:
+            whole, values = self._around.queries.find(sql, params, topology, pyformat)
+            return write_reserved(self, cast(CompiledWrite, whole), values, placement)
+        if compiled.written:
+            compiled.check_written(partition, values, topology)
+        text = topology.qualifiers[partition.id].join(compiled.template)
+        if compiled.needs_path:
+            text = topology.search_paths[partition.id] + text
+        return self.on_shard(placement.shard, text, values, [placement], compiled.needs_path)
 
     def query(self, sql: str | Executable, params: Parameters | None = None) -> Result[Any]:
         """Answer a SELECT over all shards, with the transaction's own writes, or write. Raises as `Router.query`."""
         if not isinstance(sql, str):
             return self._around.constructs.execute(sql, params, self.pyformat)
-        return answer(self, self._around.queries.text(sql, self._topology), params or {})
+        return answer(self, *self._around.queries.find(sql, params or {}, self._topology))
 
     def pyformat(self, sql: str, params: Parameters) -> RoutedResult:
         """Do as `query` for a text in psycopg2's spelling, as SQLAlchemy writes it."""
@@ -193,7 +195,7 @@ class Transaction:
         branch = self.branch(shard)
         branch.may_write = branch.may_write or may_write
         try:
-            result = self.waiting(branch, lambda: branch.run(sql, params, self._savepoints, texts))
+            result = self.waiting(branch, branch.run, sql, params, self._savepoints, texts)
         except psycopg2.Error as error:
             raise self.failed(error, branch.connection, shard, placements) from error
         except CrossShardDeadlock as error:
@@ -202,15 +204,15 @@ class Transaction:
         self.check_in_place(placements)
         return result
 
-    def waiting(self, branch: Branch, work: Callable[[], T]) -> T:
+    def waiting(self, branch: Branch, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         """Do *work* on a branch, where it may wait for others. Raise psycopg2's errors, `CrossShardDeadlock`."""
         if len(self._branches) == 1:
-            return work()
+            return work(*arguments, **options)
         deadlocks = self._around.deadlocks
         place = deadlocks.watch(self._name, branch, self._branches.values())
         try:
             try:
-                return work()
+                return work(*arguments, **options)
             finally:
                 deadlocks.leave(place)
         except psycopg2.Error as error:
@@ -220,15 +222,17 @@ class Transaction:
 
     def branch(self, shard: str) -> Branch:
         """Return the shard's branch, opened if it is not yet."""
-        self._check_usable()
-        if shard not in self._branches:
+        if self._ended or self._failure is not None:
+            self._check_usable()
+        found = self._branches.get(shard)
+        if found is None:
             if len(self._branches) == 1:
                 self._name_sessions()
-            branch = Branch(self._around.engines, shard, self.begin_on(shard))
+            found = Branch(self._around.engines, shard, self.begin_on(shard))
             if self._branches:
-                branch.mark(SESSIONS + self._name)
-            self._branches[shard] = branch
-        return self._branches[shard]
+                found.mark(SESSIONS + self._name)
+            self._branches[shard] = found
+        return found
 
     def _name_sessions(self) -> None:
         """The transaction takes a second shard: from here on it can be part of a deadlock that no server sees."""
@@ -307,7 +311,7 @@ class Transaction:
             if late:
                 found_late = f"partition schema {min(late)} came to shard {shard!r} after the transaction's"
                 raise self.give_up(StalePlacement(f"{found_late} snapshot: run the transaction again"))
-            branch.seen.update(schemas.values())
+            branch.seen = branch.seen.union(schemas.values())
 
     # -- savepoints and the end -------------------------------------------------------------------------------------
 
@@ -353,10 +357,10 @@ class Transaction:
             self._end()
 
     def _commit(self) -> None:
-        used = [branch for branch in self._branches.values() if branch.used]
-        writers = {branch.shard: branch.connection for branch in used if branch.may_write and not self._read_only}
-        for branch in used:
-            if branch.shard in writers:
+        writers = {}
+        for branch in self._branches.values():
+            if branch.used and branch.may_write and not self._read_only:
+                writers[branch.shard] = branch.cursor
                 continue
             try:
                 # First, because it may fail: a serialisation failure must not come after the decision.

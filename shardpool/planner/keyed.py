@@ -17,7 +17,7 @@ from postgast import pg_query_pb2 as pb
 from shardpool.errors import CrossShardTransaction, KeyTypeMismatch, UnknownTable
 from shardpool.planner.analyse import analyse
 from shardpool.planner.ast import Tree, column_fields, is_a, kind, names, unwrap, walk
-from shardpool.planner.constants import UNKNOWN, Constant, Parameter, Source, key_value, source_of
+from shardpool.planner.constants import UNKNOWN, Constant, Source, key_value, source_of
 from shardpool.planner.refusals import refuse
 from shardpool.planner.safety import check_session
 from shardpool.planner.scopes import SYSTEM_SCHEMAS
@@ -59,9 +59,11 @@ class WrittenKey:
 
     def values(self, parameters: Mapping[str, Any]) -> tuple[object, ...]:
         """The key as it will be stored, `UNKNOWN` for a part that is not certain."""
-        found = [_value(*both, parameters) for both in zip(self.sources, self.key_types, strict=True)]
-        pairs = zip(found, self.lengths, strict=True)
-        return tuple(UNKNOWN if isinstance(value, str) and len(value) > length else value for value, length in pairs)
+        found = []
+        for source, key_type, length in zip(self.sources, self.key_types, self.lengths, strict=True):
+            value = _value(source, key_type, parameters)
+            found.append(UNKNOWN if type(value) is str and len(value) > length else value)
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -314,8 +316,6 @@ def _copies_keys(select: Tree, places: list[int], table: Table, topology: Topolo
 
 
 def _value(source: Source, key_type: KeyType, parameters: Mapping[str, Any]) -> object:
-    match source:
-        case Constant():
-            return key_value(source.value, key_type)
-        case Parameter():
-            return UNKNOWN if source.many else key_value(parameters.get(source.name), key_type)
+    if isinstance(source, Constant):
+        return key_value(source.value, key_type)
+    return UNKNOWN if source.many else key_value(parameters.get(source.name), key_type)

@@ -134,6 +134,11 @@ class CompiledQuery:
         return (source.name, key_types) if isinstance(source, Parameter) and not source.many else None
 
     @property
+    def by_one_key(self) -> bool:
+        """Whether one parameter is the key of all sharded tables."""
+        return self.sharded and self._key is not None
+
+    @property
     def _moment(self) -> bool:
         return self.still is not self.statement
 

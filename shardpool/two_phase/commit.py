@@ -49,19 +49,21 @@ class Coordinator:
         self._threads = threads
         self._told: deque[tuple[float, TransactionId]] = deque(maxlen=MAX_TOLD)
 
-    def commit(self, connections: Mapping[str, Any]) -> None:
-        """Commit the transactions that are open on these connections (by shard, in autocommit mode) on all or none.
+    def commit(self, cursors: Mapping[str, Any]) -> None:
+        """Commit the transactions that are open on the connections (in autocommit mode) of these cursors, by shard, on
+        all or none.
 
         Afterwards no connection is in a transaction; broken ones are closed. Raise, with everything rolled back,
         `sqlalchemy.exc` errors (a deferred constraint, a serialisation failure), `ShardUnavailable`, `CannotPrepare`;
         or `InDoubt` if the outcome cannot be found out now.
         """
-        if len(connections) == 1:
-            ((shard, connection),) = connections.items()
+        if len(cursors) == 1:
+            ((shard, cursor),) = cursors.items()
             transaction = new_id(self._keyspace, shard)
-            _commit_alone(self._engines, transaction, connection)
+            _commit_alone(self._engines, transaction, cursor)
             self._told.append((time.monotonic(), transaction))
-        elif connections:
+        elif cursors:
+            connections = {shard: cursor.connection for shard, cursor in cursors.items()}
             attempt = _Commit(self._engines, self._keyspace, self._threads, connections)
             if attempt.run():
                 self._told.append((time.monotonic(), attempt.id))
@@ -78,13 +80,13 @@ class Coordinator:
         forget_told(self._engines, old)
 
 
-def _commit_alone(engines: Engines, transaction: TransactionId, connection: Any) -> None:
+def _commit_alone(engines: Engines, transaction: TransactionId, cursor: Any) -> None:
     """Commit on the one shard that was written. The record travels with the commit, to make up for a lost answer."""
-    shard = transaction.decider
     faults.fault_point("tx:alone")
     try:
-        _end(connection, "COMMIT", before=f"{enter_record(transaction)}; ")
+        _end(cursor, "COMMIT", before=f"{enter_record(transaction)}; ")
     except psycopg2.Error as error:
+        connection, shard = cursor.connection, transaction.decider
         if not is_lost(error, connection):
             _roll_back(connection)
             raise translate(error, connection, shard, "COMMIT", writes=False) from error
@@ -144,7 +146,8 @@ class _Commit:
         def prepare(shard: str) -> None:
             self._asked_to_prepare.add(shard)
             gate = enter_gate(self.id.keyspace)
-            _end(self._connections[shard], "PREPARE TRANSACTION", literal(self._gids[shard]), before=gate)
+            with self._connections[shard].cursor() as cursor:
+                _end(cursor, "PREPARE TRANSACTION", literal(self._gids[shard]), before=gate)
             faults.fault_point("tx:prepared-one")
 
         for shard, error in self._on_each(prepare).items():
@@ -158,7 +161,8 @@ class _Commit:
     def _decide(self) -> None:
         decider = self._connections[self.id.decider]
         try:
-            _end(decider, "COMMIT")
+            with decider.cursor() as cursor:
+                _end(cursor, "COMMIT")
         except psycopg2.Error as error:
             if not is_lost(error, decider):
                 self._undo()
@@ -263,12 +267,11 @@ def _missed(engines: Engines, transaction: TransactionId, error: psycopg2.Error)
     return found
 
 
-def _end(connection: Any, command: str, name: str = "", before: str = "") -> None:
+def _end(cursor: Any, command: str, name: str = "", before: str = "") -> None:
     """End a transaction by *command*. A failed transaction answers ROLLBACK, and no error: that is made one."""
-    with connection.cursor() as cursor:
-        cursor.execute(f"{before}{command} {name}")
-        if cursor.statusmessage != command:
-            raise psycopg2.errors.InFailedSqlTransaction(f"{command} was answered by {cursor.statusmessage}")
+    cursor.execute(f"{before}{command} {name}")
+    if cursor.statusmessage != command:
+        raise psycopg2.errors.InFailedSqlTransaction(f"{command} was answered by {cursor.statusmessage}")
 
 
 def _roll_back(connection: Any) -> None:

@@ -5,6 +5,8 @@ same words  one psycopg2 connection that sends what the router does: with the se
 one shard   router.transaction() with that UPDATE
 two plain   two psycopg2 connections: UPDATE and COMMIT on each, after one another
 two shards  router.transaction() with both UPDATEs, committed in two phases
+plain B     psycopg2: the five statements of pgbench's transaction, like TPC-B, on the rows of one branch
+shard B     router.transaction() with them
 
 The servers are on this machine, where a message costs next to nothing; then as far away as those of a managed service.
 """
@@ -25,11 +27,13 @@ from rich.table import Table as RichTable
 from shardpool import Router, Sharded, parse_config
 from shardpool.local import LocalCluster
 from shardpool.two_phase.names import enter_record, new_id
+from tests.bench import pgbench
 from tests.support.backends import plain_connection
 from tests.support.distance import at_a_distance
 
-CALLS = 200
-ROUNDS = 7
+#: Transactions of each client in a round.
+CALLS = 100
+ROUNDS = 9
 #: Seconds of a message to a server in another building of the same provider, and back.
 ROUND_TRIP = 0.0005
 UPDATE = "UPDATE {}accounts SET amount = amount + 1 WHERE account_id = "
@@ -43,6 +47,8 @@ def candidates(router: Router, urls: dict[str, str], keys: dict[str, list[int]])
         connection.autocommit = False
     schemas = {key: router.partition_of(key).schema for found in keys.values() for key in found}
     shards = sorted(urls)
+
+    branch = next(key for key in keys[shards[0]] if key < pgbench.BRANCHES)
 
     def pick(shard: str) -> int:
         return keys[shard][next(_next) % len(keys[shard])]
@@ -75,6 +81,8 @@ def candidates(router: Router, urls: dict[str, str], keys: dict[str, list[int]])
         "one shard": lambda: routed(shards[0]),
         "two plain": lambda: [plain_update(shard) for shard in shards],
         "two shards": lambda: routed(*shards),
+        "plain B": pgbench.plain(plain[shards[0]], schemas[branch], branch, _next),
+        "shard B": pgbench.routed(router, branch, _next),
     }
 
 
@@ -96,7 +104,7 @@ def measure(clients: list[dict[str, Callable[[], object]]]) -> dict[str, list[fl
 
 
 def main() -> None:
-    table = RichTable(title=f"transactions of one UPDATE per shard, {ROUNDS} rounds of {CALLS:,} per client")
+    table = RichTable(title=f"transactions, {ROUNDS} rounds of {CALLS:,} per client")
     for heading in ("", "clients", "us, median", "min", "x plain"):
         table.add_column(heading, justify="right")
     with tempfile.TemporaryDirectory() as directory, _loaded(directory) as cluster, ExitStack() as stack:
@@ -118,6 +126,7 @@ def _loaded(directory: str | None) -> Iterator[LocalCluster]:
                 {"accounts": Sharded("account_id")},
             )
             router.copy_into("accounts", ((key, 0) for key in range(8000)))
+            pgbench.load(router)
         yield cluster
 
 
@@ -137,6 +146,8 @@ def _measure_over(urls: dict[str, str], table: RichTable, how: str) -> None:
                 ("one shard", "plain"),
                 ("two plain", "two plain"),
                 ("two shards", "two plain"),
+                ("plain B", "plain B"),
+                ("shard B", "plain B"),
             ):
                 ratio = statistics.median(a / b for a, b in zip(times[name], times[base], strict=True))
                 found = times[name]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shardpool import Router
+from shardpool import Router, faults
 from shardpool.errors import JobRefused
 from tests.jobs.job_tools import OPTIONS, check_copied, replace, start
 
@@ -46,7 +46,7 @@ def test_a_dask_worker_that_dies(router: Router, scheduler: str) -> None:
 
 
 def _die_at_the_chunk() -> None:
-    os.environ["SHARDPOOL_FAULT"] = "chunk-13-prepared:kill9"
+    faults.armed = "chunk-13-prepared:kill9"
 
 
 def test_no_scheduler_there(router: Router) -> None:

@@ -154,7 +154,8 @@ def _without_two_phases() -> None:
 
     def run(self: Any) -> bool:
         for connection in self._connections.values():
-            commit._end(connection, "COMMIT")
+            with connection.cursor() as cursor:
+                commit._end(cursor, "COMMIT")
             faults.fault_point("tx:prepared-one")
         return True
 
