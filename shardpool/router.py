@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import Result
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import Executable
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_random
 
 from shardpool import provision
 from shardpool.bulk import LoadResult, copy_into, resolve_loads
@@ -65,8 +65,9 @@ from shardpool.two_phase import Coordinator
 Parameters = Mapping[str, Any]
 _NO_PARAMETERS: Parameters = {}
 
-#: How long a load of a reference table waits for a schema change or a new shard, in seconds.
-LOCK_WAIT = 30.0
+#: How long a load of a reference table waits for a schema change or a new shard, and that of a file for moves that go
+#: on and on, in seconds.
+LOCK_WAIT, MOVES_WAIT = 30.0, 60.0
 #: Threads for scatters; tasks beyond this queue.
 SCATTER_THREADS = 32
 
@@ -400,14 +401,16 @@ class Router(Transactional):
         found = self._current.value.tables.get(table)
         if found is not None and not found.sharded:
             return self._load_reference(table, source, options)
-        for _ in range(MAX_RETRIES):
-            try:
-                return copy_into(self._current.value, self.engines, self.catalog, table, source, **options)
-            except StalePlacement:
-                self.refresh()
-                if not isinstance(source, str | Path) or not Path(source).is_file():
-                    raise
-        raise StalePlacement(f"the partitions of {table!r} moved again and again while it was loaded")
+        again = isinstance(source, str | Path) and Path(source).is_file()
+        loading = Retrying(
+            retry=retry_if_exception_type(StalePlacement),
+            # A small file is loaded between moves, sooner or later; a large one may take longer than the patience.
+            stop=stop_after_delay(MOVES_WAIT) & stop_after_attempt(MAX_RETRIES) if again else stop_after_attempt(1),
+            wait=wait_random(0.02, 0.2),
+            after=lambda _: self.refresh(),
+            reraise=True,
+        )
+        return loading(lambda: copy_into(self._current.value, self.engines, self.catalog, table, source, **options))
 
     def _resolve_loads(self) -> None:
         resolve_loads(self.catalog, self.engines, list(self.shard_map.shards))

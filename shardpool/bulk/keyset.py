@@ -14,6 +14,8 @@ from shardpool.errors import JobRefused
 from shardpool.topology.names import quote
 from shardpool.topology.tables import Table
 
+#: Before what reads rows: those that a policy hides from the role are an error then, and not left out.
+EVERY_ROW = "SET LOCAL row_security = off;"
 #: From so many bytes on, one page of so many is read to cut a table.
 LARGE, SAMPLED = 64 << 20, 10
 _NAME = re.compile(r'"(?:[^"]|"")*"')
@@ -36,14 +38,13 @@ class Keyset:
             for column in self.columns
         ]
 
-    def cutting_query(self, relation: str) -> str:
-        """Return a query for every nth key, with the parameter n. Each key is in text."""
-        relation = relation.replace("%", "%%")
+    def cutting_query(self, relation: str, chunk_rows: int) -> str:
+        """Return a query for every nth key. Each key is in text."""
         names = ", ".join(f"{quote(column.name)}::text" for column in self.columns)
         keys, order = ", ".join(quote(column.name) for column in self.columns), ", ".join(self._terms)
         return (
             f"SELECT {names} FROM (SELECT {keys}, row_number() OVER (ORDER BY {order}) AS shardpool_row "
-            f"FROM {relation}) keys WHERE shardpool_row %% %s = 0 ORDER BY shardpool_row"
+            f"FROM {relation}) keys WHERE shardpool_row % {chunk_rows:d} = 0 ORDER BY shardpool_row"
         )
 
     def nulls_query(self, relation: str) -> str | None:
@@ -67,7 +68,7 @@ class Keyset:
                 f"{relation} TABLESAMPLE SYSTEM ({100 // SAMPLED}) REPEATABLE (0)",
                 chunk_rows // SAMPLED,
             )
-        cursor.execute(self.cutting_query(relation), (max(chunk_rows, 1),))
+        cursor.execute(self.cutting_query(relation, max(chunk_rows, 1)))
         found = [tuple(row) for row in cursor.fetchall()]
         cursor.execute(f"SELECT count(*) FROM {relation}")
         # A last chunk shorter than half is added to the one before.

@@ -19,9 +19,16 @@ from shardpool.topology.tables import Column
 def _json(text: str) -> Any:
     """Return an object or an array. Other values stay text, which is JSON: null is not NULL, nor a "1" the number 1.
 
-    Raise `ValueError` for one with a number that Python would change.
+    Raise `ValueError` for one with a number that Python would change, or a key that it would lose.
     """
-    return json.loads(text, parse_float=_float) if text.lstrip()[:1] in ("{", "[") else text
+    return _structure(text) if text.lstrip()[:1] in ("{", "[") else text
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key twice")
+    return found
 
 
 def _float(text: str) -> float:
@@ -29,6 +36,9 @@ def _float(text: str) -> float:
     if Decimal(text) != Decimal(repr(number)):
         raise ValueError("a number that no float holds")
     return number
+
+
+_structure = json.JSONDecoder(parse_float=_float, object_pairs_hook=_object).decode
 
 
 #: SQL type without modifier -> how its text is read. All others stay text; so do infinity and other calendars.

@@ -20,8 +20,6 @@ def refused(error: psycopg2.Error, shard: str, *, gone: bool) -> ShardpoolError:
         return StalePlacement(f"shard {shard!r}: {_primary(error)}; the rows were to go where the shard map said")
     if gone or (error.pgcode or "").startswith(("08", "57P")):
         return ShardUnavailable(shard, _primary(error))
-    if isinstance(error, errors.ObjectNotInPrerequisiteState):
-        return without_prepared_transactions(shard)
     more = [text for text in (error.diag.message_detail, error.diag.message_hint) if text]
     return LoadError(f"shard {shard!r}: {' '.join([_primary(error), *more])}")
 

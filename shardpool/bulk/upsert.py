@@ -32,7 +32,6 @@ class Upsert:
         self, connection: Any, before: str, relation: str, columns: Sequence[str], records: Sequence[Record], limit: int
     ) -> list[Refused]:
         decode = Fields(COPY_TEXT).decode
-        statement = self._statement(relation, columns)
         places = [columns.index(name) for name in self._table.primary_key]
 
         def write(cursor: Any, some: Sequence[Record], begin: str) -> None:
@@ -41,17 +40,18 @@ class Upsert:
                 fields = record.split(b"\t")
                 rows[tuple(fields[place] for place in places)] = fields
             turned = zip(*rows.values(), strict=True)
-            cursor.execute(begin + statement, [[_text(decode(field)) for field in column] for column in turned])
+            values = [[_text(decode(field)) for field in column] for column in turned]
+            arrays = [cursor.mogrify("%s::text[]", (its,)).decode() for its in values]
+            cursor.execute(begin + self._statement(relation, columns, arrays))
 
         return keep_good_rows(connection, before, write, records, limit)
 
-    def _statement(self, relation: str, columns: Sequence[str]) -> str:
+    def _statement(self, relation: str, columns: Sequence[str], arrays: Sequence[str]) -> str:
         missing = [name for name in self._table.primary_key if name not in columns]
         if missing:
             raise JobRefused(f"the rows for {self._table.name} lack {', '.join(missing)} of its primary key")
         names = ", ".join(map(quote, columns))
         values = ", ".join(f"v{at}::{self._type(name)}" for at, name in enumerate(columns))
-        arrays = ", ".join(["%s::text[]"] * len(columns))
         aliases = ", ".join(f"v{at}" for at in range(len(columns)))
         key = ", ".join(map(quote, self._table.primary_key))
         others = [quote(name) for name in columns if name not in self._kept]
@@ -59,7 +59,7 @@ class Upsert:
         action = f"UPDATE SET {changes}" if changes else "NOTHING"
         return (
             f"INSERT INTO {relation} ({names}) OVERRIDING SYSTEM VALUE SELECT {values} "
-            f"FROM unnest({arrays}) AS v ({aliases}) ON CONFLICT ({key}) DO {action}"
+            f"FROM unnest({', '.join(arrays)}) AS v ({aliases}) ON CONFLICT ({key}) DO {action}"
         )
 
     def _type(self, name: str) -> str:

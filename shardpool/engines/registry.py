@@ -149,8 +149,8 @@ class Engines:
 def connect_arguments(config: Config) -> dict[str, Any]:
     """Return libpq's parameters: time limits, and in the start-up packet the settings that must agree on all shards.
 
-    What depends on a session's settings (dates as text, time zones) is thus the same on every shard, and `DISCARD ALL`
-    comes back to it. The default search path has the keyspace's shared schema, never a partition.
+    What depends on a session's settings (dates as text, time zones, types' names) is thus the same on every shard, and
+    `DISCARD ALL` comes back to it. The default search path has the keyspace's shared schema, never a partition.
     """
     settings = {
         "search_path": f'"{config.keyspace}",public',
@@ -159,6 +159,8 @@ def connect_arguments(config: Config) -> dict[str, Any]:
         "IntervalStyle": "postgres",
         "extra_float_digits": "1",
         "bytea_output": "hex",
+        "array_nulls": "on",
+        "quote_all_identifiers": "off",
         "statement_timeout": str(int(config.pool.statement_timeout * 1000)),
     }
     return {

@@ -6,6 +6,7 @@ from shardpool.ddl.log import read_log
 from shardpool.errors import JobRefused
 from shardpool.jobs.following import change_schema
 from shardpool.router import Router
+from shardpool.topology.names import quote
 from shardpool.topology.tables import TableKind, Tables
 
 #: Names of what jobs that replicate add to the schema begin with this. It is not copied.
@@ -44,7 +45,7 @@ def statements_of(source: Router) -> list[str]:
 
 def check_empty(target: Router, tables: list[str]) -> None:
     """Raise `JobRefused` if a table of *target* has rows."""
-    filled = [name for name in tables if target.query(f'SELECT 1 FROM "{name}" LIMIT 1').first() is not None]
+    filled = [name for name in tables if target.query(f"SELECT 1 FROM {quote(name)} LIMIT 1").first() is not None]
     if filled:
         raise JobRefused(
             f"keyspace {target.topology.keyspace!r} has rows already, in {', '.join(filled)}: take an empty keyspace, "

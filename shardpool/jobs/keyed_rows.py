@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from shardpool.bulk.keyset import EVERY_ROW
 from shardpool.topology.names import quote
 from shardpool.topology.tables import Table
 
@@ -19,7 +20,8 @@ def read_rows(cursor: Any, table: Table, keys: Sequence[Key], schema: str | None
     relation = quote(table.name) if schema is None else f"{quote(schema)}.{quote(table.name)}"
     data = io.BytesIO()
     wanted, same = _keys(cursor, table, keys)
-    cursor.copy_expert(f"COPY (SELECT {columns} FROM {relation} t JOIN {wanted} ON {same}) TO STDOUT", data)
+    query = f"SELECT {columns} FROM {relation} t JOIN {wanted} ON {same}"
+    cursor.copy_expert(f"{EVERY_ROW} COPY ({query}) TO STDOUT", data)
     return data.getvalue().split(b"\n")[:-1]
 
 

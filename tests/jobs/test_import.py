@@ -278,6 +278,10 @@ CREATE MATERIALIZED VIEW totals AS SELECT sum(total) FROM orders;
 CREATE FUNCTION rounded() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.total := round(NEW.total); RETURN NEW; END';
 CREATE TRIGGER rounds BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION rounded();
 CREATE PROCEDURE clean() LANGUAGE sql AS 'DELETE FROM items';
+CREATE POLICY few ON orders USING (total < 9);
+CREATE RULE twice AS ON DELETE TO orders DO ALSO SELECT 1;
+CREATE TABLE nothing ();
+CREATE TABLE shardpool_own (id int);
 """
 
 
@@ -288,8 +292,10 @@ def test_what_is_not_taken_along_can_be_created_afterwards(place: MoveIn) -> Non
     connection.close()
     left_out = {it["what"]: it for it in plan_job(place.router, place.spec)["proposal"]["not_taken_along"]}
     assert list(left_out) == [
-        *("function rounded", "materialized view totals", "procedure clean", "sequence tickets, which stands at 2"),
-        *("sequence unused, which was never used", "trigger rounds on orders", "view rich"),
+        *("empty table nothing", "function rounded", "materialized view totals", "policy few on orders"),
+        *("procedure clean", "reserved table shardpool_own", "rule twice on orders"),
+        *("sequence tickets, which stands at 2", "sequence unused, which was never used"),
+        *("trigger rounds on orders", "view rich"),
     ]
     assert all(it["advice"] for it in left_out.values())
     shown = run("job", "run", place.spec, "--dry-run", config=place.config).out
@@ -341,6 +347,9 @@ def test_a_query_log_is_judged(place: MoveIn) -> None:
     [
         ("ALTER TABLE items DROP CONSTRAINT items_pkey", "", "items: it has no primary key"),
         ("ALTER TABLE customers ADD UNIQUE (name)", "", r"customers: unique \(name\) does not contain id"),
+        ("ALTER TABLE orders ADD EXCLUDE (number WITH =, total WITH =)", "", r"\[SP235\].*does not contain"),
+        ("CREATE UNIQUE INDEX odd ON customers ((id + 1))", "", r"unique \(\) does not contain id"),
+        ("CREATE TABLE more () INHERITS (orders)", "more = { skip = true }", "orders: it is written by way of other"),
         ("SELECT 1", "orders = { reference = true }", "cannot refer to customers, which is sharded"),
         ("SELECT 1", 'orders = { key = "total" }', "cannot be a partition key"),
         ("SELECT 1", "customers = { skip = true }", "refers to customers, which is skipped"),

@@ -21,6 +21,8 @@ from tests.support.backends import databases, plain_connection
 
 ODD = """
 CREATE TYPE mood AS ENUM ('fine', 'so so');
+CREATE TABLE "a.b ""c"" 'd' %s" ("k.""1""%" bigint PRIMARY KEY, "v:x" text, "%(y)s" text, "z\\z" text);
+INSERT INTO "a.b ""c"" 'd' %s" SELECT n, 'x', 'y', 'z' FROM generate_series(1, 90) n;
 CREATE TABLE "Mixed Case" ("Id" integer PRIMARY KEY, "a ""quoted"" name" text, "select" interval);
 INSERT INTO "Mixed Case" SELECT n, E'tab\\t, line\\n, back\\\\slash, \\\\N ' || n, n * interval '1.5 hours'
     FROM generate_series(-300, 300) n;
@@ -61,6 +63,7 @@ CREATE TABLE words (code varchar(3) PRIMARY KEY, n numeric(5,2));
 INSERT INTO words VALUES ('a', 1), ('b', NULL);
 """
 KEYS = {
+    "a.b \"c\" 'd' %s": ('k."1"%',),
     "Mixed Case": ("Id",),
     "by_small": ("k",),
     "by_big": ("k",),
@@ -171,6 +174,16 @@ def test_every_shape_goes_out_again(router: Router, old: str, server_urls: list[
     with pytest.raises(JobFailed, match="values that Parquet has not") as caught:
         run_job(router, {"job": "export", "name": "by-uuid", "tables": ["by_uuid"], "to": parquet})
     assert "infinity" not in str(caught.value)
+
+
+def test_odd_names_are_written_over(router: Router, old: str) -> None:
+    name = "a.b \"c\" 'd' %s"
+    run_job(router, spec(old, tables={**skipped(name), name: {"key": 'k."1"%'}}))
+    router.query(f"UPDATE {quoted(name)} SET \"v:x\" = 'changed'")
+    where = {"url": make_url(old).render_as_string(), "table": name}
+    load = {"table": name, "mode": "upsert"}
+    run_job(router, {"job": "etl", "name": "over", "extract": where, "load": load, "run": {"chunk_rows": 40}})
+    check(router, old, name, ('k."1"%',))
 
 
 def extracted(router: Router, folder: Path, query: str) -> list[list[str]]:

@@ -236,6 +236,28 @@ def test_cancelled_it_leaves_the_tables_as_they_were(place: Place) -> None:
         run_job(place.router, place.spec)
 
 
+def test_cancelled_while_a_move_holds_the_schema(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_job(place.router, place.spec)
+    busy, change = threading.Event(), Router.create_schema
+
+    def told(*args: Any) -> object:
+        try:
+            return change(*args)
+        except SchemaBusy:
+            busy.set()
+            raise
+
+    monkeypatch.setattr(Router, "create_schema", told)
+    with place.router.catalog.lock("topology", lambda: AssertionError("somebody has it")):
+        cancelling = threading.Thread(target=cancel_job, args=(place.router, "feed"))
+        cancelling.start()
+        assert busy.wait(60)
+    cancelling.join(60)
+    place.router.refresh()
+    assert job_status(place.router)[0].state == "cancelled"
+    assert sorted(place.router.topology.tables) == ["accounts", "country", "owners"]
+
+
 def test_what_cannot_be_replicated_is_refused(place: Place) -> None:
     place.router.create_schema("CREATE TABLE loose (id bigint NOT NULL)", {"loose": Sharded("id")})
     changes: list[tuple[dict[str, Any], str]] = [

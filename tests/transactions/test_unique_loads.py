@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from shardpool import Router, Sharded
-from shardpool.bulk import reserve
+from shardpool.bulk import LoadResult, copy_into, reserve
 from shardpool.errors import (
     BadRow,
     CrossShardDeadlock,
@@ -278,6 +278,28 @@ def test_a_load_with_an_old_map(club: Router, tmp_path: Path) -> None:
             stale.copy_into("members", [(2, 1, "b@x", None)], columns=("member_id", "line", "email", "nick"))
         move_partition(club, first.partition.id, first.shard)
         assert stale.copy_into("members", path).rows == 1
+    assert reserved(club, "emails") == [("a@x", 1)]
+
+
+def test_a_file_is_begun_again_for_as_long_as_moves_may_take(
+    club: Router, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "members.csv"
+    path.write_text("member_id,line,email,nick\n1,1,a@x,\n")
+    moves = [StalePlacement("moved")] * 25
+
+    def beneath_moves(*args: Any, **options: Any) -> LoadResult:
+        if moves:
+            raise moves.pop()
+        return copy_into(*args, **options)
+
+    monkeypatch.setattr("shardpool.router.copy_into", beneath_moves)
+    assert club.copy_into("members", path).rows == 1
+    moves = [StalePlacement("moved")] * 25
+    monkeypatch.setattr("shardpool.router.MOVES_WAIT", 0.0)
+    with pytest.raises(StalePlacement):
+        club.copy_into("members", path)
+    assert len(moves) == 5
     assert reserved(club, "emails") == [("a@x", 1)]
 
 

@@ -79,8 +79,7 @@ def _sample(engines: Engines, topology: Topology, decision: Decision) -> Sequenc
         with engines.borrow(shard) as connection, connection.cursor() as cursor:
             cursor.execute(
                 f"SELECT {quote(decision.column)}::text FROM {quote(schema)}.{quote(decision.table)} "
-                f"WHERE {quote(decision.column)} IS NOT NULL LIMIT %s",
-                (SAMPLE_ROWS,),
+                f"WHERE {quote(decision.column)} IS NOT NULL LIMIT {SAMPLE_ROWS:d}"
             )
             found += [value for (value,) in cursor.fetchall()]
     return found

@@ -15,6 +15,7 @@ from shardpool.bulk.database_source import DATABASE, DatabaseSource, database_co
 from shardpool.bulk.keyspace_sink import KeyspaceSink
 from shardpool.bulk.runner import PauseJob
 from shardpool.config import Config, parse_endpoint
+from shardpool.ddl.introspect import read_tables
 from shardpool.engines import Engines
 from shardpool.errors import ConfigError, JobRefused
 from shardpool.faults import fault_point
@@ -84,11 +85,11 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
     try:
         with engines.borrow(DATABASE) as connection, connection.cursor() as cursor:
             found = survey(cursor, config.keyspace)
-        kinds = _kinds(document, found, dry)
+            kinds, frozen = _kinds(document, found, dry), bool(where.get("frozen", False))
+            if not dry:
+                _check(found, kinds, frozen)
+                read_tables(cursor, config.keyspace, kinds)  # what else a keyspace would refuse, after the copy
         tables = {name: found.tables[name] for name in kinds}
-        frozen = bool(where.get("frozen", False))
-        if not dry:
-            _check(found, kinds, frozen)
         keys = {name: kind.columns if isinstance(kind, Sharded) else () for name, kind in kinds.items()}
         work = ImportWork(uuid.uuid4().hex, config, router.config, tables, keys)
         ends = Ends(engines, tables, router)
@@ -195,6 +196,11 @@ def _check(found: Survey, kinds: Mapping[str, TableKind], frozen: bool) -> None:
                 problems += [f"{name}: {it}" for it in obstacles_of(found, table, column, {**keys, name: column})]
         if not table.primary_key and not frozen:
             problems.append(f"{name}: it has no primary key, so its changes cannot be followed (from.frozen = true)")
+        if name in found.related and not frozen:
+            problems.append(
+                f"{name}: it is written by way of other tables, too (inheritance, or a partitioned table), so its "
+                "changes cannot be followed (from.frozen = true)"
+            )
     for reference in found.promises.foreign_keys:
         if reference.table in kinds and reference.parent not in kinds:
             problems.append(f"{reference.table}: it refers to {reference.parent}, which is skipped")

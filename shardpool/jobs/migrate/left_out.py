@@ -26,6 +26,16 @@ UNION ALL
 SELECT 'inherited table', c.relname, '' FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 WHERE c.relnamespace = %s::regnamespace AND c.relkind = 'r'
 UNION ALL
+SELECT 'policy', polname || ' on ' || c.relname, '' FROM pg_policy l JOIN pg_class c ON c.oid = l.polrelid
+WHERE c.relnamespace = %s::regnamespace
+UNION ALL
+SELECT 'rule', r.rulename || ' on ' || r.tablename, r.definition FROM pg_rules r
+WHERE quote_ident(r.schemaname)::regnamespace = %s::regnamespace
+UNION ALL
+SELECT CASE WHEN c.relname ~ '^shardpool_' THEN 'reserved table' ELSE 'empty table' END, c.relname, '' FROM pg_class c
+WHERE c.relnamespace = %s::regnamespace AND c.relkind = 'r' AND (c.relname ~ '^shardpool_' OR NOT EXISTS
+    (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped))
+UNION ALL
 SELECT 'sequence', s.sequencename || coalesce(', which stands at ' || s.last_value, ', which was never used'), ''
 FROM pg_sequences s WHERE quote_ident(s.schemaname)::regnamespace = %s::regnamespace
 ORDER BY 1, 2
@@ -42,6 +52,10 @@ _ADVICE = {
     "materialized view": "the keyspace has none: make it a view, or a table that a job fills",
     "partitioned table": "copy its rows into a plain table first: the keyspace divides tables by itself",
     "inherited table": "copy its rows into a plain table first",
+    "policy": "it hides rows from nobody in the keyspace: let the application choose what is seen",
+    "rule": "it would see one partition only: do its work in the application",
+    "reserved table": "rename it first: names that begin with shardpool_ are taken",
+    "empty table": "it has no columns: leave it, or give it one",
     "foreign table": "its rows are elsewhere: import them from there, or copy them into a table first",
     "sequence": "new ids come from the application or router.next_id(), whose ids are larger than any counted ones",
 }

@@ -34,6 +34,10 @@ FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
 WHERE c.relnamespace = %s::regnamespace AND c.relkind = 'r'
   AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid) ORDER BY 1, 2
 """
+_RELATED = """
+SELECT DISTINCT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid IN (i.inhrelid, i.inhparent)
+WHERE c.relnamespace = %s::regnamespace AND c.relkind = 'r'
+"""
 #: In the order in which they were made, as one may be made of another.
 _TYPES = """
 SELECT CASE t.typtype
@@ -83,6 +87,8 @@ class Survey:
     #: Statements that make enums, domains and composite types.
     types: Sequence[str]
     others: Sequence[LeftOut]
+    #: Tables that inherit from others, are inherited from, or are parts of a partitioned one.
+    related: frozenset[str]
 
 
 def survey(cursor: Any, schema: str) -> Survey:
@@ -108,4 +114,5 @@ def survey(cursor: Any, schema: str) -> Survey:
         identities=frozenset((table, column) for table, column, _, identity in extras if identity),
         types=[statement for (statement,) in ask(_TYPES)],
         others=left_out(cursor, schema),
+        related=frozenset(table for (table,) in ask(_RELATED)),
     )

@@ -182,8 +182,7 @@ def _count_on(engines: Engines, counted: Collection[tuple[str, str]]) -> None:
             for table, column in counted:
                 cursor.execute(
                     f"SELECT setval(sequence, greatest(max({quote(column)}), nextval(sequence))) FROM {quote(table)}, "
-                    "CAST(pg_get_serial_sequence(%s, %s) AS regclass) AS sequence "
-                    "WHERE sequence IS NOT NULL GROUP BY sequence",
-                    (quote(table), column),
+                    f"CAST(pg_get_serial_sequence({literal(quote(table))}, {literal(column)}) AS regclass) AS sequence "
+                    "WHERE sequence IS NOT NULL GROUP BY sequence"
                 )
         connection.commit()

@@ -53,7 +53,7 @@ def stop_capture(router: Router, job: str, tables: Mapping[str, Table]) -> None:
         log, truncate = quote(log_of(job, name)), quote(f"{FEED}{job}__")
         statements += [f"DROP TRIGGER {trigger} ON {quote(name)}", f"DROP TRIGGER {truncate} ON {quote(name)}"]
         statements += [f"DROP TABLE {log}", f"DROP FUNCTION {log}()"]
-    router.create_schema(";\n".join([*statements, f"DROP FUNCTION {trigger}()"]), {})
+    change_schema(router, ";\n".join([*statements, f"DROP FUNCTION {trigger}()"]), {})
 
 
 def _log_ddl(job: str, table: Table) -> str:
