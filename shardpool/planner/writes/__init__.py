@@ -57,6 +57,7 @@ __all__ = [
     "Found",
     "Guarded",
     "Staged",
+    "StagedChange",
     "StagedInsert",
     "Step",
     "Steps",

@@ -86,6 +86,9 @@ class Staged(Protocol):
     def source(self) -> CompiledQuery: ...
 
     @property
+    def table(self) -> Table: ...
+
+    @property
     def copies(self) -> Copies | None:
         """Set for a reference table."""
 
