@@ -218,4 +218,6 @@ def _both(refusal: ShardpoolError, also: ShardpoolError | None) -> ShardpoolErro
     if isinstance(refusal, UnsupportedStatement) and isinstance(also, UnsupportedStatement):
         text = refusal.message if also.message == refusal.message else f"{refusal.message}; found first: {also.message}"
         return UnsupportedStatement(refusal.code, text, refusal.hint)
+    if isinstance(refusal, CrossShardTransaction) and isinstance(also, UnsupportedStatement):
+        return CrossShardTransaction(f"{refusal}; found first: {also.message}")
     return refusal
