@@ -15,6 +15,7 @@ from shardpool.catalog import Catalog
 from shardpool.ddl.features import read_features
 from shardpool.ddl.history import History
 from shardpool.ddl.introspect import read_tables
+from shardpool.ddl.key_triggers import check_keys_kept
 from shardpool.ddl.log import Recorded, add_effects, bring_forward, count_running, forget, mark_done
 from shardpool.ddl.parallel import on_all
 from shardpool.ddl.refusals import refuse
@@ -135,6 +136,10 @@ class Change:
             with session.reading(schema) as cursor:
                 tables.update(read_tables(cursor, schema, wanted))
                 present |= {(it.kind, it.table, it.name) for it in read_features(cursor, schema)}
+        if any(effect.what in ("trigger", "function") for it in self.batch for effect in it.statement.effects):
+            kept = {**self.topology.tables, **{name: table for name, table in tables.items() if table is not None}}
+            with session.reading(session.schemas[0]) as cursor:
+                check_keys_kept(cursor, session.schemas[0], kept)
         history = History.of(
             [it.statement for it in (*self.done, *self.batch)], self.topology.tables, self.catalog.keyspace
         )

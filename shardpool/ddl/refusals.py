@@ -367,6 +367,11 @@ REFUSALS: Mapping[str, Refusal] = {
         "router.query could not answer view {name!r}: {reason}",
         "nothing was changed on any shard: leave out of the view what is not the same in all partitions",
     ),
+    "SP271": Refusal(
+        "trigger {name!r} of table {table!r} calls function {function!r}, which assigns NEW.{column}: the row has its "
+        "partition by then, and would have the key of another one",
+        "nothing was changed on any shard: give rows their keys before they are written",
+    ),
     "SP269": Refusal(
         "the keyspace changed while the script was executed",
         "nothing was changed on any shard: apply the script again",

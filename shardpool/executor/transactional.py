@@ -31,7 +31,8 @@ class Transactional:
         *retries*: how often it follows a partition that had moved before anything was done. Leaving the block raises
         `sqlalchemy.exc` errors, `ShardUnavailable`, `CannotPrepare`, with everything rolled back; or `InDoubt`.
         Isolation levels hold on each shard: a reader may see a transaction of several shards on one a moment earlier
-        than on another.
+        than on another, and SERIALIZABLE transactions that meet on several shards may not be serialisable: of two that
+        each read what the other writes, on different shards, both commit.
         """
         return Transaction(self._around, isolation, read_only, retries)
 

@@ -21,6 +21,8 @@ from shardpool.errors import CrossShardDeadlock, GatherTooLarge, SchemaDrift, St
 from shardpool.executor.at_once import alone, write_at_once
 from shardpool.executor.copied import copied
 from shardpool.executor.current import CurrentTopology
+from shardpool.executor.moving_rows import beside_movers, keep_out
+from shardpool.executor.queries import placements_of
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.statements import MAX_RETRIES, Statements
 from shardpool.executor.texts import type_names
@@ -35,6 +37,7 @@ from shardpool.planner.writes import (
     Found,
     Guarded,
     Staged,
+    StagedChange,
     StagedInsert,
     Step,
     Steps,
@@ -209,15 +212,26 @@ def _staged(
                     done = copied(transaction, staged, parameters, at_once)
                     if done is not None:
                         return done, Steps(())
+                else:
+                    _beside_movers(transaction, staged, parameters)
                 result = select(transaction, staged.source, parameters, transaction.topology, True)
                 found = Found(type_names(transaction, result.description), result.rows)
                 _check_size(found, transaction.around.max_gather_bytes)
                 steps = staged.steps(found, parameters, transaction.topology)
+                if isinstance(staged, StagedChange) and steps.guard is not None:
+                    keep_out(transaction, staged.table.name, (step.shard for step in steps.steps), moving=True)
                 return _carried_out(transaction, steps, parameters, at_once, texts), steps
         except DBAPIError as error:
             # As any statement that fails, though its savepoint was rolled back.
             raise transaction.fail(error) from error.__cause__
     raise WriteConflict(ATTEMPTS)
+
+
+def _beside_movers(transaction: Transaction, staged: Staged, parameters: Parameters) -> None:
+    placements = placements_of(staged.source.bind(parameters, transaction.topology), transaction.topology)
+    if staged.table.sharded and len(placements) > 1:
+        moving = isinstance(staged, StagedChange) and staged.moves
+        keep_out(transaction, staged.table.name, (it.shard for it in placements), moving=moving)
 
 
 def _check_size(found: Found, limit: int) -> None:
@@ -235,6 +249,7 @@ def _carried_out(
 ) -> RoutedResult:
     if steps.guard is not None:
         _pass(transaction, steps.guard)
+    steps = beside_movers(transaction, steps)
     if steps.moment:
         parameters = {**parameters, MOMENT: _now(transaction, steps.steps[0].shard)}
     if at_once and (steps.new or alone(transaction, steps)):

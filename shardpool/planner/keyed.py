@@ -199,9 +199,14 @@ def _compile(statement: Statement, topology: Topology, strict: bool) -> KeyedSta
 
 
 def _tables(statement: Statement, topology: Topology, strict: bool) -> Iterator[Table]:
-    ctes = {node.ctename for node in walk(statement.node) if isinstance(node, pb.CommonTableExpr)}
-    for node in walk(statement.node):
+    nodes = walk(statement.node)
+    ctes = {node.ctename for node in nodes if isinstance(node, pb.CommonTableExpr)}
+    # FOR UPDATE OF has aliases.
+    locked = {it.range_var.location for node in nodes if isinstance(node, pb.LockingClause) for it in node.locked_rels}
+    for node in nodes:
         if not isinstance(node, pb.RangeVar) or (node.relname in ctes and not node.schemaname):
+            continue
+        if node.location in locked:
             continue
         table = topology.tables.get(node.relname)
         if table is not None and node.schemaname in ("", topology.keyspace):
@@ -221,23 +226,37 @@ def _written(statement: Statement, topology: Topology) -> Iterator[WrittenKey]:
             raise refuse("SP112", table.name)
         if isinstance(node, pb.InsertStmt):
             yield from inserted_keys(node, table, statement, topology)
-            changes = node.on_conflict_clause.target_list
+            yield from updated_keys(node, table, statement)
         elif isinstance(node, pb.UpdateStmt):
-            changes = node.target_list
-        else:
-            continue
+            yield from assigned_keys(node.target_list, table, statement)
+
+
+def updated_keys(insert: Tree, table: Table, statement: Statement) -> Iterator[WrittenKey]:
+    """As `assigned_keys`, for ON CONFLICT DO UPDATE: the key of the row that was to be inserted belongs here, too."""
+    changes = insert.on_conflict_clause.target_list
+    values = {node.res_target.name: _assigned(node.res_target.val) for node in changes}
+    found = [values.get(key, pb.Node()) for key in table.key]
+    if [column_fields(value.column_ref) for value in found] != [("excluded", key) for key in table.key]:
         yield from assigned_keys(changes, table, statement)
 
 
 def assigned_keys(changes: Any, table: Table, statement: Statement) -> Iterator[WrittenKey]:
     """An assignment to the key may only repeat a key of the same partition; for composite keys all parts must show."""
-    assigned = {node.res_target.name: node.res_target.val for node in changes}
+    assigned = {node.res_target.name: _assigned(node.res_target.val) for node in changes}
     if not assigned.keys() & set(table.key):
         return
     sources = [source_of(assigned[key], statement) if key in assigned else None for key in table.key]
     if any(source is None for source in sources):
         raise refuse("SP114", table.name)
     yield _written_key(table, sources, "SP114")
+
+
+def _assigned(value: Tree) -> Tree:
+    """What one column is assigned, also by ``(a, b) = (1, 2)``."""
+    if not is_a(value, "multi_assign_ref") or not is_a(value.multi_assign_ref.source, "row_expr"):
+        return value
+    args = value.multi_assign_ref.source.row_expr.args
+    return args[value.multi_assign_ref.colno - 1] if len(args) == value.multi_assign_ref.ncolumns else value
 
 
 def inserted_keys(insert: Tree, table: Table, statement: Statement, topology: Topology) -> Iterator[WrittenKey]:

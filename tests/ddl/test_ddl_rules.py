@@ -21,6 +21,7 @@ ELSEWHERE = {
     **dict.fromkeys(("SP264", "SP265", "SP269"), "test_ddl_faults.py"),
     "SP266": "test_ddl_replay.py",
     "SP270": "test_ddl_views.py",
+    "SP271": "test_key_triggers.py",
 }
 
 

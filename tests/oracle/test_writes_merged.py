@@ -76,7 +76,7 @@ REFUSED = {
     f"{BY_TOTAL} WHEN MATCHED THEN UPDATE SET customer = o.customer + 1": "SP114",
     f"{BY_TOTAL} WHEN MATCHED THEN UPDATE SET orders = (SELECT 1)": "SP13[23]",
     f"{BY_TOTAL} WHEN MATCHED THEN UPDATE SET (orders, total) = (SELECT 1, 2)": "SP132.*one subquery",
-    f"{BY_TOTAL} WHEN MATCHED THEN UPDATE SET (customer, total) = (1, 2)": "SP114",
+    f"{BY_TOTAL} WHEN MATCHED THEN UPDATE SET (total, customer) = (1, o.customer)": "SP114",
 }
 
 

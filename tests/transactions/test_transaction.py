@@ -420,3 +420,25 @@ def test_what_an_older_server_does_not_understand_leaves_the_savepoint(
                 tx.on_shard(shop.shard_of(key).name, "SELEC 1", {}, [], True)
             tx.execute(key, "UPDATE customers SET name = 'kept' WHERE customer_id = :key", {"key": key})
     assert shop.query(COUNT + " WHERE name = 'kept'").scalar_one() == 3
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_write_skew_is_caught_on_one_shard_and_not_over_several(shop: Router, shards: int) -> None:
+    """As the README says: each of the two reads what the other one writes."""
+    first = next(key for key in range(1, 12) if (shop.shard_of(key) == shop.shard_of(0)) is (shards == 1))
+    read = "SELECT name FROM customers WHERE customer_id = :key"
+    write = "UPDATE customers SET name = 'on leave' WHERE customer_id = :key"
+    one, other = (shop.transaction(isolation="SERIALIZABLE") for _ in range(2))
+    for tx, key in ((one, 0), (other, first)):
+        tx.execute(key, read, {"key": key})
+    one.execute(first, write, {"key": first})
+    other.execute(0, write, {"key": 0})
+    one.commit()
+    if shards == 1:
+        with pytest.raises(sqlalchemy.exc.OperationalError) as caught:
+            other.commit()
+        assert caught.value.orig is not None and caught.value.orig.pgcode == "40001"  # type: ignore[attr-defined]
+    else:
+        other.commit()
+    left = shop.query("SELECT count(*) FROM customers WHERE name = 'on leave'").scalar()
+    assert left == shards

@@ -15,13 +15,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from postgast import pg_query_pb2 as pb
+
 from shardpool.errors import CrossShardTransaction, ShardpoolError, UnsupportedStatement
-from shardpool.planner.ast import is_a, kind, unwrap
+from shardpool.planner.ast import Tree, column_fields, is_a, kind, unwrap, walk
 from shardpool.planner.depth import at_any_depth
 from shardpool.planner.ladder import CompiledQuery, compile_query
 from shardpool.planner.plan import SinglePlan
 from shardpool.planner.refusals import refuse
 from shardpool.planner.safety import check_session
+from shardpool.planner.scopes import SYSTEM_COLUMNS
 from shardpool.planner.statement import Statement
 from shardpool.planner.views import expanded
 from shardpool.planner.writes.apart import Apart, split
@@ -54,6 +57,7 @@ __all__ = [
     "Found",
     "Guarded",
     "Staged",
+    "StagedChange",
     "StagedInsert",
     "Step",
     "Steps",
@@ -87,6 +91,7 @@ def compile_write(statement: Statement, topology: Topology) -> CompiledWrite:
     unknown = check_session(light.node, topology)
     if unknown is not None:
         raise refuse("SP135", unknown)
+    _check_system_columns(light.node)
     table = guarded_table(light, topology)
     if modifying_ctes(light):
         if table is not None:
@@ -105,6 +110,13 @@ def compile_write(statement: Statement, topology: Topology) -> CompiledWrite:
         inner = FirstProven(whole.unparsed(), *_attempt(lambda: _direct(whole, light, topology)))
     returns = bool(unwrap(statement.node).returning_clause.exprs)
     return Guarded(inner, table, verb, returns, updates_on_conflict(statement.node) and not both, both)
+
+
+def _check_system_columns(node: Tree) -> None:
+    for it in walk(node):
+        # xmax is 0 in new rows, wherever they are: what ON CONFLICT DO UPDATE is asked for.
+        if isinstance(it, pb.ColumnRef) and column_fields(it)[-1] in SYSTEM_COLUMNS - {"xmax"}:
+            raise refuse("SP105", column_fields(it)[-1])
 
 
 def _direct(statement: Statement, light: Statement, topology: Topology) -> CompiledWrite:
@@ -206,4 +218,6 @@ def _both(refusal: ShardpoolError, also: ShardpoolError | None) -> ShardpoolErro
     if isinstance(refusal, UnsupportedStatement) and isinstance(also, UnsupportedStatement):
         text = refusal.message if also.message == refusal.message else f"{refusal.message}; found first: {also.message}"
         return UnsupportedStatement(refusal.code, text, refusal.hint)
+    if isinstance(refusal, CrossShardTransaction) and isinstance(also, UnsupportedStatement):
+        return CrossShardTransaction(f"{refusal}; found first: {also.message}")
     return refusal

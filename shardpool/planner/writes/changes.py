@@ -76,6 +76,11 @@ class StagedChange:
     insert: str
     copies: Copies | None
 
+    @property
+    def moves(self) -> bool:
+        """Whether it may move rows to other partitions."""
+        return bool(self.insert)
+
     def steps(self, found: Found, parameters: Mapping[str, Any], topology: Topology) -> Steps:
         if moving_parameters(parameters):
             raise refuse("SP133", "a parameter may mean the current time")

@@ -9,10 +9,10 @@ from typing import Any
 from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.ast import Tree, is_a, is_star, walk
-from shardpool.planner.keyed import WrittenKey, assigned_keys
+from shardpool.planner.keyed import WrittenKey, updated_keys
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.refusals import refuse
-from shardpool.planner.rewrite import copied, expression
+from shardpool.planner.rewrite import copied, expression, target
 from shardpool.planner.safety import moving_parameters
 from shardpool.planner.scopes import Scope
 from shardpool.planner.statement import Statement
@@ -156,7 +156,7 @@ def compile_staged_insert(statement: Statement, topology: Topology) -> StagedIns
     copies = copies_of(insert, table, topology)
     insert.select_stmt.select_stmt.CopyFrom(_rows_select())
     insert.ClearField("with_clause")
-    assigned = tuple(assigned_keys(conflict.target_list, table, statement)) if table.sharded else ()
+    assigned = tuple(updated_keys(insert, table, statement)) if table.sharded else ()
     new = not insert.HasField("on_conflict_clause")
     plain = table.sharded and new and not insert.HasField("returning_clause")
     words = generated(insert, statement, topology)
@@ -170,6 +170,10 @@ def _select(insert: Tree) -> Tree:
     if not is_a(insert.select_stmt, "select_stmt"):
         raise refuse("SP113", insert.relation.relname)
     select = copied(insert.select_stmt.select_stmt)
+    if len(select.values_lists) == 1:
+        # As PostgreSQL takes it: functions in it may return sets.
+        select.target_list.extend(target(item) for item in select.values_lists[0].list.items)
+        del select.values_lists[:]
     if any(isinstance(node, pb.SetToDefault) for node in walk(select)):
         raise refuse("SP132", "DEFAULT beside values that are computed by a query")
     if insert.HasField("with_clause"):

@@ -21,7 +21,7 @@ from shardpool.planner.safety import moving_parameters
 from shardpool.planner.statement import Statement
 from shardpool.planner.words import on_search_path
 from shardpool.planner.writes.own_keys import copies_own_key
-from shardpool.planner.writes.partitions import WritePartitions, assigned_parts, still_words
+from shardpool.planner.writes.partitions import WritePartitions, still_words
 from shardpool.planner.writes.staged import (
     ROWS,
     check_around,
@@ -32,7 +32,7 @@ from shardpool.planner.writes.staged import (
     stored_key,
     typed_rows,
 )
-from shardpool.planner.writes.steps import Copies, Found, Steps, check_assigned, returned, target_of
+from shardpool.planner.writes.steps import Copies, Found, Steps, assigned_parts, check_assigned, returned, target_of
 from shardpool.topology.key import KEY_TYPES
 from shardpool.topology.shard_map import Placement, Topology
 from shardpool.topology.tables import Table

@@ -13,7 +13,7 @@ from typing import Any
 from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.ast import Tree, column_fields, is_a, kind, unwrap, walk
-from shardpool.planner.keyed import KeyedStatement, WrittenKey, assigned_keys, compile_keyed
+from shardpool.planner.keyed import KeyedStatement, WrittenKey, assigned_keys, compile_keyed, updated_keys
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.moment import at_one_moment
 from shardpool.planner.plan import ByShard, Concatenation, PushdownPlan, SinglePlan
@@ -72,14 +72,13 @@ def compile_partitions(statement: Statement, topology: Topology) -> WritePartiti
     node = unwrap(statement.node)
     table = target_of(statement, topology)
     if kind(statement.node) == "insert_stmt":
-        changes, select = node.on_conflict_clause.target_list, _inserted_rows(node, topology)
+        assigned, select = updated_keys(node, table, statement), _inserted_rows(node, topology)
     else:
         changes = node.target_list if kind(statement.node) == "update_stmt" else ()
-        select = changed_rows(statement.node)
+        assigned, select = assigned_keys(changes, table, statement), changed_rows(statement.node)
     source = compile_source(select, statement, topology)
-    assigned = tuple(assigned_keys(changes, table, statement))
     new = kind(statement.node) == "insert_stmt" and not node.HasField("on_conflict_clause")
-    return WritePartitions(table.name, keyed, assigned, source, still_words(keyed, statement, topology), new)
+    return WritePartitions(table.name, keyed, tuple(assigned), source, still_words(keyed, statement, topology), new)
 
 
 def still_words(keyed: KeyedStatement, statement: Statement, topology: Topology) -> KeyedStatement | None:
@@ -94,29 +93,14 @@ def changed_rows(node: Tree) -> Tree:
     select = pb.SelectStmt(limit_option=pb.LIMIT_OPTION_DEFAULT, op=pb.SETOP_NONE)
     select.from_clause.append(pb.Node(range_var=copied(write.relation)))
     select.from_clause.extend(write.from_clause if is_a(node, "update_stmt") else write.using_clause)
-    values = [it.res_target.val for it in write.target_list] if is_a(node, "update_stmt") else []
-    values += returned(write)
+    values = expressions(write.target_list) if is_a(node, "update_stmt") else []
     select.target_list.append(target(expression("1")))
-    for value in values:
-        select.target_list.extend(target(part) for part in assigned_parts(value))
+    select.target_list.extend(target(value) for value in (*values, *returned(write)))
     if write.HasField("where_clause"):
         select.where_clause.CopyFrom(write.where_clause)
     if write.HasField("with_clause"):
         select.with_clause.CopyFrom(write.with_clause)
     return select
-
-
-def assigned_parts(value: Tree) -> list[Tree]:
-    """The expressions of one assignment: none for DEFAULT, the whole row for one of ``(a, b) = ROW(..)``."""
-    if is_a(value, "set_to_default"):
-        return []
-    if is_a(value, "multi_assign_ref"):
-        source = value.multi_assign_ref.source
-        if value.multi_assign_ref.colno > 1:
-            return []
-        parts = source.row_expr.args if is_a(source, "row_expr") else [source]
-        return [part for part in parts if not is_a(part, "set_to_default")]
-    return [value]
 
 
 def _inserted_rows(insert: Tree, topology: Topology) -> Tree:

@@ -10,7 +10,7 @@ import postgast
 from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.ast import Tree, is_a, kind, names, unwrap, walk
-from shardpool.planner.keyed import WrittenKey, assigned_keys, compile_keyed, inserted_keys
+from shardpool.planner.keyed import WrittenKey, compile_keyed, inserted_keys, updated_keys
 from shardpool.planner.refusals import refuse
 from shardpool.planner.rewrite import copied, expression, rewritten
 from shardpool.planner.safety import moving_parameters, not_repeatable
@@ -101,7 +101,7 @@ def compile_rows(statement: Statement, light: Statement, topology: Topology) -> 
         pieces[-1],
         tuple(pieces[1:-1:2]),
         tuple(inserted_keys(insert, table, statement, topology)),
-        tuple(assigned_keys(insert.on_conflict_clause.target_list, table, statement)),
+        tuple(updated_keys(insert, table, statement)),
         _not_per_row(light.node.insert_stmt, topology),
         not insert.HasField("on_conflict_clause"),
     )

@@ -86,6 +86,9 @@ class Staged(Protocol):
     def source(self) -> CompiledQuery: ...
 
     @property
+    def table(self) -> Table: ...
+
+    @property
     def copies(self) -> Copies | None:
         """Set for a reference table."""
 
@@ -146,7 +149,20 @@ def owner_of(row: WrittenKey, parameters: Mapping[str, Any], topology: Topology)
 
 def expressions(nodes: Iterable[Tree]) -> list[Tree]:
     """The values in a list of targets."""
-    return [node.res_target.val for node in nodes]
+    return [part for node in nodes for part in assigned_parts(node.res_target.val)]
+
+
+def assigned_parts(value: Tree) -> list[Tree]:
+    """The expressions of one assignment: none for DEFAULT, the whole row for one of ``(a, b) = ROW(..)``."""
+    if is_a(value, "set_to_default"):
+        return []
+    if is_a(value, "multi_assign_ref"):
+        source = value.multi_assign_ref.source
+        if value.multi_assign_ref.colno > 1:
+            return []
+        parts = source.row_expr.args if is_a(source, "row_expr") else [source]
+        return [part for part in parts if not is_a(part, "set_to_default")]
+    return [value]
 
 
 def returned(write: Tree) -> list[Tree]:
