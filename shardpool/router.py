@@ -220,13 +220,17 @@ class Router(Transactional):
         return self._writes.on_partition(topology.place(key, compiled.key_types), whole, params, topology)
 
     def next_id(self, key: KeyValue, table: str | None = None) -> int:
-        """Return an id for a new row of *key*: unique in the keyspace, later ones greater (between routers to about a
-        second), and `execute_by_id` finds the row by it. Raise `KeyTypeMismatch`, `CatalogUnavailable`."""
+        """Return a 63-bit id for a new row of *key*: unique in the keyspace, later ones greater (between routers to
+        about a second), and `execute_by_id` finds the row by it. Raise `KeyTypeMismatch`, `CatalogUnavailable`.
+
+        For a row whose id is its own key give any key: such a row is found by `execute`, and not by `execute_by_id`."""
         return self._ids.next_id(key, table)
 
     def execute_by_id(self, identity: int, sql: str, params: Parameters | None = None) -> Result[Any]:
         """Run one statement as `execute` does, on the partition that an id of `next_id` carries. It must name its row,
-        by ``id = :id`` or so: where partitions are smaller than what an id tells, it runs on several."""
+        by ``id = :id`` or so: where partitions are smaller than what an id tells, it runs on several.
+
+        Raise `ValueError` for an id that `next_id` cannot have given, like those of an imported sequence."""
         compiled = self._keyed.text(sql, self._current.value)
         if compiled.reserved:
             raise refuse_statement("SP139", "a row that an id finds: name its key, by execute() or query()")
