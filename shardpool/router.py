@@ -41,6 +41,7 @@ from shardpool.executor.deadlocks import Deadlocks
 from shardpool.executor.explain import Explanation, WriteExplanation
 from shardpool.executor.ids import IDS, ById, GivesIds, IdClock
 from shardpool.executor.merge import Merger
+from shardpool.executor.parameters import with_parameters
 from shardpool.executor.partition import OPTION, PartitionContext, watch
 from shardpool.executor.queries import Queries
 from shardpool.executor.results import RoutedResult, StreamedResult
@@ -196,12 +197,13 @@ class Router(Transactional):
 
     # -- one partition ----------------------------------------------------------------------------------------------
 
+    @with_parameters
     def execute(self, key: KeyValue, sql: str | Executable, params: Parameters | None = None) -> Result[Any]:
         """Run one statement on the partition of *key*, as a transaction of its own, in one round trip.
 
         *sql* is text with ``:name`` parameters or a SQLAlchemy construct. Raises `KeyTypeMismatch`, `UnknownTable`,
-        `CrossShardTransaction` for a row of another partition, `UnsupportedStatement`; `sqlalchemy.exc` errors of the
-        statement itself; `ShardUnavailable` and `OutcomeUnknown` for a broken connection.
+        `CrossShardTransaction` for a row of another partition, `UnsupportedStatement`, `WrongParameters`;
+        `sqlalchemy.exc` errors of the statement itself; `ShardUnavailable`, `OutcomeUnknown` for a broken connection.
         """
         if not isinstance(sql, str):
             return self._constructs.execute(
@@ -226,6 +228,7 @@ class Router(Transactional):
         For a row whose id is its own key give any key: such a row is found by `execute`, and not by `execute_by_id`."""
         return self._ids.next_id(key, table)
 
+    @with_parameters
     def execute_by_id(self, identity: int, sql: str, params: Parameters | None = None) -> Result[Any]:
         """Run one statement as `execute` does, on the partition that an id of `next_id` carries. It must name its row,
         by ``id = :id`` or so: where partitions are smaller than what an id tells, it runs on several.
@@ -311,13 +314,14 @@ class Router(Transactional):
 
     # -- all partitions ---------------------------------------------------------------------------------------------
 
+    @with_parameters
     def query(self, sql: str | Executable, params: Parameters | None = None) -> Result[Any]:
         """Answer a SELECT over all shards as one PostgreSQL holding all rows would; or write on all that it concerns,
         as a transaction of its own.
 
-        Raises `InvalidSQL`, `UnknownTable`, `UnsupportedStatement` (with a code), `GatherTooLarge`; `ScatterFailed` if
-        a shard fails, after the other shards were cancelled; `sqlalchemy.exc` errors of the statement itself. A write
-        of several shards also raises as the end of a `transaction` does.
+        Raises `InvalidSQL`, `WrongParameters`, `UnknownTable`, `UnsupportedStatement` (with a code), `GatherTooLarge`;
+        `ScatterFailed` if a shard fails, after the other shards were cancelled; `sqlalchemy.exc` errors of the
+        statement itself. A write of several shards also raises as the end of a `transaction` does.
         """
         if not isinstance(sql, str):
             queries, run = self._queries.pyformat, self._answer
@@ -331,6 +335,7 @@ class Router(Transactional):
             return self._answers.answer(compiled, params)
         return self._writes.answer(compiled, params)
 
+    @with_parameters
     def stream(self, sql: str, params: Parameters | None = None) -> StreamedResult:
         """Answer a SELECT as `query` does, with rows as they come: memory is bounded whatever the size of the result.
 

@@ -30,6 +30,7 @@ from shardpool.executor.cache import PlanCache
 from shardpool.executor.constructs import Constructs
 from shardpool.executor.current import CurrentTopology
 from shardpool.executor.deadlocks import GIVES_WAY, Deadlocks
+from shardpool.executor.parameters import with_parameters
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.writes import answer, write_reserved
 from shardpool.planner.keyed import KeyedStatement, types_of_key
@@ -101,6 +102,7 @@ class Transaction:
 
     # -- statements -------------------------------------------------------------------------------------------------
 
+    @with_parameters
     def execute(self, key: KeyValue, sql: str | Executable, params: Parameters | None = None) -> Result[Any]:
         """Run one statement on the partition of *key*. Raises as `Router.execute`, and `StalePlacement`."""
         if not isinstance(sql, str):
@@ -129,6 +131,7 @@ class Transaction:
 
         return self.following(work)
 
+    @with_parameters
     def query(self, sql: str | Executable, params: Parameters | None = None) -> Result[Any]:
         """Answer a SELECT over all shards, with the transaction's own writes, or write. Raises as `Router.query`."""
         if not isinstance(sql, str):
