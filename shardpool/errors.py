@@ -11,6 +11,7 @@
     │ └ CrossShardTransaction rows of several partitions in a one-partition call
     ├ PlanError               the planner's answers that are not a plan
     │ ├ InvalidSQL            PostgreSQL's grammar refuses the text
+    │ ├ WrongParameters       no mapping, or without a name that the statement has
     │ ├ UnsupportedStatement  refused, with a code of the catalogue (planner/refusals.py)
     │ └ GatherTooLarge        more bytes than max_gather_bytes would have to travel
     ├ TopologyError
@@ -120,6 +121,10 @@ class PlanError(ShardpoolError):
 
 class InvalidSQL(PlanError):
     """PostgreSQL's own grammar does not accept the statement."""
+
+
+class WrongParameters(PlanError):
+    """The parameters do not fit the statement."""
 
 
 class UnsupportedStatement(PlanError):

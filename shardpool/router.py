@@ -41,6 +41,7 @@ from shardpool.executor.deadlocks import Deadlocks
 from shardpool.executor.explain import Explanation, WriteExplanation
 from shardpool.executor.ids import IDS, ById, GivesIds, IdClock
 from shardpool.executor.merge import Merger
+from shardpool.executor.parameters import with_parameters
 from shardpool.executor.partition import OPTION, PartitionContext, watch
 from shardpool.executor.queries import Queries
 from shardpool.executor.results import RoutedResult, StreamedResult
@@ -197,12 +198,13 @@ class Router(Transactional):
 
     # -- one partition ----------------------------------------------------------------------------------------------
 
+    @with_parameters
     def execute(self, key: KeyValue, sql: str | Executable, params: Parameters | None = None) -> Result[Any]:
         """Run one statement on the partition of *key*, as a transaction of its own, in one round trip.
 
         *sql* is text with ``:name`` parameters or a SQLAlchemy construct. Raises `KeyTypeMismatch`, `UnknownTable`,
-        `CrossShardTransaction` for a row of another partition, `UnsupportedStatement`; `sqlalchemy.exc` errors of the
-        statement itself; `ShardUnavailable` and `OutcomeUnknown` for a broken connection.
+        `CrossShardTransaction` for a row of another partition, `UnsupportedStatement`, `WrongParameters`;
+        `sqlalchemy.exc` errors of the statement itself; `ShardUnavailable`, `OutcomeUnknown` for a broken connection.
         """
         if not isinstance(sql, str):
             return self._constructs.execute(
@@ -221,13 +223,18 @@ class Router(Transactional):
         return self._writes.on_partition(topology.place(key, compiled.key_types), whole, values, topology)
 
     def next_id(self, key: KeyValue, table: str | None = None) -> int:
-        """Return an id for a new row of *key*: unique in the keyspace, later ones greater (between routers to about a
-        second), and `execute_by_id` finds the row by it. Raise `KeyTypeMismatch`, `CatalogUnavailable`."""
+        """Return a 63-bit id for a new row of *key*: unique in the keyspace, later ones greater (between routers to
+        about a second), and `execute_by_id` finds the row by it. Raise `KeyTypeMismatch`, `CatalogUnavailable`.
+
+        For a row whose id is its own key give any key: such a row is found by `execute`, and not by `execute_by_id`."""
         return self._ids.next_id(key, table)
 
+    @with_parameters
     def execute_by_id(self, identity: int, sql: str, params: Parameters | None = None) -> Result[Any]:
         """Run one statement as `execute` does, on the partition that an id of `next_id` carries. It must name its row,
-        by ``id = :id`` or so: where partitions are smaller than what an id tells, it runs on several."""
+        by ``id = :id`` or so: where partitions are smaller than what an id tells, it runs on several.
+
+        Raise `ValueError` for an id that `next_id` cannot have given, like those of an imported sequence."""
         compiled = self._keyed.text(sql, self._current.value)
         if compiled.reserved:
             raise refuse_statement("SP139", "a row that an id finds: name its key, by execute() or query()")
@@ -308,13 +315,14 @@ class Router(Transactional):
 
     # -- all partitions ---------------------------------------------------------------------------------------------
 
+    @with_parameters
     def query(self, sql: str | Executable, params: Parameters | None = None) -> Result[Any]:
         """Answer a SELECT over all shards as one PostgreSQL holding all rows would; or write on all that it concerns,
         as a transaction of its own.
 
-        Raises `InvalidSQL`, `UnknownTable`, `UnsupportedStatement` (with a code), `GatherTooLarge`; `ScatterFailed` if
-        a shard fails, after the other shards were cancelled; `sqlalchemy.exc` errors of the statement itself. A write
-        of several shards also raises as the end of a `transaction` does.
+        Raises `InvalidSQL`, `WrongParameters`, `UnknownTable`, `UnsupportedStatement` (with a code), `GatherTooLarge`;
+        `ScatterFailed` if a shard fails, after the other shards were cancelled; `sqlalchemy.exc` errors of the
+        statement itself. A write of several shards also raises as the end of a `transaction` does.
         """
         if not isinstance(sql, str):
             queries, run = self._queries.pyformat, self._answer
@@ -328,6 +336,7 @@ class Router(Transactional):
             return self._answers.answer(compiled, params)
         return self._writes.answer(compiled, params)
 
+    @with_parameters
     def stream(self, sql: str, params: Parameters | None = None) -> StreamedResult:
         """Answer a SELECT as `query` does, with rows as they come: memory is bounded whatever the size of the result.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,9 @@ from shardpool.cli.output import print_error
 #: What a wrong command line raises, whichever library typer is built on.
 _WrongUsage: Any = typer.BadParameter.__mro__[2]
 
+#: All else that begins so is a statement, whose first line is a comment.
+_OPTION = re.compile(r"--([a-z][a-z-]*(=.*)?)?", re.DOTALL)
+
 USAGE = 2
 INTERRUPTED = 130
 
@@ -22,6 +26,8 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (see `app`)."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] in (["query"], ["explain"]):
+        arguments = [f"\n{it}" if it.startswith("--") and not _OPTION.fullmatch(it) else it for it in arguments]
     as_json = "--json" in arguments
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="shardpool", standalone_mode=False)

@@ -113,6 +113,8 @@ def _proposal(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
             Text("; ".join(it["obstacles"]), style="yellow"),
         )
     yield table
+    for problem in facts["problems"]:
+        yield Text(f"to be removed before the job runs: {problem}", style="red")
     if "query_log" in facts:
         calls = facts["query_log"]["calls"]
         shares = (f"{name} {count / sum(calls.values()):.1%}" for name, count in calls.items())

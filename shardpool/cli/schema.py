@@ -43,7 +43,7 @@ def apply(
 ) -> None:
     """Apply a script to every partition (sharded tables) or every shard (reference tables), everywhere or nowhere.
 
-    New tables are declared in [[tables]] of the configuration, or here. What was applied before is left alone.
+    New tables are declared in \\[tables] of the configuration, or here. What was applied before is left alone.
     """
     script, tables = read_text(file), read_tables(sharded, reference)
     from shardpool.router import Router

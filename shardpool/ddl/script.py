@@ -36,6 +36,8 @@ class ParsedStatement:
     @property
     def what(self) -> str:
         """The leading keywords, to name the statement in messages."""
+        if isinstance(self.tree, pb.CreateTableAsStmt) and self.tree.objtype == pb.OBJECT_TABLE:
+            return "CREATE TABLE .. AS"
         found = itertools.takewhile(lambda token: token.keyword_kind != _NO_KEYWORD, _tokens(self.text))
         data = self.text.encode()
         return " ".join(data[token.start : token.end].decode().upper() for token in itertools.islice(found, 4))

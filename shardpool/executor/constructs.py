@@ -19,6 +19,7 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.sql import Executable
 
 from shardpool.executor.ids import IDS, GivesIds
+from shardpool.executor.parameters import check_mapping
 from shardpool.executor.results import RoutedResult
 
 #: Runs text in psycopg2's spelling.
@@ -75,6 +76,7 @@ class Constructs:
 
     def execute(self, construct: Executable, params: Mapping[str, Any] | None, run: Run) -> Result[Any]:
         """Execute *construct* by *run*, and return a result that outlives it."""
+        check_mapping(params)
         token = self._run.set(run)
         try:
             with self._engine.connect() as connection:

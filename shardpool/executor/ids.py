@@ -19,7 +19,7 @@ from shardpool.executor.current import CurrentTopology
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.statements import MAX_RETRIES, Statements
 from shardpool.planner.keyed import KeyedStatement, types_of_key
-from shardpool.topology.ids import EPOCH, NUMBERS, TICK, make_id, placements_of
+from shardpool.topology.ids import EPOCH, FIRST_TICK, NUMBERS, TICK, make_id, placements_of
 from shardpool.topology.key import KeyValue, hash_key
 from shardpool.topology.shard_map import Placement, Topology
 
@@ -65,7 +65,7 @@ class IdClock:
             return identity | number
 
     def _lease(self) -> None:
-        now = int((time.time() - EPOCH) / TICK)
+        now = max(int((time.time() - EPOCH) / TICK), FIRST_TICK)
         with self._catalog.begin() as connection:
             leased = connection.execute(text(_LEASE), {"keyspace": self._catalog.keyspace, "now": now})
             self._tick = int(leased.scalar_one())
@@ -109,7 +109,8 @@ def next_id(context: Any) -> int:
     names = [column.table.c[name].key for name in table.key]
     if column.name in table.key or any(given.get(name) is None for name in names):
         raise MissingPartitionKey(
-            f"shardpool.next_id, the default of {column}, carries the partition of {', '.join(table.key)}: give that"
+            f"shardpool.next_id, the default of {column}, carries the partition of {', '.join(table.key)}: give that "
+            "(a row whose id is its own key may have router.next_id() of any key: execute(id, ...) finds it)"
         )
     values = tuple(given[name] for name in names)
     return ids.next_id(values[0] if len(values) == 1 else values, table.name)

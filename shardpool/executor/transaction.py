@@ -30,6 +30,7 @@ from shardpool.executor.cache import PlanCache
 from shardpool.executor.constructs import Constructs
 from shardpool.executor.current import CurrentTopology
 from shardpool.executor.deadlocks import GIVES_WAY, Deadlocks
+from shardpool.executor.parameters import with_parameters
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.writes import answer, write_reserved
 from shardpool.planner.keyed import KeyedStatement, types_of_key
@@ -102,6 +103,7 @@ class Transaction:
 
     # -- statements -------------------------------------------------------------------------------------------------
 
+    @with_parameters
     def execute(self, key: KeyValue, sql: str | Executable, params: Parameters | None = None) -> Result[Any]:
         """Run one statement on the partition of *key*. Raises as `Router.execute`, and `StalePlacement`."""
         if not isinstance(sql, str):
@@ -131,6 +133,7 @@ class Transaction:
             text = topology.search_paths[partition.id] + text
         return self.on_shard(placement.shard, text, values, [placement], compiled.needs_path)
 
+    @with_parameters
     def query(self, sql: str | Executable, params: Parameters | None = None) -> Result[Any]:
         """Answer a SELECT over all shards, with the transaction's own writes, or write. Raises as `Router.query`."""
         if not isinstance(sql, str):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from postgast import pg_query_pb2 as pb
 
 from shardpool.errors import UnknownTable
-from shardpool.planner.ast import Tree, children, freeze, is_a, is_star, names, unwrap
+from shardpool.planner.ast import Tree, children, equal_rows, freeze, is_a, is_star, names, unwrap
 from shardpool.planner.from_functions import function_columns, renamed
 from shardpool.planner.output import output_name
 from shardpool.planner.refusals import refuse
@@ -222,6 +222,11 @@ class _Analyser:
         """Add *node*'s conjuncts to the scope as facts like *fact*."""
         if is_a(node, "bool_expr") and node.bool_expr.boolop == pb.AND_EXPR:
             for part in node.bool_expr.args:
+                self._conjuncts(part, scope, fact)
+        elif pairs := equal_rows(node):
+            for left, right in pairs:
+                part = pb.Node(a_expr=pb.A_Expr(kind=pb.AEXPR_OP, name=node.a_expr.name, lexpr=left, rexpr=right))
+                freeze(part)
                 self._conjuncts(part, scope, fact)
         else:
             scope.facts.append(replace(fact, condition=node))

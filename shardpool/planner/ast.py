@@ -68,6 +68,20 @@ def is_a(node: Tree, name: str) -> bool:
     return type(node) is pb.Node and node.WhichOneof("node") == name
 
 
+def row_columns(node: Tree) -> list[Tree]:
+    """Return the expressions of a row, ``(a, b)`` or ``ROW(a, b)``; none of one with a star, and of all else."""
+    found = list(node.row_expr.args) if is_a(node, "row_expr") else []
+    return [] if any(is_star(column) for column in found) else found
+
+
+def equal_rows(node: Tree) -> list[tuple[Tree, Tree]]:
+    """Return what ``(a, b) = (c, d)`` compares: a and c, b and d; nothing for all else."""
+    if not is_a(node, "a_expr") or node.a_expr.kind != pb.AEXPR_OP or names(node.a_expr.name) != ("=",):
+        return []
+    left, right = row_columns(node.a_expr.lexpr), row_columns(node.a_expr.rexpr)
+    return list(zip(left, right, strict=True)) if len(left) == len(right) else []
+
+
 #: Messages below which there is nothing to look for: names, literals, and what a type is called.
 LEAVES = frozenset([pb.A_Const, pb.ParamRef, pb.TypeName, pb.String])
 

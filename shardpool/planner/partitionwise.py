@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, is_a, is_star, names, unwrap, walk_flat
+from shardpool.planner.ast import Tree, is_a, is_star, names, row_columns, unwrap, walk_flat
 from shardpool.planner.carriers import (
     Carrier,
     NotPartitionWise,
@@ -326,17 +326,23 @@ class PartitionWise:
             raise NotPartitionWise("a subquery is not tied to the partition of the row that it stands beside")
 
     def _is_tied_by_in(self, link: Tree, scope: Scope, carriers: Sequence[Carrier]) -> bool:
-        """``key IN (SELECT key ...)``: rows of other partitions have other keys."""
+        """``key IN (SELECT key ...)``, or ``(key, x) IN ...``: rows of other partitions have other keys.
+
+        Not where an outer join may have left the key NULL: compared with rows of other partitions it is not false.
+        """
         if link.sub_link_type != pb.ANY_SUBLINK or names(link.oper_name) not in ((), ("=",)):
             return False
         rows = self._query_alone(link.subselect.select_stmt)
         if isinstance(rows, NotPartitionWise):
             return False
-        tested = member(link.testexpr, scope)
-        if rows is None or rows[1] != (0,) or tested is None:
+        if rows is None or len(rows[1]) != 1:
+            return False
+        columns, (place,) = row_columns(link.testexpr) or [link.testexpr], rows[1]
+        tested = member(columns[place], scope) if place < len(columns) else None
+        if tested is None:
             return False
         for carrier in carriers:
-            if carrier.key_types != self._key_types(rows[0]) or len(carrier.keys) != 1:
+            if carrier.key_types != self._key_types(rows[0]) or len(carrier.keys) != 1 or carrier.item.outer:
                 continue
             column = carrier.item.column(carrier.keys[0])
             collations = {self._collation(root) for root in rows[0]}

@@ -16,7 +16,7 @@ from typing import Any
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, is_a, names
+from shardpool.planner.ast import Tree, is_a, names, row_columns
 from shardpool.planner.clauses import windows
 from shardpool.planner.constants import CAST_TYPES, UNKNOWN, Parameter, Source, Sources, source_of, values_of
 from shardpool.planner.frozen import once
@@ -215,13 +215,22 @@ class Equalities:
             case pb.AEXPR_OP:
                 if is_a(right, "column_ref"):
                     left, right = right, left
-                sources = self._sources_of([right])
+                yield from self._compared(left, [right], fact)
             case pb.AEXPR_IN:
-                sources = self._sources_of(right.list.items)
+                yield from self._compared(left, right.list.items, fact)
             case pb.AEXPR_OP_ANY:
-                sources = self._elements(right)
-            case _:
-                return
+                yield from self._known(left, self._elements(right), fact)
+
+    def _compared(self, left: Tree, nodes: Any, fact: Fact) -> Iterator[tuple[Member, Sources]]:
+        """What *left* is compared with, one of *nodes*; of rows, column by column."""
+        columns, rows = row_columns(left), [row_columns(node) for node in nodes]
+        if not columns:
+            yield from self._known(left, self._sources_of(nodes), fact)
+        elif all(len(row) == len(columns) for row in rows):
+            for place, column in enumerate(columns):
+                yield from self._compared(column, [row[place] for row in rows], fact)
+
+    def _known(self, left: Tree, sources: Sources | None, fact: Fact) -> Iterator[tuple[Member, Sources]]:
         if sources is not None and is_a(left, "column_ref"):
             member = self._item.scope.resolve(left.column_ref, fact.visible)
             if member is not None and member[0].scope is self._item.scope:

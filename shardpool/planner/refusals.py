@@ -11,7 +11,8 @@ from shardpool.errors import UnsupportedStatement
 REFUSALS: dict[str, tuple[str, str, str]] = {
     "SP101": (
         "query() takes SELECT, INSERT, UPDATE, DELETE, MERGE and TRUNCATE, this is {what}",
-        "tables are changed by router.create_schema",
+        "router.create_schema changes tables, router.explain shows plans, router.copy_into and export jobs copy rows; "
+        "for the rest ask one shard: router.connect(key) or router.shard(name).engine",
         "vacuum orders",
     ),
     "SP102": (

@@ -24,6 +24,7 @@ from shardpool.planner.plan import LIST_MARKER, SCHEMA_MARKER
 #: A cast may follow, ``:n::text``, but not a single colon.
 _NAMED = re.compile(rb"\\:|(?<![:\w\\\x80-\xff]):([A-Za-z_\x80-\xff][\w\x80-\xff]*+)(?!:(?!:))")
 _PYFORMAT = re.compile(rb"%\(([^)]*)\)s|%%")
+_OF_PSYCOPG2 = re.compile(r"%s|%\(\w+\)s")
 _IN_PARAMETER = re.compile(rb"\bin\s+$", re.IGNORECASE)
 _OPAQUE = {pb.SCONST, pb.BCONST, pb.XCONST, pb.USCONST, pb.UIDENT, pb.SQL_COMMENT, pb.C_COMMENT}
 
@@ -52,6 +53,8 @@ class Statement:
         except InvalidSQL:
             # The parser's look-ahead stumbles over comments, as in NULLS /* x */ LAST: blank, they keep all positions.
             blanked = _without_comments(self.numbered)
+            if _OF_PSYCOPG2.search(blanked):
+                raise InvalidSQL("parameters are written :name, not %s or %(name)s") from None
             if blanked == self.numbered:
                 raise
             result = parse(blanked)

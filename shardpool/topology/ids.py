@@ -17,6 +17,8 @@ TICK_BITS, SLICE_BITS, NUMBER_BITS = 37, 13, 13
 #: Seconds per tick, and the Unix time of tick 0.
 TICK = 0.1
 EPOCH = 1_704_067_200
+#: The tick of 2026-01-01: no id was given before. What a sequence has counted would be of the first days of 2024.
+FIRST_TICK = 631_584_000
 SLICE_SIZE = HASH_SPACE >> SLICE_BITS
 NUMBERS = 1 << NUMBER_BITS
 
@@ -34,10 +36,14 @@ def time_of(identity: int) -> float:
 def placements_of(identity: int, shard_map: ShardMap) -> tuple[Placement, ...]:
     """Return where the row of an id may be: one partition, or those few that share the id's slice.
 
-    Raise `ValueError` for what cannot be an id.
+    Raise `ValueError` for what cannot be an id: its row may be anywhere.
     """
-    if isinstance(identity, bool) or not 0 <= identity < 1 << (TICK_BITS + SLICE_BITS + NUMBER_BITS):
-        raise ValueError(f"{identity!r} is no id of next_id(), which are integers from 0 to 2**63 - 1")
+    first = make_id(FIRST_TICK, 0, 0)
+    if isinstance(identity, bool) or not first <= identity < 1 << (TICK_BITS + SLICE_BITS + NUMBER_BITS):
+        raise ValueError(
+            f"{identity!r} is no id of next_id(), which are integers from {first} to 2**63 - 1 and carry their "
+            "partition: ask for its row by query(), or by execute() and its key"
+        )
     low = (identity >> NUMBER_BITS) % (1 << SLICE_BITS) * SLICE_SIZE
     found = [shard_map.at(low)]
     while found[-1].partition.high < low + SLICE_SIZE:

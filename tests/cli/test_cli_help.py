@@ -57,6 +57,10 @@ def test_the_help_lists_commands_and_exit_codes() -> None:
         assert f" {code}" in found.out
 
 
+def test_brackets_in_a_help_are_text() -> None:
+    assert "declared in [tables] of the configuration" in " ".join(run("schema", "apply", "--help").out.split())
+
+
 def test_no_arguments_show_the_help() -> None:
     found = run()
     assert found.code == 2

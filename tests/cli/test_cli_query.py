@@ -101,6 +101,22 @@ def test_errors(shop: Path, sql: str, type: str, words: str) -> None:
     assert error["retryable"] is False
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "-- how many?\nselect 1 as one",
+        "--get it\nselect 1 as one",
+        "--\nselect 1 as one",
+        "-- a\n-- b\nselect 1 as one",
+    ],
+)
+def test_a_statement_may_begin_with_a_comment(shop: Path, sql: str) -> None:
+    assert run("query", "--json", sql, config=shop).json["rows"] == [[1]]
+    assert run("explain", sql, config=shop).code == 0
+    wrong = run("query", "--jsn", sql, config=shop)
+    assert wrong.code == 2 and "--jsn" in wrong.err
+
+
 def test_explain(shop: Path) -> None:
     found = run("explain", "select country_code, count(*) from customers group by 1", config=shop)
     assert found.code == 0

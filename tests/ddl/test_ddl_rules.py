@@ -601,3 +601,8 @@ def test_a_foreign_key_more_or_less_is_another_definition() -> None:
     with pytest.raises(SchemaError) as caught:
         plan("create table orders (customer_id bigint primary key)", {}, existing, recorded)
     assert caught.value.code == "SP251"
+
+
+def test_a_table_of_a_query_is_called_so() -> None:
+    with pytest.raises(SchemaError, match=r"CREATE TABLE \.\. AS is not supported"):
+        plan("create table orders as select 1 as customer_id", EXAMPLE_TABLES)

@@ -236,7 +236,7 @@ def test_a_dry_run_writes_nothing(shop: Router, spec: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('status = "keep"', "", "orders.status: no decision"),
+        ('status = "keep"', "", r"orders: no decision \(a rule, or keep\) for status"),
         ('order_id = "pseudonym"', 'order_id = { rule = "noise", amount = 3 }', "does not keep values apart"),
         ("[tables.order_items]", "[tables.order_items]\norder_id = 'keep'", "refers to orders.order_id"),
         ('internal = "null"', 'internal = { rule = "noise", amount = 3 }', "the column is text"),

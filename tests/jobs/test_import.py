@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -267,6 +268,25 @@ def test_the_proposal(place: MoveIn) -> None:
     assert 1.0 <= skew["largest"] / skew["mean"] < 1.5
     assert leftovers(place.url) == []
     with pytest.raises(JobRefused, match="says nothing about country"):
+        run_job(place.router, place.spec)
+
+
+def test_a_dry_run_tells_what_the_run_would_refuse(place: MoveIn) -> None:
+    connection = plain_connection(place.url)
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE customers ADD COLUMN email text UNIQUE, ADD COLUMN number serial")
+        cursor.execute("ALTER TABLE orders ADD COLUMN ticket bigserial")
+    connection.close()
+    plan = plan_job(place.router, place.spec)
+    assert plan["problems"] == ["customers: unique (email) does not contain id"]
+    assert plan["notes"] == [
+        "customers.number counts by itself: ids must come from the application; those of router.next_id() are bigint, "
+        "this is integer: change its type before the import",
+        "orders.ticket counts by itself: ids must come from the application",
+    ]
+    shown = run("job", "run", place.spec, "--dry-run", config=place.config)
+    assert "before the job runs: customers: unique (email) does not contain id" in shown.out
+    with pytest.raises(JobRefused, match=re.escape(plan["problems"][0])):
         run_job(place.router, place.spec)
 
 

@@ -13,7 +13,7 @@ from shardpool import Config, Router
 from shardpool.errors import CrossShardTransaction
 from shardpool.executor import ids
 from shardpool.moves import move_partition
-from shardpool.topology.ids import EPOCH, NUMBERS, SLICE_SIZE, TICK, make_id, placements_of, time_of
+from shardpool.topology.ids import EPOCH, FIRST_TICK, NUMBERS, SLICE_SIZE, TICK, make_id, placements_of, time_of
 from shardpool.topology.key import HASH_SPACE
 from shardpool.topology.shard_map import Placement, Shard, ShardMap, even_ranges, new_partition
 
@@ -73,7 +73,7 @@ def test_a_row_is_found_by_its_id_alone(shop: Router) -> None:
     stranger = next(key for key in range(100) if shop.partition_of(key) != partition)
     with pytest.raises(CrossShardTransaction):
         shop.execute_by_id(first, "INSERT INTO orders VALUES (:key, 1, 1)", {"key": stranger})
-    for wrong in (-1, 2**63, True):
+    for wrong in (-1, 12345, 2**31 - 1, 10**12, 2**63, True):
         with pytest.raises(ValueError, match="no id of next_id"):
             shop.execute_by_id(wrong, GET, {"id": 1})
 
@@ -92,7 +92,7 @@ def test_the_row_is_among_the_partitions_of_its_id(partitions: int) -> None:
         HASH_SPACE - 1,
         *range(0, HASH_SPACE, 99_999_989),
     ):
-        found = placements_of(make_id(12345, position, 77), shard_map)
+        found = placements_of(make_id(FIRST_TICK, position, 77), shard_map)
         assert shard_map.at(position) in found
         assert len(found) <= 1 + SLICE_SIZE // (HASH_SPACE // partitions) + 1
     assert time_of(make_id(50, 1, 1)) == EPOCH + 50 * TICK

@@ -27,7 +27,12 @@ def shard_map(facts: ClusterFacts) -> Iterator[Finding]:
     detail = f"{len(found.partitions)} partitions on {len(found.by_shard())} shards, epoch {found.epoch}"
     yield ok("shard map", KEYSPACE, detail)
     for name in sorted(facts.config.shards.keys() - found.shards.keys()):
-        yield warning("shard map", name, "in the configuration, not in the catalog", f"shardpool shard add {name} URL")
+        yield warning(
+            "shard map",
+            name,
+            "in the configuration, not in the catalog",
+            f"shardpool shard add {name} URL, or remove [shards.{name}]",
+        )
     for name, shard in sorted(found.shards.items()):
         if shard.state == "draining":
             yield warning("shard map", name, "is draining", f"shardpool rebalance --apply, shard remove {name}")

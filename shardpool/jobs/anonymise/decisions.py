@@ -47,11 +47,10 @@ def decide(document: Mapping[str, Any], tables: Tables, constraints: Constraints
     given, problems = _given(document, taken)
     found = _followed(given, constraints, taken)
     for name, table in taken.items():
-        for column in table.insertable:
-            if (name, column) not in found:
-                if document.get("undecided", "refuse") == "refuse":
-                    problems.append(f"{name}.{column}: no decision (a rule, or keep)")
-                found[name, column] = Decision(name, column, "keep", "")
+        undecided = [column for column in table.insertable if (name, column) not in found]
+        if undecided and document.get("undecided", "refuse") == "refuse":
+            problems.append(f"{name}: no decision (a rule, or keep) for {', '.join(undecided)}")
+        found |= {(name, column): Decision(name, column, "keep", "") for column in undecided}
     problems += _broken_keys(found, constraints, taken) + _broken_unique(found, constraints)
     if problems:
         raise JobRefused("the rules do not cover the tables: " + "; ".join(problems))

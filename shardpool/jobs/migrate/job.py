@@ -17,7 +17,7 @@ from shardpool.bulk.runner import PauseJob
 from shardpool.config import Config, parse_endpoint
 from shardpool.ddl.introspect import read_tables
 from shardpool.engines import Engines
-from shardpool.errors import ConfigError, JobRefused
+from shardpool.errors import ConfigError, JobRefused, SchemaError
 from shardpool.faults import fault_point
 from shardpool.jobs.constraints import stages
 from shardpool.jobs.copy_schema import check_empty
@@ -86,9 +86,11 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
         with engines.borrow(DATABASE) as connection, connection.cursor() as cursor:
             found = survey(cursor, config.keyspace)
             kinds, frozen = _kinds(document, found, dry), bool(where.get("frozen", False))
-            if not dry:
-                _check(found, kinds, frozen)
-                read_tables(cursor, config.keyspace, kinds)  # what else a keyspace would refuse, after the copy
+            problems = _problems(found, kinds, frozen)
+            if not problems:
+                problems = _refused(cursor, config.keyspace, kinds)
+        if problems and not dry:
+            raise JobRefused("the database cannot be moved in like this: " + "; ".join(problems))
         tables = {name: found.tables[name] for name in kinds}
         keys = {name: kind.columns if isinstance(kind, Sharded) else () for name, kind in kinds.items()}
         work = ImportWork(uuid.uuid4().hex, config, router.config, tables, keys)
@@ -150,7 +152,7 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
             work=work,
             opened=work.ends(engines, router),
             digest=digest_of(spec, facts),
-            plan=_plan(engines, found, kinds, router, spec) if dry else {},
+            plan={**_plan(engines, found, kinds, router, spec), "problems": problems} if dry else {},
             check_new=check_new,
             verify=finish,
             abandon=abandon,
@@ -185,8 +187,8 @@ def _kinds(document: Mapping[str, Any], found: Survey, dry: bool) -> dict[str, T
     return kinds
 
 
-def _check(found: Survey, kinds: Mapping[str, TableKind], frozen: bool) -> None:
-    """Raise `JobRefused` that lists what stands in the way."""
+def _problems(found: Survey, kinds: Mapping[str, TableKind], frozen: bool) -> list[str]:
+    """Return what stands in the way of moving in like this."""
     keys = {name: kind.columns[0] for name, kind in kinds.items() if isinstance(kind, Sharded)}
     problems = []
     for name, kind in kinds.items():
@@ -208,8 +210,7 @@ def _check(found: Survey, kinds: Mapping[str, TableKind], frozen: bool) -> None:
             problems.append(
                 f"{reference.table}: a reference table cannot refer to {reference.parent}, which is sharded"
             )
-    if problems:
-        raise JobRefused("the database cannot be moved in like this: " + "; ".join(dict.fromkeys(problems)))
+    return list(dict.fromkeys(problems))
 
 
 def _plan(
@@ -222,11 +223,26 @@ def _plan(
             with engines.borrow(DATABASE) as connection:
                 shard_map = router.topology.shard_map
                 skews.append(asdict(measure_skew(connection, name, column.name, column.type, shard_map)))
-    notes = [
-        f"{table}.{column} counts by itself: ids must come from the application" for table, column in found.counted
-    ]
+    notes = [_counted(found, *column) for column in found.counted]
     plan: dict[str, Any] = {"proposal": propose(found).to_json(), "skew": skews, "notes": sorted(notes)}
     if "query_log" in spec.document["from"]:
         path = spec.path(spec.document["from"]["query_log"])
         plan["query_log"] = asdict(judge_log(path, found.tables, kinds, router.topology.shard_map))
     return plan
+
+
+def _refused(cursor: Any, keyspace: str, kinds: Mapping[str, TableKind]) -> list[str]:
+    """Return what else a keyspace would refuse of the tables, if only after the copy."""
+    try:
+        read_tables(cursor, keyspace, kinds)
+    except SchemaError as error:
+        return [str(error)]
+    return []
+
+
+def _counted(found: Survey, table: str, name: str) -> str:
+    column = found.tables[table].column(name)
+    told = f"{table}.{name} counts by itself: ids must come from the application"
+    if column is None or column.type == "bigint":
+        return told
+    return f"{told}; those of router.next_id() are bigint, this is {column.type}: change its type before the import"

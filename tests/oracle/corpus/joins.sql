@@ -297,3 +297,12 @@ select count(*) from visits v join orders o on o.id = v.customer_id join currenc
 select k.name, count(*) from country k where population > (select avg(population) from country) and not exists (select from orders o where o.code = k.code and o.total > 20) group by 1 order by 1;
 
 select v.page from visits v join customers c on c.customer_id = v.customer_id where c.code in (select code from country where population >= (select max(population) from country where region = 'Europe')) order by 1;
+
+-- rung: pushdown
+select count(*), sum(i.line) from orders o join items i on (o.id, o.customer_id) = (i.order_id, i.customer_id);
+
+-- rung: pushdown
+select count(*), count(i.line) from orders o left join items i on (i.customer_id, i.order_id, i.line) = (o.customer_id, o.id, 1);
+
+-- rung: single
+select o.id, i.line from orders o join items i on row(i.customer_id, i.order_id) = row(o.customer_id, o.id) where o.customer_id = 7 order by 1, 2;

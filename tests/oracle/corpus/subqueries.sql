@@ -404,3 +404,28 @@ select customer_id from orders where customer_id = 7 union select customer_id fr
 
 -- rung: stages
 select customer_id from orders except select 7 order by 1 limit 3;
+
+-- rung: pushdown
+select count(*) from orders where (id, customer_id) in (select order_id, customer_id from items where line = 2);
+
+-- rung: pushdown
+select count(*) from orders where (id, customer_id) not in (select order_id, customer_id from items where line = 2);
+
+-- rung: stages
+select count(*) from orders where (customer_id, id) in (select order_id, customer_id from items);
+
+-- a key that an outer join has left NULL is NULL in (rows of other partitions)
+-- rung: stages
+select count(*) from customers c left join orders o on o.customer_id = c.customer_id and o.id < 0 where o.customer_id not in (select customer_id from tiny);
+
+-- rung: stages
+select count(*) from customers c left join orders o on o.customer_id = c.customer_id and o.id < 0 where (o.customer_id in (select customer_id from tiny)) is null;
+
+-- rung: stages
+select count(*) from orders o right join customers c on o.customer_id = c.customer_id and o.id < 0 where (7, o.customer_id) not in (select customer_id, customer_id from tiny);
+
+-- rung: stages
+select count(*) from customers c full join tiny t on t.customer_id = c.customer_id and c.vip where t.customer_id <> all (select customer_id from tiny);
+
+-- rung: stages
+select count(*) from customers c left join orders o on o.customer_id = c.customer_id and o.id < 0 where exists (select from tiny t where t.customer_id = c.customer_id or o.customer_id not in (select customer_id from tiny));
