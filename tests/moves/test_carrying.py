@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from shardpool import Config, Router
+from shardpool import Config, Router, faults
 from shardpool.bulk import crew, executors
 from shardpool.errors import JobFailed, JobRefused, MoveError, MoveInProgress, PreflightFailed
 from shardpool.moves import (
@@ -293,7 +293,7 @@ def test_a_dask_worker_that_dies_while_it_copies(place: Place, plan: RebalancePl
 
 
 def _die_in_the_copy() -> None:
-    os.environ["SHARDPOOL_FAULT"] = KILLED_IN_COPY
+    faults.armed = KILLED_IN_COPY
 
 
 @pytest.mark.filterwarnings("default")
