@@ -215,15 +215,15 @@ def test_what_had_not_begun_when_it_was_interrupted_is_undone(
     gates.close("move:register:before", "move:copy:after")
 
     def interrupted(*_: object, **__: object) -> None:
-        monkeypatch.setattr(crew, "wait", wait)
         gates.wait_for("move:register:before")
         assert moves_since(place, first) == 0
+        monkeypatch.setattr(crew, "wait", wait)
         raise KeyboardInterrupt
 
     def let_go() -> None:
         eventually(lambda: crew.wait is wait, "the interrupt")
         gates.open("move:register:before")
-        gates.wait_for("move:copy:after")
+        eventually(lambda: moves_since(place, first) == 1, "it is registered")
         eventually(lambda: not move_status(place.router), "it is undone")
         gates.open_all()
 
@@ -252,11 +252,11 @@ def test_workers_of_which_nothing_is_heard(place: Place, plan: RebalancePlan, mo
 @pytest.mark.slow
 def test_a_move_that_takes_long_is_heard_of(place: Place, plan: RebalancePlan, monkeypatch: pytest.MonkeyPatch) -> None:
     before = place.contents()
-    monkeypatch.setattr(crew, "SILENCE", 3.0)
-    monkeypatch.setattr(sys.modules[__name__], "SLOW", 100)
+    monkeypatch.setattr(crew, "SILENCE", 10.0)
+    monkeypatch.setattr(sys.modules[__name__], "SLOW", 40)
     with slow(place.config) as router:
         for report in apply_rebalance(router, plan, executor="processes"):
-            assert report.seconds > 6
+            assert report.seconds > 10
     assert_moved(place, plan, before)
 
 
