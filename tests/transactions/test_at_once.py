@@ -72,6 +72,15 @@ def waiters(bank: Bank, shard: str) -> int:
     return len(bank.on(shard, WAITING))
 
 
+def writers(bank: Bank, shard: str) -> list[Any]:
+    """The sessions that have written, and wait for what comes next."""
+    return bank.on(
+        shard,
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_xid IS NOT NULL "
+        "AND state = 'idle in transaction'",
+    )
+
+
 def test_all_shards_are_taken_at_once(bank: Bank, new: tuple[int, ...]) -> None:
     with ThreadPoolExecutor(1) as threads, ExitStack() as stack:
         holders = [holding(stack, bank, key) for key in new]
@@ -189,6 +198,7 @@ def test_of_a_deadlock_the_statement_is_the_victim_though_it_is_older(
             tx.execute(a, change, {"key": a})
             writing = threads.submit(bank.router.query, CHANGES[1].format(*new))
             eventually(lambda: bank.on("s0", waits("UPDATE")), "a wait for what the transaction has")
+            eventually(lambda: writers(bank, "s1"), "the other row changed")
             tx.execute(b, change, {"key": b})
         assert writing.result(30).rowcount == 3
     assert tried == [True, False]
@@ -207,6 +217,7 @@ def test_a_deadlock_is_gone_around_in_order(bank: Bank, new: tuple[int, ...], mo
             tx.execute(a, row, {"key": a})
             writing = threads.submit(insert, bank, a, b)
             eventually(lambda: waiters(bank, "s0"), "a wait for what the transaction has")
+            eventually(lambda: writers(bank, "s1"), "the other row inserted")
             tx.execute(b, row, {"key": b})
         with pytest.raises(IntegrityError, match="already exists"):
             writing.result(30)
