@@ -156,6 +156,10 @@ def compile_merged_copies(statement: Statement, topology: Topology) -> StagedMer
     """A MERGE into a reference table: the source's rows are found once, and merged into each copy. Raise as above."""
     merge = copied(statement.node.merge_stmt)
     table = target_of(statement, topology)
+    clauses = [it.merge_when_clause for it in merge.merge_when_clauses]
+    if any(it.command_type == pb.CMD_INSERT and not it.values for it in clauses):
+        # libpg_query ends the process when it is to spell that.
+        raise refuse("SP136", "MERGE with INSERT DEFAULT VALUES")
     check_around([merge.join_condition, *evaluated(merge)], topology)
     source = compile_source(merge_source(merge), statement, topology)
     name, columns = source_item(source)
