@@ -156,10 +156,6 @@ def compile_merged_copies(statement: Statement, topology: Topology) -> StagedMer
     """A MERGE into a reference table: the source's rows are found once, and merged into each copy. Raise as above."""
     merge = copied(statement.node.merge_stmt)
     table = target_of(statement, topology)
-    clauses = [it.merge_when_clause for it in merge.merge_when_clauses]
-    if any(it.command_type == pb.CMD_INSERT and not it.values for it in clauses):
-        # libpg_query ends the process when it is to spell that.
-        raise refuse("SP136", "MERGE with INSERT DEFAULT VALUES")
     check_around([merge.join_condition, *evaluated(merge)], topology)
     source = compile_source(merge_source(merge), statement, topology)
     name, columns = source_item(source)
@@ -183,6 +179,8 @@ def source_item(source: CompiledQuery) -> tuple[str, tuple[str, ...]]:
     items = source.analysis.scope_of(source.statement.node.select_stmt).items
     if len(items) != 1 or items[0].columns is None:
         raise refuse("SP132", "the columns of the source are not certain")
+    if not items[0].alias:
+        raise refuse("SP132", "the source has no name: write (SELECT ..) AS name")
     return items[0].alias, items[0].columns
 
 
