@@ -39,6 +39,7 @@ from shardpool.planner.writes import (
     Staged,
     StagedChange,
     StagedInsert,
+    StagedMerge,
     Step,
     Steps,
     within,
@@ -53,6 +54,8 @@ Parameters = Mapping[str, Any]
 DEADLOCKS = 3
 #: The version since which RETURNING has the rows as they were, too.
 RETURNS_BOTH = 180000
+#: The version since which MERGE has RETURNING.
+MERGE_RETURNS = 170000
 #: How often rows are found anew because others change them.
 ATTEMPTS = 10
 
@@ -169,16 +172,22 @@ def _written(
 ) -> tuple[RoutedResult, Steps]:
     if steps.copies is not None:
         _lock_copies(transaction, steps.copies)
+        if isinstance(steps, StagedMerge) and _version(transaction) < MERGE_RETURNS:
+            raise refuse("SP136", f"MERGE INTO {steps.table.name} needs PostgreSQL 17")
     if isinstance(steps, Steps):
         return _carried_out(transaction, steps, parameters, at_once, texts), steps
     return _staged(transaction, steps, parameters, at_once, texts)
 
 
 def _check_version(transaction: Transaction, guarded: Guarded) -> None:
-    shard = [*transaction.shards, *sorted(transaction.topology.shard_map.shards)][0]
-    if transaction.enter(shard).server_version < RETURNS_BOTH:
+    if _version(transaction) < RETURNS_BOTH:
         what = "MERGE" if guarded.verb == "merge" else "ON CONFLICT DO UPDATE of a unique column"
         raise refuse("SP139", f"{what} into {guarded.table.name} needs PostgreSQL 18")
+
+
+def _version(transaction: Transaction) -> int:
+    shard = [*transaction.shards, *sorted(transaction.topology.shard_map.shards)][0]
+    return int(transaction.enter(shard).server_version)
 
 
 def _with_reservations(transaction: Transaction, guarded: Guarded, result: RoutedResult, steps: Steps) -> RoutedResult:

@@ -94,7 +94,7 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
     "SP136": (
         "a reference table is written by VALUES, and by conditions on its own rows: {what}",
         "query the rows first, and write them as VALUES or by copy_into",
-        "merge into country using orders on country.code = orders.code when matched then delete",
+        "update country set name = 'x' returning (select 1)",
     ),
     "SP137": (
         "stream() and explain(analyze=True) are for SELECTs",

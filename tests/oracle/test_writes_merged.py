@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from postgast import pg_query_pb2 as pb
 
-from shardpool.errors import UnsupportedStatement
+from shardpool.errors import SchemaDrift, UnsupportedStatement
 from shardpool.planner.writes import pairs
 from tests.oracle.test_writes import check
 from tests.oracle.test_writes_elsewhere import meanwhile, rows
@@ -66,7 +66,54 @@ def test_answers_and_tables_are_the_same(both: Both, sql: str) -> None:
     check(both, sql)
 
 
+#: Into a reference table: the source is found once, from wherever, and merged into each copy.
+INTO_COPIES = [
+    "MERGE INTO country c USING (VALUES ('de', 'X', 1), ('it', 'I', 2)) AS v(code, name, n) ON c.code = v.code "
+    "WHEN MATCHED THEN UPDATE SET name = v.name || c.name, size = DEFAULT WHEN NOT MATCHED THEN INSERT (code, name) "
+    "VALUES (v.code, v.name) RETURNING merge_action(), c.*, v.n",
+    "MERGE INTO country USING (SELECT note, sum(total) AS total FROM orders GROUP BY note) o ON size * 6 = total "
+    "WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT VALUES (note, note, total) "
+    "WHEN NOT MATCHED BY SOURCE THEN UPDATE SET size = size + 1",
+    "MERGE INTO country c USING country d ON c.size = d.size + 1 WHEN MATCHED AND c.code = :x THEN DELETE "
+    "WHEN MATCHED THEN UPDATE SET (name, size) = (d.name, 9) RETURNING c.code, d.code",
+    "WITH w AS (SELECT 'es' AS code) MERGE INTO country c USING w ON c.code = w.code WHEN NOT MATCHED THEN INSERT "
+    "VALUES (w.code, 'E', 5)",
+    "MERGE INTO country c USING orders o ON o.customer < 2 AND c.code = 'de' WHEN MATCHED THEN UPDATE SET size = id",
+    "MERGE INTO country c USING orders o ON false WHEN NOT MATCHED THEN INSERT VALUES ('o' || id % 2, 'x')",
+    "MERGE INTO country c USING sums s ON false WHEN MATCHED THEN DELETE RETURNING *",
+    "MERGE INTO country c USING sums s ON false WHEN NOT MATCHED THEN INSERT DEFAULT VALUES",
+]
+
+
+@pytest.mark.parametrize("sql", INTO_COPIES)
+def test_copies_of_a_reference_table_are_merged_into_alike(both: Both, sql: str) -> None:
+    if both.plain.server_version < BY_SOURCE:
+        with pytest.raises(UnsupportedStatement, match=r"SP136.*PostgreSQL 17"):
+            both.router.query(sql, {"x": "de"} if ":x" in sql else {})
+        return
+    parameters = {"x": "de"} if ":x" in sql else {}
+    found = on_cluster(both.router.query, sql, parameters)
+    assert not found.refused
+    assert found.agrees(on_plain(both.plain, sql, parameters)), found
+    check(both, sql)
+
+
+def test_copies_that_would_differ_are_not_merged_into(both: Both) -> None:
+    if both.plain.server_version < BY_SOURCE:
+        pytest.skip("MERGE has no RETURNING")
+    words = "MERGE INTO country c USING (VALUES (1)) v(a) ON a = 1 WHEN MATCHED THEN UPDATE SET name = random()::text"
+    with pytest.raises(SchemaDrift):
+        both.router.query(words)
+    check(both, words)
+
+
 REFUSED = {
+    "MERGE INTO country USING (SELECT 1) ON true WHEN MATCHED THEN DELETE": "SP136.*no name",
+    "MERGE INTO sums USING (SELECT id AS c FROM orders) ON sums.customer = c + 1 WHEN MATCHED THEN DELETE": "no name",
+    "MERGE INTO sums s USING orders o ON s.total = o.total WHEN NOT MATCHED THEN INSERT DEFAULT VALUES": "SP113",
+    "MERGE INTO sums s USING orders o ON s.customer = o.id WHEN NOT MATCHED THEN INSERT DEFAULT VALUES": "SP113",
+    "MERGE INTO country c USING orders o ON true WHEN MATCHED THEN UPDATE SET size = (SELECT 1)": "SP136",
+    "MERGE INTO country c USING orders o ON clock_timestamp() > now() WHEN MATCHED THEN DELETE": "SP136",
     f"{BY_TOTAL} WHEN NOT MATCHED THEN INSERT (customer, total) VALUES (NULL, 1)": "SP132.*computed as text",
     f"{BY_TOTAL} WHEN MATCHED THEN DELETE RETURNING *": "SP132.*named as a whole",
     f"{BY_TOTAL} WHEN MATCHED THEN UPDATE SET orders = length(o::text)": "SP132.*named as a whole",

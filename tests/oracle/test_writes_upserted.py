@@ -1,4 +1,4 @@
-"""ON CONFLICT DO UPDATE and lists of columns assign what they do in one plain PostgreSQL, the partition key too."""
+"""ON CONFLICT DO UPDATE, and lists of columns assign what they do in one plain PostgreSQL, the partition key too."""
 
 from __future__ import annotations
 
@@ -64,6 +64,9 @@ def test_with_a_unique_column(both: Both) -> None:
 
 
 REFUSED = {
+    # One PostgreSQL refuses these, too; the query that finds the rows would take them.
+    "UPDATE sums SET customer = 60 + generate_series(1, 2)": "SP1(14|32).*generate_series",
+    "UPDATE sums SET total = row_number() OVER () WHERE orders = (SELECT max(id) FROM orders)": "SP132.*row_number",
     f"{THREE} customer = excluded.orders": "SP114",
     f"{THREE} customer = sums.customer + 1": "SP114",
     f"{THREE} (orders, customer) = (excluded.customer, excluded.orders)": "SP114",

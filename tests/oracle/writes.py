@@ -315,6 +315,12 @@ class Generator:
         return self._random.choice(
             [
                 ("INSERT INTO country VALUES (:code, 'n') ON CONFLICT DO NOTHING", {"code": code}),
+                (
+                    "MERGE INTO country c USING (SELECT code, max(id) AS id FROM orders GROUP BY code) o "
+                    "ON c.code = o.code WHEN MATCHED THEN UPDATE SET size = o.id "
+                    "WHEN NOT MATCHED AND id > 2 THEN INSERT VALUES ('x' || id, 'x')",
+                    {},
+                ),
                 (f"INSERT INTO country (code, name) VALUES ('{code}', 'a'), ('xx', 'b') RETURNING code, size", {}),
                 (
                     "INSERT INTO country VALUES (:c, 'z', 3) ON CONFLICT (code) DO UPDATE SET size = country.size + 1",
@@ -443,7 +449,8 @@ class Generator:
             f"s.orders = o.customer AND EXISTS (SELECT FROM orders WHERE id = {self._random.randrange(5)})",
             "s.customer + 1 = o.customer",
         )
-        if join != "s.customer = o.customer" and any("INSERT" in it for it in clauses):
+        elsewhere = join != "s.customer = o.customer" or any("o.customer + 1" in it for it in clauses)
+        if elsewhere and any("INSERT" in it for it in clauses):
             # Whether a row goes before another one comes under its key depends on how PostgreSQL joins.
             clauses = [it for it in clauses if "DELETE" not in it]
         return f"MERGE INTO sums s USING {source} ON {join}{condition}{''.join(clauses)}{returning}", {}

@@ -33,7 +33,7 @@ from shardpool.planner.writes.ctes import compile_with
 from shardpool.planner.writes.everywhere import compile_reference, compile_truncate
 from shardpool.planner.writes.guarded import Guarded, guarded_table, returns_both, updates_on_conflict, with_hidden
 from shardpool.planner.writes.inserts import Copied, StagedInsert, compile_staged_insert
-from shardpool.planner.writes.merges import compile_merge, compile_staged_merge
+from shardpool.planner.writes.merges import StagedMerge, compile_merge, compile_merged_copies, compile_staged_merge
 from shardpool.planner.writes.pairs import compile_paired_merge
 from shardpool.planner.writes.partitions import compile_partitions
 from shardpool.planner.writes.rows import compile_rows, has_rows, without_constant_rows
@@ -59,6 +59,7 @@ __all__ = [
     "Staged",
     "StagedChange",
     "StagedInsert",
+    "StagedMerge",
     "Step",
     "Steps",
     "chosen",
@@ -137,6 +138,8 @@ def _staged(statement: Statement, topology: Topology) -> Staged | Apart:
         case "insert_stmt":
             return compile_staged_insert(statement, topology)
         case "merge_stmt":
+            if not target_of(statement, topology).sharded:
+                return compile_merged_copies(statement, topology)
             by_key, _ = _attempt(lambda: compile_staged_merge(statement, topology))
             return by_key or compile_paired_merge(statement, topology)
         case _:

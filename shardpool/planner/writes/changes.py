@@ -14,7 +14,8 @@ from typing import Any
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, column_fields, is_a, kind, unwrap, walk
+from shardpool.planner.ast import Tree, column_fields, is_a, kind, names, unwrap, walk, walk_flat
+from shardpool.planner.functions import is_set
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.refusals import refuse
 from shardpool.planner.rewrite import copied, expression, target
@@ -223,8 +224,16 @@ def _assigned(write: Tree, table: Table) -> dict[str, Tree | None]:
             if not is_a(value.multi_assign_ref.source, "row_expr"):
                 raise refuse("SP132", "several columns are assigned from one subquery")
             value = value.multi_assign_ref.source.row_expr.args[value.multi_assign_ref.colno - 1]
+        _check_one_value(value)
         found[name] = None if is_a(value, "set_to_default") else value
     return found
+
+
+def _check_one_value(value: Tree) -> None:
+    """Refuse what a SELECT takes, and PostgreSQL's UPDATE does not."""
+    for node in walk_flat(value):
+        if isinstance(node, pb.FuncCall) and (node.HasField("over") or is_set(names(node.funcname)[-1])):
+            raise refuse("SP132", f"{names(node.funcname)[-1]}() is no value of one row")
 
 
 def _source(

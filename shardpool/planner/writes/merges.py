@@ -26,13 +26,25 @@ from shardpool.planner.writes.staged import (
     ROWS,
     check_around,
     compile_source,
+    copies_of,
     generated,
     place_key,
+    row_parameters,
     row_step,
+    shared_path,
     stored_key,
     typed_rows,
 )
-from shardpool.planner.writes.steps import Copies, Found, Steps, assigned_parts, check_assigned, returned, target_of
+from shardpool.planner.writes.steps import (
+    Copies,
+    Found,
+    Step,
+    Steps,
+    assigned_parts,
+    check_assigned,
+    returned,
+    target_of,
+)
 from shardpool.topology.key import KEY_TYPES
 from shardpool.topology.shard_map import Placement, Topology
 from shardpool.topology.tables import Table
@@ -67,7 +79,8 @@ def compile_merge(statement: Statement, topology: Topology) -> WritePartitions:
 
 @dataclass(frozen=True)
 class StagedMerge:
-    """`words` with `ITEM` for the source's rows. `keys`: the names of the source's columns that are the key."""
+    """`words` with `ITEM` for the source's rows. `keys`: the names of the source's columns that are the key, which rows
+    of a reference table need none of."""
 
     source: CompiledQuery
     table: Table
@@ -84,6 +97,10 @@ class StagedMerge:
         if "" in found.types:
             raise refuse("SP132", f"{self.columns[found.types.index('')]} of the source is of a type of yours")
         sql = self.words.replace(ITEM, typed_rows(self.columns, found.types))
+        if self.copies is not None:
+            given = row_parameters(len(found.types), found.rows, parameters)
+            shards = sorted(topology.shard_map.shards)
+            return Steps(tuple(Step(it, shared_path(topology) + sql, parameters=given) for it in shards), self.copies)
         placed = self._placed(found, topology)
         if self.everywhere or not placed:
             wanted = topology.shard_map.placements if self.everywhere else topology.shard_map.placements[:1]
@@ -135,6 +152,18 @@ def compile_staged_merge(statement: Statement, topology: Topology) -> StagedMerg
     return StagedMerge(source, table, keys, columns, assigned, everywhere, words)
 
 
+def compile_merged_copies(statement: Statement, topology: Topology) -> StagedMerge:
+    """A MERGE into a reference table: the source's rows are found once, and merged into each copy. Raise as above."""
+    merge = copied(statement.node.merge_stmt)
+    table = target_of(statement, topology)
+    check_around([merge.join_condition, *evaluated(merge)], topology)
+    source = compile_source(merge_source(merge), statement, topology)
+    name, columns = source_item(source)
+    read_rows(merge, name)
+    copies = copies_of(merge, table, topology)
+    return StagedMerge(source, table, (), columns, (), False, generated(merge, statement, topology), copies)
+
+
 def merge_source(merge: Tree) -> Tree:
     """``SELECT * FROM`` the source of a MERGE."""
     select = pb.SelectStmt(limit_option=pb.LIMIT_OPTION_DEFAULT, op=pb.SETOP_NONE)
@@ -150,6 +179,8 @@ def source_item(source: CompiledQuery) -> tuple[str, tuple[str, ...]]:
     items = source.analysis.scope_of(source.statement.node.select_stmt).items
     if len(items) != 1 or items[0].columns is None:
         raise refuse("SP132", "the columns of the source are not certain")
+    if not items[0].alias:
+        raise refuse("SP132", "the source has no name: write (SELECT ..) AS name")
     return items[0].alias, items[0].columns
 
 
