@@ -39,7 +39,7 @@ def _stay(*arguments: Any) -> Any:
     return (_places(*arguments)[0],) * 2
 
 
-def _of_one_partition(part: Any, topology: Any) -> Any:
+def _of_one_partition(part: Any, before: Any, topology: Any) -> Any:
     select = expression("(SELECT 1 FROM orders WHERE customer = 1)").sub_link.subselect.select_stmt
     return ctes.compile_source(select, part, topology)
 
@@ -83,6 +83,26 @@ PLANTED: dict[str, tuple[object, str, Callable[..., Any], str]] = {
         "_part",
         _of_one_partition,
         "WITH w AS (DELETE FROM items) SELECT id FROM orders WHERE customer = 1",
+    ),
+    "an INSERT in WITH takes rows elsewhere": (
+        ctes,
+        "are_key",
+        lambda *arguments: True,
+        "WITH w AS (DELETE FROM items RETURNING customer), v AS (INSERT INTO sums SELECT customer + 50, 1, 1 FROM w) "
+        "SELECT customer FROM w",
+    ),
+    "VALUES in WITH are inserted by all partitions": (
+        ctes,
+        "_inserted_values",
+        lambda *arguments: [],
+        "WITH w AS (INSERT INTO sums VALUES (50, 1, 1)), v AS (DELETE FROM items RETURNING line) SELECT line FROM v",
+    ),
+    "VALUES in WITH read one partition": (
+        ctes,
+        "walk",
+        lambda node: (),
+        "WITH w AS (INSERT INTO sums VALUES (50, (SELECT count(*) FROM items), 1)), "
+        "v AS (DELETE FROM items WHERE customer = 50) SELECT 1",
     ),
     "a row is sent to all partitions": (
         merges.StagedMerge,
