@@ -338,7 +338,7 @@ def _move(
     plan: ChangePlan | None,
 ) -> None:
     if kill:
-        os.environ["SHARDPOOL_FAULT"] = f"{point}:kill9"
+        faults.armed = f"{point}:kill9"
     else:
 
         def freeze(name: str) -> None:
