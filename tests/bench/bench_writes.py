@@ -1,6 +1,7 @@
 """What writes of many rows cost, against the same in one plain PostgreSQL, taken in turn.
 
 literals    INSERT of 1,000 rows of literals, another text each time (plain: psycopg2's execute_values)
+singly      1,000 INSERTs of one row of literals (plain: the same texts)
 parameters  INSERT of 1,000 rows of parameters, the same text each time
 beside      INSERT .. SELECT of 20,000 rows that stay in their partitions
 elsewhere   INSERT .. SELECT of 20,000 rows that belong to other partitions: through this process, as binary COPY
@@ -44,6 +45,9 @@ def candidates(router: Router, plain: Any) -> dict[str, tuple[Call, Call, int]]:
     def literals() -> None:
         router.query("INSERT INTO target VALUES " + ", ".join(f"({k}, {i}, '{v}')" for k, i, v in rows()))
 
+    def singly(run: Callable[[str], object]) -> Call:
+        return lambda: [run(f"INSERT INTO target VALUES ({k}, {i}, '{v}')") for k, i, v in rows()]
+
     text = "INSERT INTO target VALUES " + ", ".join(f"(:k{n}, 2, :v{n})" for n in range(ROWS))
 
     def parameters() -> None:
@@ -64,6 +68,7 @@ def candidates(router: Router, plain: Any) -> dict[str, tuple[Call, Call, int]]:
 
     return {
         "literals": (literals, values, ROWS),
+        "singly": (singly(router.query), singly(plain.execute), ROWS),
         "parameters": (parameters, values, ROWS),
         "elsewhere": (routed(ELSEWHERE), alone(ELSEWHERE), MANY),
         "key": (routed(KEY), alone(KEY), MANY),

@@ -14,7 +14,7 @@ from shardpool import Router, Sharded
 from shardpool.errors import TransactionAborted, UnsupportedStatement, WriteConflict
 from shardpool.executor import writes
 from shardpool.planner.rewrite import expression
-from shardpool.planner.writes import changes, ctes, merges
+from shardpool.planner.writes import changes, ctes, inserts_in_with, merges
 from tests.oracle.test_writes import check
 from tests.oracle.writes import Both, on_cluster, on_plain
 
@@ -39,7 +39,7 @@ def _stay(*arguments: Any) -> Any:
     return (_places(*arguments)[0],) * 2
 
 
-def _of_one_partition(part: Any, topology: Any) -> Any:
+def _of_one_partition(part: Any, before: Any, topology: Any) -> Any:
     select = expression("(SELECT 1 FROM orders WHERE customer = 1)").sub_link.subselect.select_stmt
     return ctes.compile_source(select, part, topology)
 
@@ -72,7 +72,7 @@ PLANTED: dict[str, tuple[object, str, Callable[..., Any], str]] = {
         "WHEN NOT MATCHED THEN INSERT (customer, id, line) VALUES (o.customer, o.id, 7)",
     ),
     "WITH inserts under another key": (
-        ctes,
+        inserts_in_with,
         "are_key",
         lambda *arguments: True,
         "WITH w AS (DELETE FROM items RETURNING customer, id) INSERT INTO sums (orders, customer) "
@@ -83,6 +83,26 @@ PLANTED: dict[str, tuple[object, str, Callable[..., Any], str]] = {
         "_part",
         _of_one_partition,
         "WITH w AS (DELETE FROM items) SELECT id FROM orders WHERE customer = 1",
+    ),
+    "an INSERT in WITH takes rows elsewhere": (
+        inserts_in_with,
+        "are_key",
+        lambda *arguments: True,
+        "WITH w AS (DELETE FROM items RETURNING customer), v AS (INSERT INTO sums SELECT customer + 50, 1, 1 FROM w) "
+        "SELECT customer FROM w",
+    ),
+    "VALUES in WITH are inserted by all partitions": (
+        ctes,
+        "inserted_values",
+        lambda *arguments: [],
+        "WITH w AS (INSERT INTO sums VALUES (50, 1, 1)), v AS (DELETE FROM items RETURNING line) SELECT line FROM v",
+    ),
+    "VALUES in WITH read one partition": (
+        inserts_in_with,
+        "walk",
+        lambda node: (),
+        "WITH w AS (INSERT INTO sums VALUES (50, (SELECT count(*) FROM items), 1)), "
+        "v AS (DELETE FROM items WHERE customer = 50) SELECT 1",
     ),
     "a row is sent to all partitions": (
         merges.StagedMerge,

@@ -59,6 +59,35 @@ def test_answers_and_tables_are_the_same(both: Both, sql: str) -> None:
     check(both, sql)
 
 
+SEVERAL = [
+    "WITH w AS (DELETE FROM items WHERE quantity > 2 RETURNING *), v AS (INSERT INTO items (customer, id, line, "
+    "quantity) SELECT customer, id, line + 10, quantity FROM w RETURNING customer, line) SELECT * FROM v",
+    "WITH w AS (DELETE FROM items RETURNING *), v AS (UPDATE sums SET orders = 0 FROM w WHERE w.customer = "
+    "sums.customer RETURNING sums.*) SELECT customer, total FROM v",
+    "WITH w AS (INSERT INTO orders (customer, id, total) VALUES (:x, 9, 2) RETURNING customer, id) "
+    "INSERT INTO items (id, customer, line) SELECT id, customer, n FROM w, generate_series(1, 3) n RETURNING line",
+    "WITH w AS (INSERT INTO orders (customer, id) VALUES (3, 9), (3, 8) RETURNING *), "
+    "v AS (UPDATE sums SET orders = orders + 2 WHERE customer = 3 RETURNING orders) "
+    "SELECT count(*), (SELECT orders FROM v), (SELECT max(total) FROM orders WHERE customer = 3) FROM w",
+    "WITH w AS (INSERT INTO sums VALUES (3, 1, 1) ON CONFLICT (customer) DO UPDATE SET total = 77 RETURNING *), "
+    "v AS (DELETE FROM items WHERE customer = 3 RETURNING quantity) SELECT sum(quantity), (SELECT total FROM w) FROM v",
+    "WITH w AS (INSERT INTO sums VALUES (50, 1, 1)), v AS (INSERT INTO orders (customer, id) VALUES (50, 1)) "
+    "SELECT code FROM country",
+    "WITH w AS (DELETE FROM sums RETURNING *), v AS (INSERT INTO sums SELECT * FROM w RETURNING *) "
+    "DELETE FROM items USING v WHERE v.customer = items.customer RETURNING items.customer, v.total",
+    "WITH w AS (INSERT INTO orders AS o (id, customer) SELECT 9, customer FROM sums RETURNING o.customer AS c), "
+    "v AS (UPDATE sums SET total = 5 FROM w WHERE c = customer) SELECT c FROM w",
+]
+
+
+@pytest.mark.parametrize("sql", SEVERAL)
+def test_several_writes(both: Both, sql: str) -> None:
+    found = on_cluster(both.router.query, sql, {"x": 4})
+    assert not found.refused, found
+    assert found.agrees(on_plain(both.plain, sql, {"x": 4})), found
+    check(both, sql)
+
+
 REFUSED = [
     "WITH w AS (DELETE FROM items RETURNING customer) SELECT count(*), (SELECT count(*) FROM items) FROM w",
     "WITH w AS (INSERT INTO country VALUES ('xx', 'y') RETURNING code) SELECT (SELECT count(*) FROM country) FROM w",
@@ -74,6 +103,26 @@ REFUSED = [
     "WITH w AS (DELETE FROM items RETURNING id) INSERT INTO sums SELECT id, count(*), 1 FROM w GROUP BY id",
     "WITH w AS (DELETE FROM items RETURNING id) SELECT * FROM (WITH sums AS (SELECT 1) SELECT * FROM sums) s, "
     "(SELECT count(*) FROM w) w",
+    # Several writes: rows of several partitions, rows that go elsewhere, what is read besides, what may be read by
+    # others.
+    "WITH w AS (INSERT INTO sums VALUES (50, 1, 1), (51, 1, 1), (52, 1, 1), (53, 1, 1)), "
+    "v AS (DELETE FROM items WHERE customer = 50) SELECT 1",
+    "WITH w AS (INSERT INTO sums VALUES (50, 1, 1)), v AS (DELETE FROM items) SELECT 1",
+    "WITH w AS (INSERT INTO sums VALUES (50, 1, 1)), v AS (DELETE FROM items WHERE customer = 50) "
+    "SELECT count(*) FROM orders",
+    "WITH w AS (INSERT INTO sums VALUES (50, (SELECT count(*) FROM items), 1)), v AS (DELETE FROM items WHERE "
+    "customer = 50) SELECT 1",
+    "WITH w AS (DELETE FROM sums RETURNING *), v AS (INSERT INTO sums SELECT customer + 50, 1, 1 FROM w) SELECT 1",
+    "WITH w AS (DELETE FROM sums RETURNING *), v AS (INSERT INTO sums SELECT total, 1, 1 FROM w) SELECT * FROM w",
+    "WITH w AS (DELETE FROM sums RETURNING *), v AS (INSERT INTO sums SELECT * FROM w RETURNING *) "
+    "SELECT count(*) FROM v",
+    "WITH w AS (DELETE FROM sums RETURNING *), v AS (INSERT INTO sums SELECT * FROM w ON CONFLICT DO NOTHING) "
+    "SELECT * FROM w",
+    "WITH w AS (DELETE FROM sums RETURNING *), v AS (INSERT INTO items (customer, id, line) SELECT customer, 1, 1 "
+    "FROM w RETURNING quantity) SELECT quantity FROM v",
+    "WITH w AS (INSERT INTO country VALUES ('xx', 'y')), v AS (INSERT INTO sums VALUES (50, 1, 1)) SELECT 1",
+    "WITH w AS (INSERT INTO members (customer, id, email) VALUES (5, 1, 'x')), v AS (INSERT INTO sums VALUES "
+    "(5, 1, 1)) SELECT 1",
 ]
 
 

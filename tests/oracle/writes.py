@@ -465,11 +465,21 @@ class Generator:
             f"INSERT INTO orders (customer, id, total) VALUES ({key}, 3, 1), ({key + 1}, 3, 2) RETURNING customer, id",
             f"INSERT INTO orders (customer, id) SELECT customer + 5, {key} FROM sums RETURNING customer, id",
             f"UPDATE sums SET customer = customer + 30 WHERE customer = {key} RETURNING customer, orders AS id",
+            f"INSERT INTO orders (customer, id) VALUES ({key}, 4) ON CONFLICT DO NOTHING RETURNING customer, id",
+        )
+        another = self._pick(
+            "",
+            "",
+            ", v AS (INSERT INTO items (line, customer, id) SELECT 9, customer, id FROM w RETURNING customer, line)",
+            f", v AS (UPDATE sums SET orders = orders + 1 WHERE customer = {key} RETURNING customer)",
+            ", v AS (DELETE FROM sums USING w WHERE sums.customer = w.customer RETURNING sums.customer, total)",
+            f", v AS (INSERT INTO sums VALUES ({key}, 1, 1) ON CONFLICT (customer) DO UPDATE SET total = 2)",
         )
         return (
-            f"WITH w AS ({write}) "
+            f"WITH w AS ({write}){another} "
             + self._pick(
                 "SELECT * FROM w",
+                "SELECT v.* FROM v" if "RETURNING" in another else "SELECT 1 FROM w",
                 f"SELECT id FROM w WHERE customer = {key}",
                 "SELECT count(*) FROM w",
                 "SELECT id, count(*), min(customer) FROM w GROUP BY id HAVING count(*) > 1 ORDER BY 1",
