@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 
 
 def beside_movers(transaction: Transaction, steps: Steps) -> Steps:
-    """*steps* that share the lock of their table, if they look into several partitions: in the messages that are sent
+    """*steps* that share the locks of their tables, if they look into several partitions: in the messages that are sent
     anyway, before the statements take their snapshots."""
-    if not steps.table or steps.new or len(steps.steps) == 1 or transaction.isolation != "READ COMMITTED":
+    tables = sorted({steps.table, *steps.changed} - {""})
+    if not tables or steps.new or len(steps.steps) == 1 or transaction.isolation != "READ COMMITTED":
         return steps
-    lock, locked, found = _lock(transaction, steps.table, "_shared"), set(), []
+    locks = "".join(f"{_lock(transaction, table, '_shared')}; " for table in tables)
+    locked, found = set(), []
     for step in steps.steps:
-        found.append(step if step.shard in locked else replace(step, sql=f"{lock}; {step.sql}"))
+        found.append(step if step.shard in locked else replace(step, sql=locks + step.sql))
         locked.add(step.shard)
     return replace(steps, steps=tuple(found))
 

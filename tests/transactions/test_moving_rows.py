@@ -71,14 +71,15 @@ DIRECTIONS: list[Callable[[Boxes], tuple[int, int]]] = [
     lambda boxes: (boxes.late, boxes.free_early),
     lambda boxes: (boxes.early, boxes.free_late),
 ]
-#: Each partition's own, and rows that are found first.
+#: Each partition's own, rows that are found first, and a write in WITH.
 CHANGES = ["UPDATE boxes SET v = v + 1", "UPDATE boxes SET v = v + 1 WHERE v <= (SELECT max(v) FROM boxes)"]
+IN_WITH = ["WITH w AS (UPDATE boxes SET v = v + 1 RETURNING v) SELECT v FROM w"]
 DELETES = ["DELETE FROM boxes WHERE v = 0", "DELETE FROM boxes WHERE v = (SELECT min(v) FROM boxes)"]
 MOVE = "UPDATE boxes SET id = :new WHERE id = :old"
 
 
 @pytest.mark.parametrize("old_new", DIRECTIONS)
-@pytest.mark.parametrize("words", CHANGES + DELETES)
+@pytest.mark.parametrize("words", CHANGES + IN_WITH + DELETES)
 def test_rows_that_move_are_found_where_they_are_then(
     boxes: Boxes, words: str, old_new: Callable[[Boxes], tuple[int, int]]
 ) -> None:
@@ -97,7 +98,7 @@ def beside_a_move(boxes: Boxes, words: str, old: int, new: int) -> int:
         return int(writing.result(30).rowcount)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("words", CHANGES)
+@pytest.mark.parametrize("words", CHANGES + IN_WITH)
 @pytest.mark.parametrize("move", [MOVE, "UPDATE boxes SET id = :new WHERE v = 1 AND id = abs(:old)"])
 def test_a_move_waits_for_writes_that_look_for_rows(boxes: Boxes, words: str, move: str) -> None:
     with ThreadPoolExecutor(1) as threads:

@@ -43,13 +43,15 @@ _CHANGES = ("update_stmt", "delete_stmt")
 
 @dataclass(frozen=True)
 class WriteTogether:
-    """`main` reads what the statement itself reads, `parts` what its writes do; `rows` are those of VALUES."""
+    """`main` reads what the statement itself reads, `parts` what its writes do; `rows` are those of VALUES. `changed`
+    are the tables of UPDATE and DELETE."""
 
     keyed: KeyedStatement
     still: KeyedStatement | None
     main: CompiledQuery
     parts: tuple[CompiledQuery, ...]
     rows: tuple[WrittenKey, ...]
+    changed: tuple[str, ...]
 
     def bind(self, parameters: Mapping[str, Any], topology: Topology) -> Steps:
         wanted = self._partitions(parameters, topology)
@@ -57,7 +59,7 @@ class WriteTogether:
         placements = [topology.shard_map.placement(number) for number in wanted]
         placements.sort(key=lambda it: (it.shard, it.partition.id))
         steps = tuple(Step(it.shard, in_partition(keyed, it.partition, topology), it) for it in placements)
-        return Steps(steps, moment=keyed is not self.keyed)
+        return Steps(steps, moment=keyed is not self.keyed, changed=self.changed)
 
     def _partitions(self, parameters: Mapping[str, Any], topology: Topology) -> set[int]:
         found = {owner_of(row, parameters, topology).partition.id for row in self.rows}
@@ -86,6 +88,7 @@ def compile_with(statement: Statement, topology: Topology) -> WriteTogether:
     replaced = pb.WithClause()
     parts: list[CompiledQuery] = []
     rows: list[WrittenKey] = []
+    changed: list[str] = []
     if node.with_clause.recursive:
         raise refuse("SP102", "WITH RECURSIVE")
     for cte in node.with_clause.ctes:
@@ -94,6 +97,7 @@ def compile_with(statement: Statement, topology: Topology) -> WriteTogether:
         write = statement.lightened(query)
         if kind(query) in _CHANGES:
             parts.append(_part(write, replaced, topology))
+            changed.append(sharded_target(write, topology).name)
             copy.common_table_expr.ctequery.CopyFrom(pb.Node(select_stmt=_returned_rows(query)))
         elif is_a(query, "insert_stmt") and query.insert_stmt.select_stmt.select_stmt.values_lists:
             rows += inserted_values(write, topology)
@@ -104,13 +108,17 @@ def compile_with(statement: Statement, topology: Topology) -> WriteTogether:
         elif not is_a(query, "select_stmt"):
             raise refuse("SP102", "WITH has another write than INSERT, UPDATE or DELETE")
         replaced.ctes.append(copy)
+    if kind(statement.node) in _CHANGES:
+        changed.append(sharded_target(statement, topology).name)
     select = _main(statement, topology)
     select.with_clause.CopyFrom(replaced)
     main = compile_source(select, statement, topology)
     if is_a(statement.node, "insert_stmt"):
         check_inserted(statement, main, topology)
     keyed = KeyedStatement(on_search_path(statement, topology), True, (), (), True)
-    return WriteTogether(keyed, still_words(keyed, statement, topology), main, tuple(parts), tuple(rows))
+    return WriteTogether(
+        keyed, still_words(keyed, statement, topology), main, tuple(parts), tuple(rows), tuple(changed)
+    )
 
 
 def _part(part: Statement, before: Tree, topology: Topology) -> CompiledQuery:

@@ -60,7 +60,8 @@ class Steps:
     """The whole write, to be taken one after another. The rows of `guard`, if any, are reasons to refuse it; with
     `moment` the current time is a parameter, which the executor is to ask for. `before`: the rows that are changed, as
     they were found, in the order of the table's columns. `new`: only rows that were not there are written;
-    `table`: rows of this table that may be there, each step those of its own partition."""
+    `table`: rows of this table that may be there, each step those of its own partition; `changed`: tables whose rows
+    are looked for."""
 
     steps: tuple[Step, ...]
     copies: Copies | None = None
@@ -69,6 +70,7 @@ class Steps:
     before: tuple[tuple[str | None, ...], ...] = ()
     new: bool = False
     table: str = ""
+    changed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
