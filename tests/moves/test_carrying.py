@@ -215,9 +215,9 @@ def test_what_had_not_begun_when_it_was_interrupted_is_undone(
     gates.close("move:register:before", "move:copy:after")
 
     def interrupted(*_: object, **__: object) -> None:
-        monkeypatch.setattr(crew, "wait", wait)
         gates.wait_for("move:register:before")
         assert moves_since(place, first) == 0
+        monkeypatch.setattr(crew, "wait", wait)
         raise KeyboardInterrupt
 
     def let_go() -> None:
