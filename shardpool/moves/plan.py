@@ -117,9 +117,10 @@ def plan_rebalance(
     The shares are in proportion to the shards' capacities. Shards in *drain*, and those that are marked as draining,
     are emptied; closed ones keep what they have and get nothing. By "load", rows that are read and written count, as
     seen in *watch* seconds. Nothing is changed. Raise `NoSuchShard`,
-    `PreflightFailed` if no shard would be left, and `ShardUnavailable` if one cannot be asked.
+    `PreflightFailed` if no shard would be left, and as `read_sizes` does if one cannot be asked.
     """
     router.refresh()
+    sizes = read_sizes(router)
     shards = router.topology.shard_map.shards
     for name in drain:
         if name not in shards:
@@ -127,7 +128,6 @@ def plan_rebalance(
     targets = [name for name, shard in sorted(shards.items()) if shard.state == "active" and name not in drain]
     if not targets:
         raise PreflightFailed(["no shard would be left to take the partitions"])
-    sizes = read_sizes(router)
     weigh = _weights(router, sizes, by, watch)
     capacities = {name: shard.capacity for name, shard in shards.items()}
     closed = {name for name, shard in shards.items() if shard.state == "closed" and name not in drain}

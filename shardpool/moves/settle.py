@@ -63,6 +63,9 @@ def _settle(router: Router, record: MoveRecord, meter: Meter) -> tuple[Outcome, 
             return "completed", move
         undo(move)
         return "undone", move
+    except psycopg2.Error:
+        move.journal.check(record)  # whoever takes it over ends our sessions
+        raise
     finally:
         servers.close()
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from shardpool import Router
-from shardpool.moves import care_for_moves, move_partition, move_status
+from shardpool.errors import MoveTakenOver
+from shardpool.moves import capture, care_for_moves, move_partition, move_status
+from shardpool.moves.locks import move_locked
+from shardpool.moves.recovery import settle_partition
 from tests.moves.move_tools import Mover, Place
 from tests.support.waiting import eventually
 
@@ -47,4 +52,23 @@ def test_routers_leave_a_living_mover_alone(place: Place, monkeypatch: pytest.Mo
     with Router(place.config):
         for _ in range(3):
             assert move_partition(place.router, 0, place.other(0)).leftovers == ()
+    place.assert_clean()
+
+
+def test_who_settles_a_move_may_be_taken_over_itself(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sessions are ended by the next one: that is told, and not what the driver says of it."""
+    source, before = place.owner(0), place.contents()
+    Mover(place.config, 0, place.other(0), "move:copy:after", mode="trigger").wait_killed()
+    drop_schema = capture.drop_schema
+
+    def taken_over(connection: Any, schema: str) -> bool:
+        monkeypatch.setattr(capture, "drop_schema", drop_schema)
+        settle_partition(place.router, 0)
+        return drop_schema(connection, schema)
+
+    monkeypatch.setattr(capture, "drop_schema", taken_over)
+    with move_locked(place.router, 0, patience=10), pytest.raises(MoveTakenOver):
+        settle_partition(place.router, 0)
+    assert move_status(place.router) == []
+    assert place.owner(0) == source and place.contents() == before
     place.assert_clean()

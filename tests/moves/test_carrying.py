@@ -212,7 +212,7 @@ def test_what_had_not_begun_when_it_was_interrupted_is_undone(
 ) -> None:
     """A move that registers itself after the interrupt."""
     before, first, wait = place.contents(), last_move(place), crew.wait
-    gates.close("move:register:before", "move:copy:after")
+    gates.close("move:register:before", "move:register:after")
 
     def interrupted(*_: object, **__: object) -> None:
         gates.wait_for("move:register:before")
@@ -223,7 +223,7 @@ def test_what_had_not_begun_when_it_was_interrupted_is_undone(
     def let_go() -> None:
         eventually(lambda: crew.wait is wait, "the interrupt")
         gates.open("move:register:before")
-        eventually(lambda: moves_since(place, first) == 1, "it is registered")
+        gates.wait_for("move:register:after")
         eventually(lambda: not move_status(place.router), "it is undone")
         gates.open_all()
 

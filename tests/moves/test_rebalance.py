@@ -8,8 +8,9 @@ import time
 
 import pytest
 
+from shardpool import Router
 from shardpool.bulk import crew
-from shardpool.errors import CutoverTimeout, NoSuchShard, PreflightFailed
+from shardpool.errors import CutoverTimeout, NoSuchShard, PreflightFailed, StalePlacement
 from shardpool.moves import (
     MoveReport,
     apply_rebalance,
@@ -20,11 +21,13 @@ from shardpool.moves import (
     rebalance,
     recover_moves,
     resume_rebalance,
+    sizes,
 )
 from shardpool.moves.balance import Item, choose_moves, imbalance
 from shardpool.moves.load import read_loads
 from shardpool.moves.plan import FIRST_RATE
 from shardpool.moves.runs import Runs
+from shardpool.moves.sizes import read_sizes
 from tests.moves.conftest import shop_config
 from tests.moves.move_tools import Background, Gates, Mover, Place, schema
 from tests.support.backends import databases
@@ -194,6 +197,26 @@ def test_a_partition_in_use_is_tried_again_after_the_others(place: Place, monkey
     patience[first] = 9
     with pytest.raises(CutoverTimeout):
         apply_rebalance(place.router, plan)
+
+
+def test_sizes_of_a_partition_that_has_moved(place: Place) -> None:
+    """A router with an old map: neither is it empty, nor does a driver's error come through."""
+    with Router(place.config, listen=False) as late:
+        target = place.other(2)
+        move_partition(place.router, 2, target)
+        found = next(it for it in read_sizes(late) if it.partition == 2)
+        assert (found.shard, found.bytes > 0, found.rows > 0) == (target, True, True)
+
+
+def test_sizes_of_a_partition_that_is_gone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "PATIENCE", 0.5)
+    owner = place.owner(2)
+    place.sql(owner, "ALTER SCHEMA shop_p0002 RENAME TO hidden")
+    try:
+        with pytest.raises(StalePlacement, match=f"shard {owner} has no schema shop_p0002"):
+            plan_rebalance(place.router)
+    finally:
+        place.sql(owner, "ALTER SCHEMA hidden RENAME TO shop_p0002")
 
 
 # -- capacities, closed shards, load ----------------------------------------------------------------------------------
