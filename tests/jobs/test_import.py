@@ -151,6 +151,28 @@ def test_cutover_later(place: MoveIn) -> None:
     check_moved_in(place.router, place.url)
 
 
+def test_keys_are_noted_alike_by_writers_of_any_settings(place: MoveIn) -> None:
+    """A key in another text would be another key: its row would stay as it was copied."""
+    connection = plain_connection(place.url)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TABLE odd (id bigint, i interval, f double precision, n int, PRIMARY KEY (id, i, f)); "
+            "INSERT INTO odd SELECT n, n * '-1 day 3:04:05.6'::interval, n / 3.0, 0 FROM generate_series(1, 9) n"
+        )
+        spec = place.spec.read_text().replace("[run]", '[run]\ncutover = "later"')
+        place.spec.write_text(f'{spec}odd = {{ key = "id" }}\n')
+        run_job(place.router, place.spec)
+        cursor.execute(
+            "SET intervalstyle = 'sql_standard'; SET extra_float_digits = -5; SET bytea_output = 'escape'; "
+            "SET datestyle = 'SQL, DMY'; SET timezone = 'Asia/Kolkata'; UPDATE odd SET n = 1"
+        )
+    connection.close()
+    place.spec.write_text(place.spec.read_text().replace('"later"', '"now"'))
+    resume_job(place.router, place.spec)
+    place.router.refresh()
+    assert place.router.query("SELECT DISTINCT n FROM odd").scalars().all() == [1]
+
+
 def test_the_way_back(place: MoveIn) -> None:
     run_job(place.router, place.spec)
     key = {"k": 5001}
