@@ -13,7 +13,7 @@ from shardpool import Router, read_config
 from shardpool.bulk import runner
 from shardpool.errors import ConfigError, JobFailed, JobRefused, SchemaError
 from shardpool.jobs import cancel_job, plan_job, resume_job, run_job, undo_job
-from shardpool.jobs.migrate import capture
+from shardpool.jobs.migrate import capture, finish
 from tests.cli.cli_tools import program, run
 from tests.jobs.anonymise_tools import write_config as write_cluster
 from tests.jobs.import_tools import OLD_SHOP, SPEC, TABLES, check_moved_in, leftovers, rows_in, writing
@@ -149,6 +149,24 @@ def test_cutover_later(place: MoveIn) -> None:
         writer.join(10)
     assert writer.refused
     check_moved_in(place.router, place.url)
+
+
+@pytest.mark.parametrize("change", ["ADD COLUMN more int DEFAULT 5", "ALTER weight TYPE real"])
+def test_columns_that_change_meanwhile(place: MoveIn, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    """Neither side's digest would look at a column that came later."""
+    following = iter(("the comparison", "the switch"))
+
+    def catching_up(ends: finish.Ends) -> int:
+        if next(following) == "the switch":
+            connection = plain_connection(place.url)
+            connection.cursor().execute(f"ALTER TABLE customers {change}")
+            connection.close()
+        return finish.catch_up(ends)
+
+    monkeypatch.setattr("shardpool.jobs.migrate.job.catch_up", catching_up)
+    with pytest.raises(JobFailed, match="columns or the primary key of customers were changed"):
+        run_job(place.router, place.spec)
+    assert "shardpool_moved" not in leftovers(place.url)
 
 
 def test_keys_are_noted_alike_by_writers_of_any_settings(place: MoveIn) -> None:
