@@ -10,7 +10,7 @@ import psycopg2
 
 from shardpool.bulk.binary import copy_out, is_portable
 from shardpool.bulk.chunk import Chunk, Rows, Stream
-from shardpool.bulk.keyset import EVERY_ROW, Keyset
+from shardpool.bulk.keyset import READING, Keyset
 from shardpool.bulk.keyspace_source import Describe
 from shardpool.bulk.translate import refused
 from shardpool.config import Config, Endpoint, PoolConfig
@@ -111,7 +111,7 @@ class DatabaseSource:
         with self._engines.borrow(DATABASE) as connection:
             try:
                 with connection.cursor() as cursor:
-                    cursor.execute(EVERY_ROW)
+                    cursor.execute(READING)
                     return work(cursor)
             except psycopg2.Error as error:
                 raise refused(error, DATABASE, gone=bool(connection.closed)) from error

@@ -14,8 +14,9 @@ from shardpool.errors import JobRefused
 from shardpool.topology.names import quote
 from shardpool.topology.tables import Table
 
-#: Before what reads rows: those that a policy hides from the role are an error then, and not left out.
-EVERY_ROW = "SET LOCAL row_security = off;"
+#: Before what reads rows: those that a policy hides from the role are an error then, and not left out; and a snapshot
+#: lasts while its rows are written, or compared, elsewhere.
+READING = "SET LOCAL row_security = off; SET LOCAL idle_in_transaction_session_timeout = 0;"
 #: From so many bytes on, one page of so many is read to cut a table.
 LARGE, SAMPLED = 64 << 20, 10
 _NAME = re.compile(r'"(?:[^"]|"")*"')

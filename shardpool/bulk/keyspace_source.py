@@ -11,7 +11,7 @@ import psycopg2
 
 from shardpool.bulk.chunk import Chunk, Rows, Stream
 from shardpool.bulk.fields import Fields
-from shardpool.bulk.keyset import EVERY_ROW, Keyset
+from shardpool.bulk.keyset import READING, Keyset
 from shardpool.bulk.layout import COPY_TEXT
 from shardpool.bulk.records import Block
 from shardpool.bulk.route import RecordRouter
@@ -155,7 +155,7 @@ class KeyspaceSource:
             try:
                 with connection.cursor() as cursor:
                     path = shared if partition is None else topology.search_paths[partition]
-                    cursor.execute(EVERY_ROW + path)
+                    cursor.execute(READING + path)
                     return work(cursor)
             except psycopg2.Error as error:
                 raise refused(error, shard, gone=bool(connection.closed)) from error

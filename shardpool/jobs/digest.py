@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from shardpool.bulk.keyset import EVERY_ROW
+from shardpool.bulk.keyset import READING
 from shardpool.errors import JobRefused
 from shardpool.jobs.following import following_moves
 from shardpool.router import Router
@@ -54,7 +54,7 @@ def _is_plain(column: Column) -> bool:
 
 def digest_in(cursor: Any, relation: str, columns: Sequence[Column]) -> Digest:
     """Return the digest of *relation* (quoted), of these *columns*, as the cursor's snapshot has it."""
-    cursor.execute(f"{EVERY_ROW} SELECT count(*), coalesce(sum({row_hash(columns)}), 0) FROM {relation}")
+    cursor.execute(f"{READING} SELECT count(*), coalesce(sum({row_hash(columns)}), 0) FROM {relation}")
     rows, total = cursor.fetchone()
     return int(rows), int(total)
 

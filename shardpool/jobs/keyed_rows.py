@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from shardpool.bulk.keyset import EVERY_ROW
+from shardpool.bulk.keyset import READING
 from shardpool.topology.names import quote
 from shardpool.topology.tables import Table
 
@@ -21,7 +21,7 @@ def read_rows(cursor: Any, table: Table, keys: Sequence[Key], schema: str | None
     data = io.BytesIO()
     wanted, same = _keys(cursor, table, keys)
     query = f"SELECT {columns} FROM {relation} t JOIN {wanted} ON {same}"
-    cursor.copy_expert(f"{EVERY_ROW} COPY ({query}) TO STDOUT", data)
+    cursor.copy_expert(f"{READING} COPY ({query}) TO STDOUT", data)
     return data.getvalue().split(b"\n")[:-1]
 
 

@@ -331,6 +331,20 @@ def test_triggers_see_the_partition(shop: Shop) -> None:
         shop.execute(placement.shard, "DROP FUNCTION shop.note CASCADE")
 
 
+def test_a_trigger_that_refuses_is_told_as_it_is(shop: Shop) -> None:
+    """Its SQLSTATE is also that of servers without prepared transactions."""
+    table = f"{shop.topology.shard_map.placements[0].partition.schema}.item"
+    body = "BEGIN RAISE EXCEPTION 'closed today' USING ERRCODE = 'object_not_in_prerequisite_state'; END"
+    shop.execute("s0", f"CREATE FUNCTION closed() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$")
+    shop.execute("s0", f"CREATE TRIGGER t BEFORE INSERT ON {table} EXECUTE FUNCTION closed()")
+    try:
+        with pytest.raises(LoadError, match="closed today"):
+            shop.load("item", ROWS)
+    finally:
+        shop.execute("s0", f"DROP TRIGGER t ON {table}")
+        shop.execute("s0", "DROP FUNCTION closed()")
+
+
 def test_a_slow_source_does_not_end_the_transaction(shop: Shop) -> None:
     """Whatever the server's limit for idle transactions is, it does not hold within a load."""
     placement = shop.topology.shard_map.placements[0]

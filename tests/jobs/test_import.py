@@ -14,7 +14,7 @@ from shardpool import Router, read_config
 from shardpool.bulk import runner
 from shardpool.errors import ConfigError, JobFailed, JobRefused, SchemaError
 from shardpool.jobs import cancel_job, plan_job, resume_job, run_job, undo_job
-from shardpool.jobs.migrate import capture
+from shardpool.jobs.migrate import capture, finish
 from tests.cli.cli_tools import program, run
 from tests.jobs.anonymise_tools import write_config as write_cluster
 from tests.jobs.import_tools import OLD_SHOP, SPEC, TABLES, check_moved_in, leftovers, rows_in, writing
@@ -150,6 +150,46 @@ def test_cutover_later(place: MoveIn) -> None:
         writer.join(10)
     assert writer.refused
     check_moved_in(place.router, place.url)
+
+
+@pytest.mark.parametrize("change", ["ADD COLUMN more int DEFAULT 5", "ALTER weight TYPE real"])
+def test_columns_that_change_meanwhile(place: MoveIn, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    """Neither side's digest would look at a column that came later."""
+    following = iter(("the comparison", "the switch"))
+
+    def catching_up(ends: finish.Ends) -> int:
+        if next(following) == "the switch":
+            connection = plain_connection(place.url)
+            connection.cursor().execute(f"ALTER TABLE customers {change}")
+            connection.close()
+        return finish.catch_up(ends)
+
+    monkeypatch.setattr("shardpool.jobs.migrate.job.catch_up", catching_up)
+    with pytest.raises(JobFailed, match="columns or the primary key of customers were changed"):
+        run_job(place.router, place.spec)
+    assert "shardpool_moved" not in leftovers(place.url)
+
+
+def test_keys_are_noted_alike_by_writers_of_any_settings(place: MoveIn) -> None:
+    """A key in another text would be another key: its row would stay as it was copied."""
+    connection = plain_connection(place.url)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TABLE odd (id bigint, i interval, f double precision, n int, PRIMARY KEY (id, i, f)); "
+            "INSERT INTO odd SELECT n, n * '-1 day 3:04:05.6'::interval, n / 3.0, 0 FROM generate_series(1, 9) n"
+        )
+        spec = place.spec.read_text().replace("[run]", '[run]\ncutover = "later"')
+        place.spec.write_text(f'{spec}odd = {{ key = "id" }}\n')
+        run_job(place.router, place.spec)
+        cursor.execute(
+            "SET intervalstyle = 'sql_standard'; SET extra_float_digits = -5; SET bytea_output = 'escape'; "
+            "SET datestyle = 'SQL, DMY'; SET timezone = 'Asia/Kolkata'; UPDATE odd SET n = 1"
+        )
+    connection.close()
+    place.spec.write_text(place.spec.read_text().replace('"later"', '"now"'))
+    resume_job(place.router, place.spec)
+    place.router.refresh()
+    assert place.router.query("SELECT DISTINCT n FROM odd").scalars().all() == [1]
 
 
 def test_the_way_back(place: MoveIn) -> None:

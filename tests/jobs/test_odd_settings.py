@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from sqlalchemy.engine import make_url
 from shardpool import Router, Sharded, read_config
 from shardpool.errors import JobFailed
 from shardpool.jobs import resume_job, run_job
+from shardpool.jobs.digest import Digest, digests_of
+from shardpool.topology.tables import Table
 from tests.jobs.anonymise_tools import write_config
 from tests.support.backends import databases, plain_connection
 
@@ -125,6 +127,27 @@ def test_settings_change_nothing(urls: list[str], tmp_path: Path, monkeypatch: p
             )
             kept = "SELECT (id, i, d, s, b, f, texts, nothing, word)::text FROM t ORDER BY id"
             assert anonymous.query(kept).all() == router.query(kept).all()
+
+
+def test_sessions_that_end_when_they_are_idle(
+    server_urls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database's snapshot waits for the keyspace's digests, which may take long."""
+
+    def long(router: Router, tables: Mapping[str, Table]) -> dict[str, list[Digest]]:
+        router.query("SELECT pg_sleep(0.5)")
+        return digests_of(router, tables)
+
+    monkeypatch.setattr("shardpool.jobs.migrate.finish.digests_of", long)
+    with databases(server_urls[:1]) as [old], databases(server_urls[1:2]) as shards:
+        execute(old, "CREATE TABLE t (id bigint PRIMARY KEY)", "INSERT INTO t SELECT generate_series(1, 9)")
+        execute(old, f"ALTER DATABASE {make_url(old).database} SET idle_in_transaction_session_timeout = '100ms'")
+        config = write_config(tmp_path / "cluster.toml", shards, "shop", partitions=4)
+        Router.initialise(read_config(config))
+        where = {"url": make_url(old).render_as_string()}
+        with Router.from_file(config, listen=False) as router:
+            job = {"job": "import", "name": "in", "from": where, "tables": {"t": {"key": "id"}}}
+            assert run_job(router, job).checks["verified_rows"] == {"t": 9}
 
 
 def test_rows_that_a_policy_hides(server_urls: list[str], tmp_path: Path) -> None:

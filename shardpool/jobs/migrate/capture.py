@@ -41,7 +41,10 @@ GRANT USAGE ON SCHEMA {SCHEMA} TO PUBLIC;
 #: Before it, the tables that have moved take what comes back.
 MAY_WRITE = "SET LOCAL shardpool.way_back = 'on'"
 #: Keys are noted as text, which depends on no writer's settings.
-_SETTINGS = "SET search_path = pg_catalog SET datestyle = 'ISO, MDY' SET timezone = 'UTC' SET bytea_output = 'hex'"
+_SETTINGS = (
+    "SET search_path = pg_catalog SET datestyle = 'ISO, MDY' SET intervalstyle = 'postgres' SET timezone = 'UTC' "
+    "SET bytea_output = 'hex' SET extra_float_digits = 1"
+)
 
 _MOVED = "this table has moved to a shardpool keyspace; write there"
 _NO_TRUNCATE = "this table is being moved to a shardpool keyspace: it cannot be truncated meanwhile"

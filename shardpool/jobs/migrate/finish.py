@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shardpool.bulk.database_source import DATABASE
+from shardpool.ddl.introspect import read_columns
 from shardpool.errors import JobRefused
 from shardpool.faults import fault_point
 from shardpool.jobs.digest import Digest, compare, digest_in, digests_of
@@ -37,9 +38,10 @@ ALL = 1 << 40
 
 @dataclass(frozen=True)
 class Ends:
-    """The database that is moved in, its tables, and the keyspace that takes them."""
+    """The database that is moved in, its *tables* in *schema*, and the keyspace that takes them."""
 
     engines: Engines
+    schema: str
     tables: Mapping[str, Table]
     router: Router
 
@@ -95,6 +97,7 @@ def switch_over(ends: Ends) -> float:
             nonlocal began
             began = time.monotonic()
             with connection.cursor() as cursor:
+                _check_definitions(cursor, ends)
                 changes = read_changes(cursor, ALL)
                 apply_changes(cursor, changes, ends.router, ends.tables)
                 fault_point("last-changes")
@@ -104,6 +107,17 @@ def switch_over(ends: Ends) -> float:
 
         lock_and(connection, ends.tables, last_changes)
         return time.monotonic() - began
+
+
+def _check_definitions(cursor: Any, ends: Ends) -> None:
+    """Raise `JobRefused` if somebody has changed columns since they were read: their values were not copied."""
+    now = read_columns(cursor, ends.schema)
+    changed = [name for name, table in ends.tables.items() if now.get(name) != table]
+    if changed:
+        raise JobRefused(
+            f"columns or the primary key of {', '.join(sorted(changed))} were changed while the rows were copied: "
+            "cancel the job, drop the keyspace's tables, and begin anew"
+        )
 
 
 def switch_back(ends: Ends) -> dict[str, Digest]:

@@ -94,7 +94,7 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
         tables = {name: found.tables[name] for name in kinds}
         keys = {name: kind.columns if isinstance(kind, Sharded) else () for name, kind in kinds.items()}
         work = ImportWork(uuid.uuid4().hex, config, router.config, tables, keys)
-        ends = Ends(engines, tables, router)
+        ends = Ends(engines, config.keyspace, tables, router)
         keep = bool(run.get("way_back", False))
         order = stages(tables, found.promises.foreign_keys) if keep else {}
         if keep and frozen:
