@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import psycopg2
 
-from shardpool.engines.interrupt import cut
+from shardpool.bulk.watcher import Watcher, looking
 from shardpool.errors import ShardpoolError
 
 if TYPE_CHECKING:
@@ -52,62 +51,20 @@ def foreground(engines: Engines, shards: Sequence[str], work: str) -> Iterator[F
 
     A server that cannot be looked at is taken for one that others use.
     """
-    seen, ended = Foreground(), threading.Event()
-    watchers = [_Watcher(engines, shard) for shard in dict.fromkeys(shards)]
+    seen = Foreground()
+    watchers = [Watcher(engines, shard) for shard in dict.fromkeys(shards)]
 
-    def watch() -> None:
-        while not ended.is_set():
-            try:
-                seen.saw(any(watcher.look() for watcher in watchers))
-            except (ShardpoolError, psycopg2.Error) as error:
-                log.debug("%s: the servers cannot be looked at: %s", work, error)
-                seen.saw(True)
-            ended.wait(INTERVAL)
-        for watcher in watchers:
-            watcher.close()
-
-    thread = threading.Thread(target=watch, name="shardpool-foreground", daemon=True)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        ended.set()
-        while thread.is_alive():
-            for watcher in watchers:
-                watcher.interrupt()  # lest a server that hangs hold the thread
-            thread.join(INTERVAL)
-
-
-class _Watcher:
-    """A connection to one shard, opened when it is needed."""
-
-    def __init__(self, engines: Engines, shard: str) -> None:
-        self._pool = engines.pool(shard)
-        self._entry: Any = None
-
-    def look(self) -> bool:
-        """Whether others work there. Raise `ShardUnavailable` or the driver's errors."""
+    def look() -> None:
         try:
-            if self._entry is None:
-                self._entry = self._pool.open_apart()
-                self._ask("SET application_name = 'shardpool watch'")
-            return bool(self._ask(_OTHERS).fetchone()[0])
-        except psycopg2.Error:
-            self.close()
-            raise
+            seen.saw(any(others_work(watcher) for watcher in watchers))
+        except (ShardpoolError, psycopg2.Error) as error:
+            log.debug("%s: the servers cannot be looked at: %s", work, error)
+            seen.saw(True)
 
-    def _ask(self, query: str) -> Any:
-        cursor = self._entry.dbapi_connection.cursor()
-        cursor.execute(query)
-        return cursor
+    with looking(watchers, look, INTERVAL, "shardpool-foreground"):
+        yield seen
 
-    def interrupt(self) -> None:
-        entry = self._entry
-        if entry is not None and (connection := entry.dbapi_connection) is not None:
-            cut(connection)
 
-    def close(self) -> None:
-        entry, self._entry = self._entry, None
-        if entry is not None:
-            with suppress(psycopg2.Error):
-                self._pool.close_apart(entry)
+def others_work(watcher: Watcher) -> bool:
+    """Whether others work on a server. Raise `ShardUnavailable` or the driver's errors."""
+    return bool(watcher.ask(_OTHERS)[0])

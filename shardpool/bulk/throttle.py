@@ -8,12 +8,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import psycopg2
 
 from shardpool.bulk.foreground import Foreground, foreground
 from shardpool.bulk.pace import Pace
+from shardpool.bulk.watcher import Watcher, looking
 from shardpool.errors import ShardpoolError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ INTERVAL = 0.5
 #: The longest single wait, in seconds: work that is held back for long still trickles, and can be interrupted.
 LONGEST_WAIT = 2.0
 
-# A commit that writes a record of its own, and waits for the disk. The lag of replicas is visible to pg_monitor.
+# Its commit writes a record of its own, and waits for the disk. The lag of replicas is visible to pg_monitor.
 _COMMIT = "SET LOCAL synchronous_commit = on; SELECT pg_current_xact_id()"
 _LAG = "SELECT coalesce(extract(epoch FROM max(replay_lag)), 0)::float8 FROM pg_stat_replication"
 
@@ -130,33 +131,22 @@ def watching(engines: Engines, shards: Sequence[str], limits: Limits, work: str)
 @contextmanager
 def _probing(engines: Engines, shards: Sequence[str], throttle: Throttle, work: str) -> Iterator[None]:
     """Tell *throttle* how the servers are while the block runs."""
-    ended = threading.Event()
+    watchers = [Watcher(engines, shard) for shard in dict.fromkeys(shards)]
 
-    def watch() -> None:
-        while not ended.wait(INTERVAL):
-            try:
-                seen = [probe(engines, shard) for shard in shards]
-                throttle.heard(max(latency for latency, _ in seen), max(lag for _, lag in seen))
-            except (ShardpoolError, psycopg2.Error) as error:
-                log.debug("%s: the servers cannot be watched: %s", work, error)
+    def look() -> None:
+        try:
+            seen = [probe(watcher) for watcher in watchers]
+            throttle.heard(max(latency for latency, _ in seen), max(lag for _, lag in seen))
+        except (ShardpoolError, psycopg2.Error) as error:
+            log.debug("%s: the servers cannot be watched: %s", work, error)
 
-    thread = threading.Thread(target=watch, name="shardpool-throttle", daemon=True)
-    thread.start()
-    try:
+    with looking(watchers, look, INTERVAL, "shardpool-throttle"):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
-def probe(engines: Engines, shard: str) -> tuple[float, float]:
+def probe(watcher: Watcher) -> tuple[float, float]:
     """Return how long a commit takes on a shard, and how far its replicas are behind, in seconds."""
-    with engines.borrow(shard) as connection:
-        cursor: Any = connection.cursor()
-        cursor.execute(_LAG)
-        (lag,) = cursor.fetchone()
-        connection.rollback()
-        cursor.execute(_COMMIT)
-        began = time.monotonic()
-        connection.commit()
-        return time.monotonic() - began, float(lag)
+    (lag,) = watcher.ask(_LAG)
+    began = time.monotonic()
+    watcher.ask(_COMMIT)
+    return time.monotonic() - began, float(lag)

@@ -10,7 +10,7 @@ from postgast import pg_query_pb2 as pb
 from shardpool.ddl.columns import check_column, check_no_sequence, check_same_everywhere, column_of, place_of
 from shardpool.ddl.create_table import check_constraint
 from shardpool.ddl.foreign_keys import add_constraint, definition_of, take_from_column
-from shardpool.ddl.keys import refuse_key_change
+from shardpool.ddl.keys import is_widened, refuse_key_change
 from shardpool.ddl.planning import Planning
 from shardpool.ddl.refusals import refuse
 from shardpool.ddl.script import ParsedStatement
@@ -80,9 +80,11 @@ def _drop_column(parts: Parts, command: pb.AlterTableCmd) -> None:
 
 
 def _alter_type(parts: Parts, command: pb.AlterTableCmd) -> None:
-    refuse_key_change(parts.table, command.name, "ALTER TYPE of column", parts.line)
+    definition = definition_of(command).column_def
+    new = column_of(definition)
+    if definition.HasField("raw_default") or not is_widened(parts.table, command.name, new.type):
+        refuse_key_change(parts.table, command.name, "ALTER TYPE of column", parts.line)
     parts.before.append(command)
-    new = column_of(definition_of(command).column_def)
     parts.table = _with_column(parts.table, command.name, lambda it: replace(it, type=new.type))
 
 

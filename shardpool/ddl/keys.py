@@ -11,6 +11,9 @@ from shardpool.ddl.tree import strings
 from shardpool.topology.key import KEY_TYPES, KeyType
 from shardpool.topology.tables import Table
 
+#: From the smallest.
+_INTEGERS = ("smallint", "integer", "bigint")
+
 
 def key_type(table: str, column: str, base_type: str) -> KeyType:
     """Return the key type of a column. Raise `SchemaError` for types that cannot be keys."""
@@ -93,6 +96,14 @@ def _check_reservation(owner: Table, column: str, reservation: Table, line: int)
         wrong = f"needs {reservation.name!r} to have columns of the same types"
     if wrong:
         raise refuse("SP246", line=line, table=owner.name, column=column, what=wrong)
+
+
+def is_widened(table: Table, column: str, new_type: str) -> bool:
+    """Whether a column becomes a larger integer: all integers hash alike. Reservations would keep the smaller one."""
+    old = table.column(column)
+    if old is None or table.unique or not {old.type, new_type} <= set(_INTEGERS):
+        return False
+    return _INTEGERS.index(old.type) < _INTEGERS.index(new_type)
 
 
 def refuse_key_change(table: Table, column: str, what: str, line: int) -> None:

@@ -192,7 +192,7 @@ REFUSALS: Mapping[str, Refusal] = {
     "SP237": Refusal(
         "line {line}: {what} {column!r} of table {table!r}, which is in its key: the rows of all partitions "
         "would have to move",
-        "create a new table with the other key and copy the rows into it",
+        "create a new table with the other key and copy the rows into it; an integer may only become a larger one",
         "alter table customers drop column customer_id",
     ),
     "SP238": Refusal(

@@ -21,7 +21,7 @@ def check_mapping(params: object) -> None:
     if params is not None and not isinstance(params, Mapping):
         raise WrongParameters(
             f"parameters are one mapping, {{'name': value}} for :name, got a {type(params).__name__}; for a list of "
-            "mappings use router.session().execute(statement, list), for many rows router.copy_into()"
+            "mappings use execute(statement, list) of a router.session(), for many rows router.copy_into()"
         )
 
 

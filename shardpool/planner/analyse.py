@@ -224,8 +224,11 @@ class _Analyser:
             for part in node.bool_expr.args:
                 self._conjuncts(part, scope, fact)
         elif pairs := equal_rows(node):
+            equal, nowhere = node.a_expr.name, -node.a_expr.location  # it stands for a part, not for the whole
             for left, right in pairs:
-                part = pb.Node(a_expr=pb.A_Expr(kind=pb.AEXPR_OP, name=node.a_expr.name, lexpr=left, rexpr=right))
+                part = pb.Node(
+                    a_expr=pb.A_Expr(kind=pb.AEXPR_OP, name=equal, lexpr=left, rexpr=right, location=nowhere)
+                )
                 freeze(part)
                 self._conjuncts(part, scope, fact)
         else:

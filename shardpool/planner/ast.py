@@ -75,11 +75,14 @@ def row_columns(node: Tree) -> list[Tree]:
 
 
 def equal_rows(node: Tree) -> list[tuple[Tree, Tree]]:
-    """Return what ``(a, b) = (c, d)`` compares: a and c, b and d; nothing for all else."""
+    """Return what ``(a, b) = (c, d)`` compares: a and c, b and d; nothing for all else, nor beside subqueries, which
+    are known by where they stand."""
     if not is_a(node, "a_expr") or node.a_expr.kind != pb.AEXPR_OP or names(node.a_expr.name) != ("=",):
         return []
     left, right = row_columns(node.a_expr.lexpr), row_columns(node.a_expr.rexpr)
-    return list(zip(left, right, strict=True)) if len(left) == len(right) else []
+    if len(left) != len(right) or any(isinstance(part, pb.SubLink) for part in walk_flat(node)):
+        return []
+    return list(zip(left, right, strict=True))
 
 
 #: Messages below which there is nothing to look for: names, literals, and what a type is called.

@@ -52,7 +52,7 @@ class _Groups:
         merge.distinct_clause.extend(select.distinct_clause)
         for node in select.sort_clause:
             sort = copied(node)
-            sort.sort_by.node.CopyFrom(self._merged(level.sort_expression(node.sort_by, found)))
+            sort.sort_by.node.CopyFrom(self._merged(level.sort_expression(node.sort_by.node, found)))
             if is_a(sort.sort_by.node, "a_const"):
                 raise Refused("ORDER BY a constant")
             merge.sort_clause.append(sort)

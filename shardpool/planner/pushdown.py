@@ -219,11 +219,13 @@ def _whole(level: Level) -> tuple[Tree, Tree | None]:
 
 
 def _distinct(level: Level) -> tuple[Tree, Tree]:
-    """DISTINCT in each partition, and again over all."""
+    """DISTINCT, or DISTINCT ON, in each partition, and again over all."""
     select = level.select
-    plain = select.distinct_clause and not any(node.WhichOneof("node") for node in select.distinct_clause)
-    if not plain or is_grouped(select) or any(True for _ in windows(select)):
-        raise Refused("no plain DISTINCT")
+    if not select.distinct_clause or is_grouped(select) or any(True for _ in windows(select)):
+        raise Refused("no DISTINCT of plain rows")
+    takes_first = any(node.WhichOneof("node") for node in select.distinct_clause)
+    if takes_first and select.limit_option == pb.LIMIT_OPTION_WITH_TIES:
+        raise Refused("DISTINCT ON and WITH TIES")
     return whole_rows(level)
 
 

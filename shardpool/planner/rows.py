@@ -46,26 +46,33 @@ def _limited(select: Tree) -> bool:
 
 
 def whole_rows(level: Level) -> tuple[Tree, Tree]:
-    """Return the partial and the merge query of one with ORDER BY or DISTINCT."""
+    """Return the partial and the merge query of one with ORDER BY or DISTINCT.
+
+    DISTINCT ON takes the first row of each group in every partition, and the first of these.
+    """
     select = level.select
     columns = Columns(level)
     found = level.outputs()
     merge = level.merge_skeleton()
     for value, name in found:
         merge.target_list.append(target(level.column(columns.add(value)), name))
-    merge.distinct_clause.extend(select.distinct_clause)
     partial = first_rows(select)
     groups = [level.group_expression(node, found) for node in select.group_clause]
-    for name in ("sort_clause", "group_clause"):
+    for name in ("sort_clause", "group_clause", "distinct_clause"):
         del getattr(partial, name)[:]
     partial.group_clause.extend(groups)
+    takes_first = any(node.WhichOneof("node") for node in select.distinct_clause)
+    for node in select.distinct_clause:
+        named = columns.add(level.sort_expression(node, found)) if takes_first else ""
+        partial.distinct_clause.append(place(named) if named else node)
+        merge.distinct_clause.append(level.column(named) if named else node)
     for node in select.sort_clause:
-        column = columns.add(level.sort_expression(node.sort_by, found))
+        column = columns.add(level.sort_expression(node.sort_by.node, found))
         for query, value in ((partial, place(column)), (merge, level.column(column))):
             sort = copied(node)
             sort.sort_by.node.CopyFrom(value)
             query.sort_clause.append(sort)
-    if not partial.HasField("limit_count"):
+    if not partial.HasField("limit_count") and not takes_first:
         del partial.sort_clause[:]
     del partial.target_list[:]
     partial.target_list.extend(columns.targets)

@@ -69,9 +69,8 @@ class Level:
         fields = [pb.Node(string=pb.String(sval=part)) for part in (self.partial, name)]
         return pb.Node(column_ref=pb.ColumnRef(fields=fields))
 
-    def sort_expression(self, sort: Tree, outputs: list[tuple[Tree, str]]) -> Tree:
-        """What a SortBy node sorts by: an output column by name or place, else the expression itself."""
-        node = sort.node
+    def sort_expression(self, node: Tree, outputs: list[tuple[Tree, str]]) -> Tree:
+        """What ORDER BY or DISTINCT ON means: an output column by name or place, else the expression itself."""
         if is_a(node, "param_ref"):
             raise Refused("ORDER BY a parameter")
         if is_a(node, "column_ref") and len(node.column_ref.fields) == 1:

@@ -7,13 +7,14 @@ evaluated partition by partition where they stand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from postgast import pg_query_pb2 as pb
 
-from shardpool.planner.ast import Tree, is_a, kind, parts, unwrap, walk
+from shardpool.planner.ast import Tree, column_fields, is_a, kind, parts, unwrap, walk
 from shardpool.planner.carriers import Carrier, NotPartitionWise
 from shardpool.planner.clauses import only_rows
+from shardpool.planner.output import output_name
 from shardpool.planner.partitionwise import PartitionWise
 from shardpool.planner.rewrite import Changes, changed, changes, copied, rewritten, target, with_part
 from shardpool.planner.scopes import STAGE_SCHEMA, Analysis, Columns, Scope
@@ -135,15 +136,22 @@ class Subqueries:
     def _branch(self, branch: Tree) -> Tree | None:
         if branch.op != pb.SETOP_NONE:
             return self._set_operation(branch)
-        untyped = any(_is_untyped(node.res_target.val) for node in branch.target_list)
-        if untyped or not self._proof.reads_sharded(branch) or not self._analysis.stands_alone(branch):
+        if not self._proof.reads_sharded(branch) or not self._analysis.stands_alone(branch):
             return None
-        columns = output_columns(branch, self._analysed)
-        table = None if columns is None else self._run_first(branch)
+        labels = {place: node for place, node in enumerate(branch.target_list) if _is_untyped(node.res_target.val)}
+        first = _without(labels, branch) if labels else branch
+        columns = None if first is None else output_columns(first, self._analysed)
+        table = None if columns is None else self._run_first(first)
         if table is None or columns is None:
             return None
         self._replaced = True
-        return result_of(table, columns)
+        result = result_of(table, columns)
+        targets = list(result.target_list)
+        for place, label in labels.items():
+            targets.insert(place, label)
+        del result.target_list[:]
+        result.target_list.extend(targets)
+        return result
 
     # -- where they stand -------------------------------------------------------------------------------------------
 
@@ -201,6 +209,19 @@ def _carriers(scope: Scope) -> Iterator[Carrier]:
 
 def _has_limit(select: Tree) -> bool:
     return bool(select.HasField("limit_count") or select.HasField("limit_offset"))
+
+
+def _without(labels: Mapping[int, Tree], select: Tree) -> Tree | None:
+    """A query without those of its output columns; None if it has no others, or might mean one by its name or place."""
+    named = [*select.sort_clause, *select.distinct_clause, *select.group_clause]
+    meant = {output_name(label.res_target) for label in labels.values()}
+    columns = [column_fields(node.column_ref) if is_a(node, "column_ref") else () for node in named]
+    if len(labels) == len(select.target_list) or any(not it or it[-1] in meant for it in columns):
+        return None
+    copy = copied(select)
+    del copy.target_list[:]
+    copy.target_list.extend(node for place, node in enumerate(select.target_list) if place not in labels)
+    return copy
 
 
 def _is_untyped(node: Tree) -> bool:

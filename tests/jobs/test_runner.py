@@ -24,6 +24,7 @@ from shardpool.bulk.chunk import Chunk, Ticket
 from shardpool.bulk.keyspace_sink import KeyspaceSink
 from shardpool.bulk.runner import JobProgress
 from shardpool.bulk.throttle import RateLimits
+from shardpool.bulk.watcher import Watcher
 from shardpool.bulk.worker import PATIENCE, run_chunk, serving
 from shardpool.errors import BadRows, ChunkDone, JobBusy, JobFailed, JobRefused, LoadInDoubt, LoadUndone, MoveError
 from shardpool.local import LocalCluster
@@ -510,8 +511,8 @@ def test_a_job_is_held_back_while_the_servers_are_slow(
     slow, quick = ((0.6, 0.0) if limit == "latency" else (0.1, 6.0)), (0.1, 0.0)
     state, asked = [slow], list[str]()
 
-    def probe(engines: object, shard: str) -> tuple[float, float]:
-        asked.append(shard)
+    def probe(watcher: Watcher) -> tuple[float, float]:
+        asked.append(watcher.shard)
         return state[-1]
 
     monkeypatch.setattr(throttle, "probe", probe)

@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from shardpool.bulk import foreground, pace
+from shardpool.bulk import foreground, pace, throttle
 from shardpool.bulk.foreground import Foreground
 from shardpool.bulk.pace import Pace
+from shardpool.bulk.throttle import RateLimits
+from shardpool.bulk.watcher import Watcher
 from shardpool.config import MoveConfig
 from shardpool.errors import MoveTakenOver
 from shardpool.moves import abort_move, move_partition, steps
@@ -53,11 +56,13 @@ def working(place: Place, shard: str, name: str) -> Iterator[None]:
 
 def looks(place: Place, shard: str) -> bool:
     """Whether others are seen, once no session has done anything lately but what the test has it do."""
-    watcher = foreground._Watcher(place.router.engines, shard)
+    watcher = Watcher(place.router.engines, shard)
     try:
-        watcher.look()
-        found = [watcher.look()]
-        eventually(lambda: found.append(watcher.look()) or len(found) > 30 or not found[-1], "some looks")
+        foreground.others_work(watcher)
+        found = [foreground.others_work(watcher)]
+        eventually(
+            lambda: found.append(foreground.others_work(watcher)) or len(found) > 30 or not found[-1], "some looks"
+        )
         return found[-1]
     finally:
         watcher.close()
@@ -93,20 +98,37 @@ def test_one_look_proves_little(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shares == [1.0, 1.0, 1.0, 0.1, 0.1, 1.0]
 
 
-def test_a_server_that_hangs_holds_nobody(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limits", [RateLimits(share="auto"), RateLimits(max_latency=60.0)], ids=["share", "latency"])
+def test_a_server_that_hangs_holds_nobody(place: Place, monkeypatch: pytest.MonkeyPatch, limits: RateLimits) -> None:
     """Nor is it taken for idle once the connection is cut."""
+    asked, answered, unanswered = list[str](), list[str](), list[int]()
+    ask = Watcher.ask
+
+    def noted(watcher: Watcher, query: str) -> tuple[Any, ...]:
+        asked.append(query)
+        row = ask(watcher, query)
+        answered.append(query)
+        return row
+
+    def stuck() -> bool:
+        unanswered.append(len(asked) if len(asked) > len(answered) else 0)
+        return len(unanswered) > 9 and len(set(unanswered[-9:])) == 1 and unanswered[-1] > 0
+
+    monkeypatch.setattr(Watcher, "ask", noted)
+    monkeypatch.setattr(throttle, "INTERVAL", 0.01)
     query = (
         "SELECT pid FROM pg_stat_activity WHERE application_name = 'shardpool watch' AND datname = current_database()"
     )
     found: list[int] = []
-    with foreground.foreground(place.router.engines, ["s0"], "test"):
+    with throttle.watching(place.router.engines, ["s0"], limits, "test"):
         eventually(lambda: found.extend(pid for (pid,) in place.sql("s0", query)) or found, "it looks")
         try:
             os.kill(found[0], signal.SIGSTOP)
         except (PermissionError, ProcessLookupError):
             pytest.skip("the server's processes are not on this machine")
+        eventually(stuck, "a look hangs")
     try:
-        assert "shardpool-foreground" not in {thread.name for thread in threading.enumerate()}
+        assert not {"shardpool-foreground", "shardpool-throttle"} & {thread.name for thread in threading.enumerate()}
     finally:
         os.kill(found[0], signal.SIGCONT)
 

@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 
 from shardpool import Sharded
 from shardpool.bulk import pace, throttle
+from shardpool.bulk.watcher import Watcher
 from shardpool.config import MoveConfig
 from shardpool.errors import CutoverTimeout, DigestMismatch, MoveError, MoveTakenOver, PreflightFailed
 from shardpool.moves import (
@@ -489,8 +490,8 @@ def test_a_copy_is_held_back_while_the_servers_are_slow(place: Place, monkeypatc
     seen = [(0.1, 0.0)]
     asked: list[str] = []
 
-    def probe(engines: object, shard: str) -> tuple[float, float]:
-        asked.append(shard)
+    def probe(watcher: Watcher) -> tuple[float, float]:
+        asked.append(watcher.shard)
         return seen[-1]
 
     def slow_down() -> None:
@@ -573,7 +574,11 @@ def test_a_comparison_in_pieces_sees_every_row(place: Place, monkeypatch: pytest
 
 
 def test_the_servers_are_asked(place: Place) -> None:
-    latency, lag = throttle.probe(place.router.engines, "s0")
+    watcher = Watcher(place.router.engines, "s0")
+    try:
+        latency, lag = throttle.probe(watcher)
+    finally:
+        watcher.close()
     assert 0 < latency < 5 and lag == 0.0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import column, insert, table
+from sqlalchemy import column, insert, table, text
 
 from shardpool import Router
 from shardpool.errors import InvalidSQL, WrongParameters
@@ -74,3 +74,15 @@ def test_parameters_in_the_spelling_of_psycopg2(shop: Router, parameter: str) ->
             ask(READ.replace(":total", parameter))
     with pytest.raises(InvalidSQL, match="syntax error"):
         shop.query("SELECT FROM WHERE 7 % 3 = 1 -- %s")
+
+
+def test_a_session_takes_a_list(shop: Router, filled: None) -> None:
+    rows = [{"key": key, "id": 33} for key in (1, 2, 3)]
+    with shop.session() as session:
+        session.execute(text("INSERT INTO orders (customer_id, order_id) VALUES (:key, :id)"), rows)
+        session.commit()
+    with shop.session() as session:
+        session.execute(text("UPDATE orders SET total = order_id WHERE customer_id = :key AND order_id = :id"), rows)
+        session.commit()
+    found = shop.query("SELECT customer_id, total FROM orders WHERE order_id = 33 ORDER BY 1").all()
+    assert found == [(1, 33), (2, 33), (3, 33)]

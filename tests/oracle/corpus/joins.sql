@@ -306,3 +306,11 @@ select count(*), count(i.line) from orders o left join items i on (i.customer_id
 
 -- rung: single
 select o.id, i.line from orders o join items i on row(i.customer_id, i.order_id) = row(o.customer_id, o.id) where o.customer_id = 7 order by 1, 2;
+
+select count(*) from orders o join items i on (o.id, o.total) = (i.order_id, (select max(total) from orders));
+
+select count(*) from orders o left join items i on (o.id, i.line) = (i.order_id, (select max(x.line) from items x where x.order_id = o.id));
+
+select count(*) from orders o where (o.id, true) = (5, exists (select from items i where i.order_id = o.id));
+
+select count(*) from orders o join items i on (o.id, o.customer_id) = (i.order_id, 7) join customers c on (c.customer_id, c.code) = (i.line, o.code);

@@ -280,3 +280,39 @@ select id from orders where customer_id = 7 order by id limit 2 for update of or
 select code from country order by code for share;
 
 select count(*) from orders for update;
+
+-- DISTINCT ON: the first row of each group in every partition, and the first of these
+-- rung: pushdown
+select distinct on (customer_id) customer_id, id, total from orders order by customer_id, total desc nulls last, id limit 7;
+
+-- rung: pushdown
+select distinct on (code) code, customer_id, id from orders order by code, id desc, customer_id;
+
+-- rung: pushdown
+select distinct on (code) customer_id as code, id from orders order by 1, id desc limit 5 offset 3;
+
+-- rung: pushdown
+select distinct on (2, total > 50) id, code, total from orders order by code desc nulls last, total > 50, id, customer_id, total;
+
+-- rung: pushdown
+select distinct on (c.vip) c.vip, o.id, o.customer_id from orders o join customers c on c.customer_id = o.customer_id order by c.vip, o.id, o.customer_id;
+
+-- rung: pushdown
+select distinct on (code) code from orders;
+
+-- rung: stages
+select count(*) from (select distinct on (code) code from orders limit 2) x;
+
+-- rung: pushdown
+select distinct on (code) code, count(*) from orders group by code order by code;
+
+-- rung: pushdown
+select distinct on (code) code, row_number() over (order by id, customer_id) from orders order by code, id, customer_id;
+
+-- rung: pushdown
+select distinct on (code) code, id from orders order by code, id fetch first 3 rows with ties;
+
+-- fails as in PostgreSQL: the leading ORDER BY is another one
+select distinct on (code) code, id from orders order by id;
+
+select distinct on (code) code, id from orders where id < 0 order by code, id limit 0;

@@ -429,3 +429,25 @@ select count(*) from customers c full join tiny t on t.customer_id = c.customer_
 
 -- rung: stages
 select count(*) from customers c left join orders o on o.customer_id = c.customer_id and o.id < 0 where exists (select from tiny t where t.customer_id = c.customer_id or o.customer_id not in (select customer_id from tiny));
+
+-- a literal beside aggregates is no reason to gather the rows
+-- rung: stages
+select 'o', count(*) from orders union all select 'i', count(*) from items union all select 'c', count(*) from customers order by 1;
+
+-- rung: stages
+select 'o' as what, code, count(*) from orders group by code union select 'c', code, count(*) from customers group by code order by 1, 2, 3;
+
+-- rung: stages
+select null as a, max(total) from orders union all select 5, min(total) from orders union all select 6, 7 order by 1;
+
+-- rung: stages
+-- params: {"low": 3}
+select max(total), 'a', 1.5, min(id) from orders where id > :low union all select 1, 'b', 2, count(*) from items order by 2;
+
+-- rung: stages
+select 'a' as code, count(*) from orders group by code union all select 'b', count(*) from items order by 1, 2;
+
+-- rung: stages
+select 'a' as x, count(*) from orders group by 1 union all select 'b', count(*) from items order by 1, 2;
+
+select 'a', v from (select sum(total) as v from orders) x union select 'b', count(*) from items group by () order by 1;
