@@ -4,8 +4,8 @@ Moving a table in: `pg_dump | psql` into one database, one COPY to COPY pipe per
 alone, the whole job but the comparison of all rows, and the whole. Anonymising: a loop over a `psycopg2.pool` with an
 INSERT per row, and the job ``anonymise`` on threads, processes, both (``auto``) and a Dask cluster of two. ETL: such a
 loop that prices each row, and the job ``etl`` with the same function over rows, with one over Arrow tables, and with
-SQL. `SHARDPOOL_BENCH_ROWS` (1,000,000). `python -m tests.bench.bench_jobs memory` copies 1 million rows and then 10 times as
-many, each in a process of its own, and prints what each has needed.
+SQL. `SHARDPOOL_BENCH_ROWS` (1,000,000). `python -m tests.bench.bench_jobs memory` copies 1 million rows and then 10
+times as many, each in a process of its own, and prints what each has needed.
 """
 
 from __future__ import annotations
