@@ -108,8 +108,12 @@ def rebalance(facts: Facts, steps: Facts) -> RenderableType:
     for it in facts["moves"]:
         cells = [f"{it['rows']:,}", size(it["bytes"]), duration(it["seconds"]), duration(it["pause"])]
         table.add_row(f"{it['partition']:02}", it["source"], it["target"], *cells)
+    told = (
+        f"\nMoves work {facts['share']:.0%} of the time here; by themselves they make way for others, and take longer."
+    )
     return Group(
         table,
+        Text(told),
         Text("\nThe writers meanwhile\n", style="bold"),
         _writers(facts["writer"]),
         Text("\nBefore\n"),
