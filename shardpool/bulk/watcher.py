@@ -24,7 +24,6 @@ class Watcher:
     def __init__(self, engines: Engines, shard: str) -> None:
         self._pool = engines.pool(shard)
         self._entry: Any = None
-        self.shard = shard
 
     def ask(self, query: str) -> tuple[Any, ...]:
         """Return the first row that a query answers. Raise `ShardUnavailable` or the driver's errors."""

@@ -259,8 +259,13 @@ def _assigned(value: Tree) -> Tree:
     return args[value.multi_assign_ref.colno - 1] if len(args) == value.multi_assign_ref.ncolumns else value
 
 
+def inserted_columns(insert: Tree, table: Table) -> list[str]:
+    """Return the names of the columns that an INSERT fills, in its order."""
+    return [node.res_target.name for node in insert.cols] or [column.name for column in table.columns]
+
+
 def inserted_keys(insert: Tree, table: Table, statement: Statement, topology: Topology) -> Iterator[WrittenKey]:
-    columns = [node.res_target.name for node in insert.cols] or [column.name for column in table.columns]
+    columns = inserted_columns(insert, table)
     if not is_a(insert.select_stmt, "select_stmt") or not set(table.key) <= set(columns):
         raise refuse("SP113", table.name)
     places = [columns.index(key) for key in table.key]

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from shardpool import Router, Sharded, parse_config
+from shardpool import Router, Sharded
 from shardpool.ddl import find_drift
 from shardpool.errors import SchemaError
 from shardpool.moves import move_partition
+from tests.moves.conftest import shop_config
 from tests.support.backends import databases
 
 DDL = """
@@ -23,8 +24,7 @@ JOINED = "SELECT c.id, count(o.id) FROM customers c LEFT JOIN orders o ON o.cust
 @pytest.fixture
 def router(server_urls: list[str]) -> Iterator[Router]:
     with databases(server_urls) as urls:
-        shards = {f"s{number}": {"url": url} for number, url in enumerate(urls)}
-        config = parse_config({"keyspace": "shop", "partitions": 8, "catalog": urls[0], "shards": shards})
+        config = shop_config(urls, 8)
         Router.initialise(config)
         with Router(config) as found:
             found.create_schema(DDL, {"customers": Sharded("id"), "orders": Sharded("customer_id")})

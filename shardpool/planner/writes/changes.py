@@ -25,7 +25,6 @@ from shardpool.planner.statement import Statement
 from shardpool.planner.writes.staged import (
     ROWS,
     Value,
-    alias_of,
     as_found,
     cell,
     check_around,
@@ -41,7 +40,7 @@ from shardpool.planner.writes.staged import (
     shared_path,
     stored_key,
 )
-from shardpool.planner.writes.steps import Copies, Found, Step, Steps, returned, target_of
+from shardpool.planner.writes.steps import Copies, Found, Step, Steps, alias_of, returned, target_of
 from shardpool.topology.key import KeyType
 from shardpool.topology.names import literal, quote
 from shardpool.topology.shard_map import Placement, Topology

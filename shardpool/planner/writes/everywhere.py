@@ -22,7 +22,7 @@ from shardpool.planner.refusals import refuse
 from shardpool.planner.safety import moving_parameters, not_repeatable
 from shardpool.planner.statement import Statement
 from shardpool.planner.words import Template, on_search_path
-from shardpool.planner.writes.steps import Copies, Step, Steps, expressions, in_partition, returned, target_of
+from shardpool.planner.writes.steps import Copies, Step, Steps, alias_of, expressions, in_partition, returned, target_of
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Topology
 from shardpool.topology.tables import Table
@@ -62,7 +62,7 @@ def compile_reference(statement: Statement, topology: Topology) -> WriteCopies:
     returns = bool(node.returning_clause.exprs)
     end = next((it.start for it in postgast.scan(statement.numbered).tokens[::-1] if it.token == pb.ASCII_59), None)
     end = len(statement.numbered.encode()) if end is None else end
-    row = f"(ROW({quote(node.relation.alias.aliasname or node.relation.relname)}.*))::text"
+    row = f"(ROW({quote(alias_of(node))}.*))::text"
     check = (end, end, f"\n{',' if returns else 'RETURNING'} {row} ".replace("%", "%%"))
     words = "".join(on_search_path(statement, topology, [check]))
     return WriteCopies(words, _lock([target_of(statement, topology)], topology), returns, True)

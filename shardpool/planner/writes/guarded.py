@@ -19,8 +19,8 @@ from shardpool.planner.ast import Tree, kind, unwrap, walk
 from shardpool.planner.keyed import reserved_columns
 from shardpool.planner.refusals import refuse
 from shardpool.planner.statement import Statement
-from shardpool.planner.writes.staged import alias_of, cell, row_step, rows_item, stored_key, unbounded
-from shardpool.planner.writes.steps import NEW_ROW, OLD_ROW, CompiledWrite, Step
+from shardpool.planner.writes.staged import cell, row_step, rows_item, stored_key, unbounded
+from shardpool.planner.writes.steps import NEW_ROW, OLD_ROW, CompiledWrite, Step, alias_of
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Placement, Topology
 from shardpool.topology.tables import Table

@@ -9,7 +9,7 @@ from typing import Any
 from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.ast import Tree, is_a, is_star, walk
-from shardpool.planner.keyed import WrittenKey, updated_keys
+from shardpool.planner.keyed import WrittenKey, inserted_columns, updated_keys
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.refusals import refuse
 from shardpool.planner.rewrite import copied, expression, target
@@ -140,7 +140,7 @@ def compile_staged_insert(statement: Statement, topology: Topology) -> StagedIns
     check_around(around, topology)
     select = _select(insert)
     source = compile_source(select, statement, topology)
-    names = [node.res_target.name for node in insert.cols] or [column.name for column in table.columns]
+    names = inserted_columns(insert, table)
     if any(node.res_target.indirection for node in insert.cols) or any(table.column(name) is None for name in names):
         raise refuse("SP132", "a part of a column is inserted")
     nodes = _columns(select)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from postgast import pg_query_pb2 as pb
 
 from shardpool.planner.ast import Tree, column_fields, is_a, walk
-from shardpool.planner.keyed import WrittenKey, assigned_keys, inserted_keys
+from shardpool.planner.keyed import WrittenKey, assigned_keys, inserted_columns, inserted_keys
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.refusals import refuse
 from shardpool.planner.rewrite import copied, expression, target
 from shardpool.planner.statement import Statement
 from shardpool.planner.writes.own_keys import are_key, origin_of
 from shardpool.planner.writes.staged import compile_source
-from shardpool.planner.writes.steps import returned, target_of
+from shardpool.planner.writes.steps import alias_of, returned, target_of
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Topology
 from shardpool.topology.tables import Table
@@ -48,7 +48,7 @@ def selected(part: Statement, before: Tree, topology: Topology) -> CompiledQuery
 def check_inserted(statement: Statement, main: CompiledQuery, topology: Topology) -> None:
     """The rows of INSERT must stay where those are that they come from."""
     insert, table = statement.node.insert_stmt, sharded_target(statement, topology)
-    columns = _columns(insert, table)
+    columns = inserted_columns(insert, table)
     select = main.statement.node.select_stmt
     origins = main.analysis.scope_of(select).origins if select.op == pb.SETOP_NONE else ()
     if not set(table.key) <= set(columns[: len(origins)]):
@@ -63,14 +63,14 @@ def check_inserted(statement: Statement, main: CompiledQuery, topology: Topology
 def rows_of_key(part: Statement, topology: Topology) -> Tree:
     """``SELECT <RETURNING> FROM <target> WHERE <key> = <key of VALUES>``"""
     insert, table = part.node.insert_stmt, target_of(part, topology)
-    columns = _columns(insert, table)
+    columns = inserted_columns(insert, table)
     values = insert.select_stmt.select_stmt.values_lists[0].list.items
     select = pb.SelectStmt(limit_option=pb.LIMIT_OPTION_DEFAULT, op=pb.SETOP_NONE)
     select.from_clause.append(pb.Node(range_var=copied(insert.relation)))
     select.target_list.extend(returning(insert))
     conditions = pb.BoolExpr(boolop=pb.AND_EXPR)
     for name in table.key:
-        equal = expression(f"{quote(_known_as(insert))}.{quote(name)} = 1")
+        equal = expression(f"{quote(alias_of(insert))}.{quote(name)} = 1")
         equal.a_expr.rexpr.CopyFrom(values[columns.index(name)])
         conditions.args.append(equal)
     select.where_clause.CopyFrom(conditions.args[0] if len(table.key) == 1 else pb.Node(bool_expr=conditions))
@@ -80,24 +80,16 @@ def rows_of_key(part: Statement, topology: Topology) -> Tree:
 def returned_copies(part: Statement, topology: Topology) -> Tree:
     """``SELECT <RETURNING> FROM (<SELECT>) AS <target> (<columns>)``"""
     insert, table = part.node.insert_stmt, target_of(part, topology)
-    columns = _columns(insert, table)
+    columns = inserted_columns(insert, table)
     filled = {*columns, *("*" for _ in range(len(columns) == len(table.columns)))}
     for node in returned(insert):
         if column_fields(node.column_ref)[-1] not in filled:
             raise refuse("SP102", f"RETURNING of the INSERT into {table.name} has more than the columns it fills")
     names = ", ".join(map(quote, columns))
-    select = expression(_DERIVED.format(name=quote(_known_as(insert)), columns=names)).sub_link.subselect.select_stmt
+    select = expression(_DERIVED.format(name=quote(alias_of(insert)), columns=names)).sub_link.subselect.select_stmt
     select.from_clause[0].range_subselect.subquery.CopyFrom(insert.select_stmt)
     select.target_list.extend(returning(insert))
     return copied(select)
-
-
-def _columns(insert: Tree, table: Table) -> list[str]:
-    return [node.res_target.name for node in insert.cols] or [column.name for column in table.columns]
-
-
-def _known_as(write: Tree) -> str:
-    return str(write.relation.alias.aliasname or write.relation.relname)
 
 
 def returning(write: Tree) -> list[Tree]:

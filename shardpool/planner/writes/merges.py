@@ -40,6 +40,7 @@ from shardpool.planner.writes.steps import (
     Found,
     Step,
     Steps,
+    alias_of,
     assigned_parts,
     check_assigned,
     returned,
@@ -132,10 +133,8 @@ def compile_staged_merge(statement: Statement, topology: Topology) -> StagedMerg
     """Raise `RoutingError` or `UnsupportedStatement`."""
     merge = copied(statement.node.merge_stmt)
     table = merge_target(statement, topology)
-    check_around([merge.join_condition, *evaluated(merge)], topology)
-    source = compile_source(merge_source(merge), statement, topology)
-    name, columns = source_item(source)
-    alias = str(merge.relation.alias.aliasname or merge.relation.relname)
+    source, name, columns = _found_first(merge, statement, topology)
+    alias = alias_of(merge)
     compared = _compared(merge.join_condition, alias, name)
     if not set(table.key) <= compared.keys():
         raise refuse("SP132", f"it does not join {alias} by its partition key with columns of {name}")
@@ -152,13 +151,18 @@ def compile_staged_merge(statement: Statement, topology: Topology) -> StagedMerg
     return StagedMerge(source, table, keys, columns, assigned, everywhere, words)
 
 
+def _found_first(merge: Tree, statement: Statement, topology: Topology) -> tuple[CompiledQuery, str, tuple[str, ...]]:
+    """Return the query for the source's rows, and what it and its columns are called. Raise as above."""
+    check_around([merge.join_condition, *evaluated(merge)], topology)
+    source = compile_source(merge_source(merge), statement, topology)
+    return source, *source_item(source)
+
+
 def compile_merged_copies(statement: Statement, topology: Topology) -> StagedMerge:
     """A MERGE into a reference table: the source's rows are found once, and merged into each copy. Raise as above."""
     merge = copied(statement.node.merge_stmt)
     table = target_of(statement, topology)
-    check_around([merge.join_condition, *evaluated(merge)], topology)
-    source = compile_source(merge_source(merge), statement, topology)
-    name, columns = source_item(source)
+    source, name, columns = _found_first(merge, statement, topology)
     read_rows(merge, name)
     copies = copies_of(merge, table, topology)
     return StagedMerge(source, table, (), columns, (), False, generated(merge, statement, topology), copies)

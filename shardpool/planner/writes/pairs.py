@@ -33,7 +33,6 @@ from shardpool.planner.writes.merges import (
 )
 from shardpool.planner.writes.staged import (
     ROWS,
-    alias_of,
     as_found,
     check_around,
     compile_source,
@@ -45,7 +44,7 @@ from shardpool.planner.writes.staged import (
     typed_rows,
     unbounded,
 )
-from shardpool.planner.writes.steps import Copies, Found, Step, Steps, check_assigned
+from shardpool.planner.writes.steps import Copies, Found, Step, Steps, alias_of, check_assigned
 from shardpool.topology.key import KEY_TYPES
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Placement, Topology

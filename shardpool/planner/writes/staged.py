@@ -23,7 +23,7 @@ from shardpool.planner.rewrite import copied, expression, placed, target
 from shardpool.planner.scopes import Scope
 from shardpool.planner.statement import Statement, to_pyformat
 from shardpool.planner.writes.rows import not_per_row
-from shardpool.planner.writes.steps import Copies, Found, Step
+from shardpool.planner.writes.steps import Copies, Found, Step, alias_of
 from shardpool.topology.key import KEY_TYPES, KeyType
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Placement, Topology
@@ -173,10 +173,6 @@ def generated(write: Tree, statement: Statement, topology: Topology) -> str:
         return to_pyformat(statement_sql(pb.Node(**{name: tree})), statement)
     except UnfaithfulText:
         raise refuse("SP132", "the generated text could not be proven faithful") from None
-
-
-def alias_of(write: Tree) -> str:
-    return str(write.relation.alias.aliasname or write.relation.relname)
 
 
 def check_around(nodes: Sequence[Tree], topology: Topology) -> None:

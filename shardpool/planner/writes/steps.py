@@ -105,6 +105,11 @@ class CompiledWrite(Protocol):
         """Return the steps, or how to find them. Raise `RoutingError` or `UnsupportedStatement`."""
 
 
+def alias_of(write: Tree) -> str:
+    """Return what a statement calls the table that it writes."""
+    return str(write.relation.alias.aliasname or write.relation.relname)
+
+
 def target_of(statement: Statement, topology: Topology) -> Table:
     """Return the table that is written. Raise `UnknownTable`."""
     node = unwrap(statement.node).relation
