@@ -509,10 +509,10 @@ def test_a_job_is_held_back_while_the_servers_are_slow(
     monkeypatch.setattr(throttle, "INTERVAL", 0.01)
     monkeypatch.setattr(throttle, "LONGEST_WAIT", 60.0)
     slow, quick = ((0.6, 0.0) if limit == "latency" else (0.1, 6.0)), (0.1, 0.0)
-    state, asked = [slow], list[str]()
+    state, asked = [slow], list[Watcher]()
 
     def probe(watcher: Watcher) -> tuple[float, float]:
-        asked.append(watcher.shard)
+        asked.append(watcher)
         return state[-1]
 
     monkeypatch.setattr(throttle, "probe", probe)

@@ -488,10 +488,10 @@ def test_a_copy_is_held_back_while_the_servers_are_slow(place: Place, monkeypatc
     monkeypatch.setattr(throttle, "INTERVAL", 0.01)
     monkeypatch.setattr(throttle, "LONGEST_WAIT", 60.0)
     seen = [(0.1, 0.0)]
-    asked: list[str] = []
+    asked: list[Watcher] = []
 
     def probe(watcher: Watcher) -> tuple[float, float]:
-        asked.append(watcher.shard)
+        asked.append(watcher)
         return seen[-1]
 
     def slow_down() -> None:
