@@ -29,7 +29,7 @@ def every_error() -> set[type[Exception]]:
     return {error for error in found if error.__name__ not in OF_THE_COMMAND_LINE}
 
 
-@pytest.mark.parametrize("error", sorted(every_error(), key=lambda error: error.__name__))
+@pytest.mark.parametrize("error", sorted(every_error(), key=str))
 def test_every_error_is_drawn_and_says_whether_it_is_retryable(error: type[errors.ShardpoolError]) -> None:
     assert errors.__doc__ is not None
     if error.__name__.startswith("_"):
@@ -63,7 +63,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
 }
 
 
-@pytest.mark.parametrize("error", sorted(every_error(), key=lambda error: error.__name__))
+@pytest.mark.parametrize("error", sorted(every_error(), key=str))
 def test_every_error_comes_from_another_process_as_it_was(error: type[errors.ShardpoolError]) -> None:
     if error.__name__.startswith("_"):
         return

@@ -4,9 +4,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from bulk_tools import Shop, make_shop, wait_for
 
 from shardpool.local import LocalCluster
+from tests.bulk.bulk_tools import Shop, make_shop, wait_for
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from bulk_tools import Shop
+from tests.bulk.bulk_tools import Shop
 
 if __name__ == "__main__":
     shop = Shop(json.loads(sys.argv[1]))

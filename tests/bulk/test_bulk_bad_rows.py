@@ -6,11 +6,11 @@ import io
 import random
 
 import pytest
-from bulk_tools import Shop
 
 from shardpool.bulk import records
 from shardpool.bulk.translate import _place
 from shardpool.errors import BadRow, LoadError
+from tests.bulk.bulk_tools import Shop
 
 
 def csv_rows(rng: random.Random, count: int) -> list[str]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import psycopg2
 import pytest
-from bulk_tools import Shop, connect, make_shop
 
 from shardpool.bulk import copy_into, decision, resolve_loads
 from shardpool.bulk.decision import decide_commit, new_load, prepared_gid
@@ -23,6 +22,7 @@ from shardpool.errors import (
     StalePlacement,
 )
 from shardpool.local import LocalCluster
+from tests.bulk.bulk_tools import Shop, connect, make_shop
 
 ROWS = [(number, f"n{number}", None, None, None) for number in range(100)]
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bulk_tools import Shop, connect, wait_for
 
 from shardpool.bulk import commit, lanes, resolve_loads
 from shardpool.errors import BadRow
+from tests.bulk.bulk_tools import Shop, connect, wait_for
 
 ROWS = 1000
 

@@ -9,7 +9,6 @@ import uuid
 from typing import Any
 
 import pytest
-from bulk_tools import Shop
 
 from shardpool.bulk import keys
 from shardpool.bulk.fields import Fields
@@ -17,6 +16,7 @@ from shardpool.bulk.keys import CACHE_ENTRIES, CompositePlaces, KeyFault, KeyHas
 from shardpool.bulk.layout import Layout
 from shardpool.topology.key import KEY_TYPES, hash_key
 from shardpool.topology.tables import Column, Table
+from tests.bulk.bulk_tools import Shop
 
 CSV = Fields(Layout("csv", b",", b"", header=False))
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import psycopg2
 import pytest
-from bulk_tools import SHARDED, Shop
 
 from shardpool.bulk import records
 from shardpool.errors import BadRow, LoadError
+from tests.bulk.bulk_tools import SHARDED, Shop
 
 #: Pieces of text that are hard on a reader of fields.
 PIECES = [

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bulk_tools import Shop
 
 from shardpool.bulk import LoadProgress, progress, rows
 from shardpool.errors import BadRow, LoadError, MissingPartitionKey, UnknownTable
+from tests.bulk.bulk_tools import Shop
 
 CSV = "id,name,note\r\n" + "".join(f'{number},n{number},"a\nb"\r\n' for number in range(100))
 

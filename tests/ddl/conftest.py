@@ -3,9 +3,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from ddl_tools import Place
 
 from shardpool.local import LocalCluster
+from tests.ddl.ddl_tools import Place
 
 
 @pytest.fixture(scope="session")

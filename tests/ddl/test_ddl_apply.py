@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from ddl_tools import PARTITIONS, SHARDS, SHOP, TABLES, Place
 from sqlalchemy import text
 
 from shardpool.ddl.session import ShardSession
 from shardpool.errors import SchemaBusy, SchemaError, ShardUnavailable
 from shardpool.topology.tables import Reference, Sharded
+from tests.ddl.ddl_tools import PARTITIONS, SHARDS, SHOP, TABLES, Place
 from tests.support.waiting import eventually
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from ddl_tools import SHOP, TABLES, Place
 from sqlalchemy import text
+
+from tests.ddl.ddl_tools import SHOP, TABLES, Place
 
 P3 = "shop_p0003"
 

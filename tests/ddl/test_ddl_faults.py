@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
-from ddl_tools import PARTITIONS, SHARDS, SHOP, TABLES, Place
 
 from shardpool.ddl import SchemaManager
 from shardpool.ddl.change import Change
 from shardpool.ddl.session import ShardSession
 from shardpool.errors import CatalogUnavailable, SchemaError
+from tests.ddl.ddl_tools import PARTITIONS, SHARDS, SHOP, TABLES, Place
 
 ADD = "create type t as enum ('a'); alter table orders add column a t; create index i on orders (a)"
 
@@ -26,7 +27,7 @@ def shop(place: Place) -> Place:
     return place
 
 
-def die(monkeypatch: pytest.MonkeyPatch, where: type, method: str, when: Callable[[object], bool], after: bool) -> None:
+def die(monkeypatch: pytest.MonkeyPatch, where: type, method: str, when: Callable[[Any], bool], after: bool) -> None:
     """Let *method* raise `Crash`, before or after its work; and let the dying process tidy nothing up."""
     original = getattr(where, method)
 

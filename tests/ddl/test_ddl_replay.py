@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from ddl_tools import SHOP, TABLES, Place
 
 from shardpool.ddl.compaction import compact
 from shardpool.ddl.features import Feature, read_features
@@ -13,6 +12,7 @@ from shardpool.ddl.script import parse_script
 from shardpool.errors import SchemaError
 from shardpool.topology.shard_map import new_partition
 from shardpool.topology.tables import Reference, Sharded
+from tests.ddl.ddl_tools import SHOP, TABLES, Place
 
 T = {"t": Sharded("a")}
 TABLE = "create table t (a int, b text, c text, primary key (a)); "

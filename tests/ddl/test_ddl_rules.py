@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from ddl_tools import EXISTING, SHOP, TABLES
 
 from shardpool.ddl import REFUSALS, DdlStatement, parse_script, plan_statements
 from shardpool.ddl.refusals import EXAMPLE_TABLES, refuse
 from shardpool.errors import SchemaBusy, SchemaError
 from shardpool.topology.tables import Reference, Sharded, Table, TableKind
+from tests.ddl.ddl_tools import EXISTING, SHOP, TABLES
 
 #: Codes that no script alone is refused with, and where they are tested.
 ELSEWHERE = {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from ddl_tools import PARTITIONS, SHARDS, SHOP, TABLES, Place
 
 from shardpool.ddl.compaction import compact
 from shardpool.ddl.features import read_features
 from shardpool.ddl.log import read_log
 from shardpool.errors import SchemaError
+from tests.ddl.ddl_tools import PARTITIONS, SHARDS, SHOP, TABLES, Place
 
 VIEWS = """
 create view shop.large (customer, number, total) as select customer_id, id, total from shop.orders where total > 5;

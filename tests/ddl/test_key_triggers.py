@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from ddl_tools import SHOP, TABLES, Place
 
 from shardpool.ddl.key_triggers import assigns
 from shardpool.errors import SchemaError
+from tests.ddl.ddl_tools import SHOP, TABLES, Place
 
 ASSIGNS = [
     "begin new.k = 7; return new; end",

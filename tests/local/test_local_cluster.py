@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from local_tools import sql
 
 from shardpool.config import read_config
 from shardpool.local import LocalCluster, LocalClusterError, LocalServer, ports, reaper
+from tests.local.local_tools import sql
 from tests.support.waiting import eventually
 
 

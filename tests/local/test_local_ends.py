@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from local_tools import sql
 
 from shardpool.local import LocalCluster, binaries, reaper
+from tests.local.local_tools import sql
 from tests.support.waiting import eventually
 
 REPOSITORY = Path(__file__).resolve().parents[2]

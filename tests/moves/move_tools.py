@@ -88,6 +88,8 @@ class Place:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        #: Of the shards that this test looks at by itself.
+        self.known = dict(config.shards)
         Router.initialise(config)
         self.router = Router(config, listen=False)
 
@@ -114,7 +116,7 @@ class Place:
 
     def connect(self, shard: str) -> psycopg2.extensions.connection:
         """A session in autocommit mode that shardpool knows nothing of."""
-        return plain_connection(self.config.shards[shard].url)
+        return plain_connection(self.known[shard].url)
 
     def sql(self, shard: str, statement: str) -> list[tuple[Any, ...]]:
         connection = self.connect(shard)

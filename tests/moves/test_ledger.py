@@ -305,10 +305,13 @@ def run_ledger(
         ended.set()
         for background in clients:
             background.wait()
-        for client in (*writers, *readers, watcher):
+        others: list[Client | Watcher] = [*writers, *readers, watcher]
+        for client in others:
             client.close()
-        for checked in (*writers, *routers):
-            checked.check()
+        for writer in writers:
+            writer.check()
+        for router in routers:
+            router.check()
     assert all(reader.reads for reader in readers) and watcher.seen
     place.assert_clean()
 

@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from dataclasses import replace
+from typing import Any
 
 import psycopg2
 import pytest
@@ -500,7 +501,7 @@ def test_ctrl_c_while_servers_work(place: Place, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("shardpool.moves.create.keep_alive", interrupt)
     honest = SchemaManager.replay_partition
 
-    def slow(self: SchemaManager, connection: object, schema_name: str, after_copy: bool) -> None:
+    def slow(self: SchemaManager, connection: Any, schema_name: str, after_copy: bool) -> None:
         honest(self, connection, schema_name, after_copy)
         if after_copy:
             connection.cursor().execute("SELECT pg_sleep(60)")

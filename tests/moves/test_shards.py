@@ -43,7 +43,7 @@ def growing(urls: list[str]) -> Iterator[Place]:
 def test_a_shard_joins_takes_its_share_and_leaves(growing: Place, urls: list[str]) -> None:
     before = growing.contents()
     add_shard(growing.router, "s2", urls[2])
-    growing.config.shards["s2"] = Endpoint(urls[2])  # for this test's own sessions
+    growing.known["s2"] = Endpoint(urls[2])
     countries = "SELECT code, name FROM shop.country ORDER BY 1"
     assert growing.sql("s2", countries) == growing.sql("s0", countries) != []
     assert growing.router.shard_map.by_shard().keys() == {"s0", "s1"}
@@ -70,7 +70,7 @@ def test_a_shard_joins_takes_its_share_and_leaves(growing: Place, urls: list[str
     add_shard(growing.router, "s2", urls[2])
     assert growing.sql("s2", countries) == growing.sql("s0", countries)
     remove_shard(growing.router, "s2")
-    del growing.config.shards["s2"]
+    growing.known.pop("s2")
 
 
 def test_reference_writers_wait_until_the_shard_is_known(
@@ -162,12 +162,12 @@ def test_a_shard_that_came_to_differ_takes_no_partition(growing: Place) -> None:
 
 
 def test_a_relation_behind_the_name(growing: Place, urls: list[str]) -> None:
-    growing.config.shards["s2"] = Endpoint(urls[2])
+    growing.known["s2"] = Endpoint(urls[2])
     growing.sql("s2", "CREATE TABLE public.orders ()")
     try:
         with pytest.raises(Exception, match="SP262"):
             add_shard(growing.router, "s2", urls[2])
     finally:
         growing.sql("s2", "DROP TABLE public.orders")
-        del growing.config.shards["s2"]
+        growing.known.pop("s2")
     assert set(growing.router.shard_map.shards) == {"s0", "s1"}

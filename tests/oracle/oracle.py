@@ -234,7 +234,7 @@ class Oracle:
                     return "other rows"
                 # 1.0 and 1.00 sort alike.
                 return "" if keys and by_key[0] == by_key[1] else "the rows are in another order"
-            if not _same_sequence(*by_key, [tolerances[place] for place in keys]):
+            if not _same_sequence(by_key[0], by_key[1], [tolerances[place] for place in keys]):
                 return "the sort keys are in another order"
         if not top.limited:
             missing = _missing(sharded.rows, plain.rows, tolerances)

@@ -39,7 +39,7 @@ def test_queries(deep: Router) -> None:
 
 def test_writes(deep: Router) -> None:
     assert (
-        deep.query(f"INSERT INTO sums (customer_id, total) SELECT customer_id + 1, {NUMBERS} FROM orders").rowcount
+        deep.query(f"INSERT INTO sums (customer_id, total) SELECT customer_id + 1, {NUMBERS} FROM orders").rowcount  # type: ignore[attr-defined]
         == 20
     )  # type: ignore[attr-defined]
     assert deep.query("SELECT max(much) FROM sums").scalar_one() == 19 * 150 * 150

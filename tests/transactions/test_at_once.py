@@ -121,7 +121,7 @@ def test_rows_that_may_be_there_are_taken_at_once(bank: Bank, new: tuple[int, ..
         eventually(lambda: all(bank.on(shard, waits(words)) for shard in bank.direct), "a wait on each shard")
         for holder in holders:
             holder.rollback()
-        assert writing.result(30).rowcount == 3
+        assert writing.result(30).rowcount == 3  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("words", CHANGES)
@@ -140,7 +140,7 @@ def test_of_such_writes_one_at_a_time_takes_the_shards_at_once(
         eventually(lambda: bank.on("s0", AT_THE_DOOR), "the second one at the door")
         assert [len(bank.on(shard, waits(words))) for shard in bank.direct] == [0, int(words == CHANGES[1]), 0]
         holder.rollback()
-        assert [it.result(30).rowcount for it in (first, second)] == [3, 3]
+        assert [it.result(30).rowcount for it in (first, second)] == [3, 3]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("words", CHANGES)
@@ -156,7 +156,7 @@ def test_a_long_one_is_not_waited_for(bank: Bank, new: tuple[int, ...], words: s
         bank.router.query(words.format(*others))
         assert not long.done()
         holder.rollback()
-        assert long.result(30).rowcount == 3
+        assert long.result(30).rowcount == 3  # type: ignore[attr-defined]
 
 
 def on(bank: Bank, key: int) -> str:
@@ -179,7 +179,7 @@ def test_writes_beside_one_another_take_the_shards_in_order(bank: Bank, new: tup
             eventually(lambda place=place: bank.on(f"s{place}", waits(update)), f"a wait on s{place}")  # type: ignore[misc]
             assert not any(bank.on(shard, waits(update)) for shard in bank.direct if shard != f"s{place}")
             holder.rollback()
-        assert writing.result(30).rowcount == 3
+        assert writing.result(30).rowcount == 3  # type: ignore[attr-defined]
 
 
 def test_of_a_deadlock_the_statement_is_the_victim_though_it_is_older(
@@ -200,7 +200,7 @@ def test_of_a_deadlock_the_statement_is_the_victim_though_it_is_older(
             eventually(lambda: bank.on("s0", waits("UPDATE")), "a wait for what the transaction has")
             eventually(lambda: writers(bank, "s1"), "the other row changed")
             tx.execute(b, change, {"key": b})
-        assert writing.result(30).rowcount == 3
+        assert writing.result(30).rowcount == 3  # type: ignore[attr-defined]
     assert tried == [True, False]
 
 
