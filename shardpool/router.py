@@ -332,9 +332,11 @@ class Router(Transactional):
         return self._answer(*self._queries.find(sql, params or _NO_PARAMETERS, self._current.value))
 
     def _answer(self, compiled: CompiledQuery | CompiledWrite, params: Parameters) -> RoutedResult:
-        if isinstance(compiled, CompiledQuery):
-            return self._answers.answer(compiled, params)
-        return self._writes.answer(compiled, params)
+        if not isinstance(compiled, CompiledQuery):
+            return self._writes.answer(compiled, params)
+        if compiled.locks_partitions(params, self._current.value):
+            return self._writes.lock(compiled, params)
+        return self._answers.answer(compiled, params)
 
     @with_parameters
     def stream(self, sql: str, params: Parameters | None = None) -> StreamedResult:
@@ -360,7 +362,7 @@ class Router(Transactional):
                 return self._explained_write(sql, found, given, topology)
         compiled = self._select(sql)
         if not analyze:
-            return Explanation(sql, compiled.bind(given, topology, self._sizes.statistics(given)))
+            return Explanation(sql, compiled.bind(given, topology, self._sizes.statistics(given), locking=True))
         trace = Trace()
         started = time.perf_counter()
         trace.rows = len(self._answers.answer(compiled, given, trace).rows)

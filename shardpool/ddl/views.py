@@ -130,8 +130,8 @@ def check_answerable(views: Mapping[str, View], topology: Topology) -> None:
             compiled = compile_query(expanded(statement, future), future)
         except (PlanError, RoutingError, InvalidSQL) as error:
             raise refuse("SP270", name=view.name, reason=error) from error
-        if compiled.analysis.locking:
-            raise refuse("SP270", name=view.name, reason=f"it locks rows (FOR {compiled.analysis.locking})")
+        if compiled.locks is not None:
+            raise refuse("SP270", name=view.name, reason=f"it locks rows (FOR {compiled.locks.words})")
         columns = compiled.analysis.scopes[0].columns
         if columns is not None and columns != view.columns:
             raise refuse("SP270", name=view.name, reason=f"its columns {view.columns} would be {columns}")

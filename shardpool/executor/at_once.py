@@ -108,16 +108,19 @@ def on_branches(
     *,
     at_once: bool,
     writes: bool = True,
+    locks: bool = False,
 ) -> dict[str, T]:
-    """Write, or read, on several shards; return the results by shard. *at_once*: at the same time if there are threads.
+    """Write, lock rows, or read on several shards; return the results by shard.
 
+    *at_once*: at the same time if there are threads.
     Else in the order of the shards' names, so that two such writes never wait for each other. *works* raise psycopg2's
     errors. Raise `sqlalchemy.exc` errors, `ShardUnavailable`, `StalePlacement`, `CrossShardDeadlock`.
     """
 
     def work(shard: str, connection: Any) -> T:
         branch = transaction.branch(shard)
-        branch.may_write = branch.may_write or writes
+        if writes or locks:
+            transaction.note_effect(branch, writes)
         try:
             return transaction.waiting(branch, lambda: works[shard](branch))
         except psycopg2.Error as error:

@@ -24,6 +24,8 @@ class Branch:
     `PoolTimeout`. `release` gives the connection back."""
 
     may_write = False
+    #: Rows are locked, or written.
+    locks = False
     used = False
     #: Cancelled from another thread. The cancellation may come late: the connection is not used again.
     cancelled = False

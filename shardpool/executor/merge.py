@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 import psycopg2
@@ -51,7 +52,7 @@ class Merger:
     """Runs the plans that read several partitions.
 
     *apart*: the merge node is not one of the connections that read, but one more to this shard. *texts*: the values of
-    the result are as the server spells them.
+    the result are as the server spells them. *held*: the partial rows, where they were read before, by shard.
     """
 
     def __init__(
@@ -62,8 +63,10 @@ class Merger:
         merge_node: str | None,
         apart: str | None = None,
         texts: bool = False,
+        held: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
         self._texts = texts
+        self._held = held
         self._engines = engines
         self._threads = threads
         self._max_bytes = max_bytes
@@ -80,7 +83,10 @@ class Merger:
                 result = job.fetch(then.sql)
             else:
                 found = self._fetched(then, job)
-                rows = list(_cut((row for shard in sorted(found) for row in found[shard][1]), then, job.parameters))
+                assert isinstance(then.merge, Concatenation)
+                rows = list(
+                    cut((row for shard in sorted(found) for row in found[shard][1]), then.merge, job.parameters)
+                )
                 result = RoutedResult(common_description(found), rows, len(rows))
             step.rows = len(result.rows)
             return result
@@ -95,7 +101,11 @@ class Merger:
                 cursors, found = self._opened(then, job)
             yield common_description(found)
             rows = (row for shard in sorted(found) for row in _all_rows(found[shard][1], cursors[shard]))
-            yield from rows if isinstance(then, MergeQuery) else _cut(rows, then, job.parameters)
+            if isinstance(then, MergeQuery):
+                yield from rows
+            else:
+                assert isinstance(then.merge, Concatenation)
+                yield from cut(rows, then.merge, job.parameters)
 
     @contextmanager
     def _running(
@@ -117,7 +127,9 @@ class Merger:
                 partitions = everywhere.get(self._apart or node)
                 partition = partitions[0] if partitions else None
                 apart = self._apart is not None
-                job = Job(node, partition, leases, self._threads, given, self._max_bytes, self._texts, apart)
+                job = Job(
+                    node, partition, leases, self._threads, given, self._max_bytes, self._texts, apart, self._held
+                )
                 if apart and stages:
                     job.execute(f"SET LOCAL lock_timeout = {LOCK_WAIT_APART}")
                 for stage in stages:
@@ -184,11 +196,10 @@ def _title(stage: Stage) -> str:
             return f"gather {stage.table}"
 
 
-def _cut(rows: Iterator[Any], plan: PushdownPlan, parameters: Parameters) -> Iterator[Any]:
+def cut(rows: Iterator[Any], plan: Concatenation, parameters: Parameters) -> Iterator[Any]:
     """Apply the LIMIT and OFFSET of a concatenation."""
-    assert isinstance(plan.merge, Concatenation)
-    first = _count(plan.merge.offset, parameters) or 0
-    limit = _count(plan.merge.limit, parameters)
+    first = _count(plan.offset, parameters) or 0
+    limit = _count(plan.limit, parameters)
     return islice(rows, first, None if limit is None else first + limit)
 
 

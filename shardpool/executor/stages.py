@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any
 
 import psycopg2
@@ -47,12 +48,15 @@ class Job:
         max_bytes: int,
         texts: bool = False,
         apart: bool = False,
+        held: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
         """*partition* is any one on the merge node, if there is one. *texts*: values are fetched as spelt. *apart*: the
-        merge node is a session beside a transaction, whose locks it is not to wait for.
+        merge node is a session beside a transaction, whose locks it is not to wait for. *held*: partial rows that were
+        read before, by shard, in binary COPY format.
         """
         self.node = node
         self._apart = apart
+        self._held = held
         self._partition = partition
         self._leases = leases
         self._threads = threads
@@ -162,11 +166,14 @@ class Job:
 
         def produce(shard: str, connection: Any) -> None:
             producer = Producer(relay)
+            if shard in self._held:
+                producer.write(self._held[shard])
+                return producer.close()
             with connection.cursor() as cursor:
                 query = cursor.mogrify(union_all(select, by_shard[shard], appended), self.parameters).decode()
                 copy = f"COPY ({query}) TO STDOUT (FORMAT binary)"
                 cursor.copy_expert(frugal(copy, len(by_shard[shard])), producer)
-            producer.close()
+            return producer.close()
 
         def consume(connection: Any) -> int:
             rows = own()

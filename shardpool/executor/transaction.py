@@ -32,7 +32,7 @@ from shardpool.executor.current import CurrentTopology
 from shardpool.executor.deadlocks import GIVES_WAY, Deadlocks
 from shardpool.executor.parameters import with_parameters
 from shardpool.executor.results import RoutedResult
-from shardpool.executor.writes import answer, write_reserved
+from shardpool.executor.writes import answer, lock_reference, write_reserved
 from shardpool.planner.keyed import KeyedStatement, types_of_key
 from shardpool.planner.ladder import CompiledQuery
 from shardpool.planner.writes import CompiledWrite
@@ -126,12 +126,14 @@ class Transaction:
         if compiled.reserved:
             whole, values = self._around.queries.find(sql, params, topology, pyformat)
             return write_reserved(self, cast(CompiledWrite, whole), values, placement)
+        if compiled.locks_copies:
+            return lock_reference(self, *self._around.queries.find(sql, params, topology, pyformat))
         if compiled.written:
             compiled.check_written(partition, values, topology)
         text = topology.qualifiers[partition.id].join(compiled.template)
         if compiled.needs_path:
             text = topology.search_paths[partition.id] + text
-        return self.on_shard(placement.shard, text, values, [placement], compiled.needs_path)
+        return self.on_shard(placement.shard, text, values, [placement], compiled.needs_path, locks=compiled.locks)
 
     @with_parameters
     def query(self, sql: str | Executable, params: Parameters | None = None) -> Result[Any]:
@@ -193,10 +195,12 @@ class Transaction:
         placements: Sequence[Placement],
         may_write: bool,
         texts: bool = False,
+        locks: bool = False,
     ) -> RoutedResult:
         """Run a statement of this transaction on a shard. *texts*: values as the server spells them."""
         branch = self.branch(shard)
-        branch.may_write = branch.may_write or may_write
+        if may_write or locks:
+            self.note_effect(branch, may_write)
         try:
             result = self.waiting(branch, branch.run, sql, params, self._savepoints, texts)
         except psycopg2.Error as error:
@@ -206,6 +210,11 @@ class Transaction:
             raise
         self.check_in_place(placements)
         return result
+
+    def note_effect(self, branch: Branch, may_write: bool) -> None:
+        """A branch is going to write, or only to lock rows. In SERIALIZABLE the end of such a one may fail, too."""
+        branch.may_write = branch.may_write or may_write or self.isolation == "SERIALIZABLE"
+        branch.locks = True
 
     def waiting(self, branch: Branch, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         """Do *work* on a branch, where it may wait for others. Raise psycopg2's errors, `CrossShardDeadlock`."""
@@ -360,10 +369,13 @@ class Transaction:
             self._end()
 
     def _commit(self) -> None:
-        writers = {}
+        writers, lockers = {}, []
         for branch in self._branches.values():
             if branch.used and branch.may_write and not self._read_only:
                 writers[branch.shard] = branch.cursor
+                continue
+            if branch.locks:
+                lockers.append(branch)
                 continue
             try:
                 # First, because it may fail: a serialisation failure must not come after the decision.
@@ -372,6 +384,12 @@ class Transaction:
                 self._roll_back()
                 raise translate(error, branch.connection, branch.shard, "COMMIT", writes=False) from error
         self._around.coordinator.commit(writers)
+        for branch in lockers:
+            # Last, so that who gets a lock then sees what was written under it.
+            try:
+                branch.end("COMMIT")
+            except psycopg2.Error:
+                branch.connection.close()
 
     def rollback(self) -> None:
         """Roll back, and end. Never raises for a broken connection: its server rolls back."""

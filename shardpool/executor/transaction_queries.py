@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 import psycopg2
@@ -20,9 +21,11 @@ from shardpool.executor.lent import LentPools
 from shardpool.executor.merge import Merger
 from shardpool.executor.queries import gives_way, placements_of
 from shardpool.executor.results import RoutedResult
+from shardpool.executor.row_locks import locked_copies, locked_everywhere, locked_rows
 from shardpool.executor.trace import Trace
 from shardpool.planner.ladder import CompiledQuery
-from shardpool.planner.plan import GatherPlan, Plan, PushdownPlan, ReferencePlan, Relation, SinglePlan
+from shardpool.planner.locks import RowLocks
+from shardpool.planner.plan import Concatenation, GatherPlan, Plan, PushdownPlan, ReferencePlan, Relation, SinglePlan
 from shardpool.planner.refusals import refuse
 from shardpool.planner.words import over_gathered
 from shardpool.topology.names import quote
@@ -49,7 +52,9 @@ def select(
     if compiled.unknown_function is not None:
         raise refuse("SP130", compiled.unknown_function)
     failed = {"stages": IN_TRANSACTION}
-    plan = compiled.bind(parameters, topology, failed=failed)
+    plan = compiled.bind(parameters, topology, failed=failed, locking=True)
+    if compiled.locks is not None:
+        return _locked(transaction, compiled.locks, plan, parameters, texts)
     if isinstance(plan, PushdownPlan) and plan.reads_tables:
         failed["pushdown"] = "the merge query would not see what the transaction wrote"
         plan = compiled.bind(parameters, topology, failed=failed)
@@ -64,6 +69,27 @@ def select(
             raise
         failed[rung] = f"PostgreSQL refused it: {error.orig}".strip()
         return _run(transaction, compiled, compiled.bind(parameters, topology, failed=failed), parameters, texts)
+
+
+def _locked(
+    transaction: Transaction, locks: RowLocks, plan: Plan, parameters: Mapping[str, Any], texts: bool
+) -> RoutedResult:
+    match plan:
+        case SinglePlan():
+            locks.check_copies()
+            return transaction.on_shard(
+                plan.placement.shard, plan.sql, parameters, [plan.placement], False, texts, True
+            )
+        case ReferencePlan() if locks.exclusive_reference:
+            return locked_everywhere(transaction, plan.sql, parameters, texts)
+        case ReferencePlan():
+            return transaction.on_shard(_any_shard(transaction), plan.sql, parameters, [], False, texts, True)
+        case PushdownPlan() if isinstance(plan.merge, Concatenation):
+            return locked_rows(transaction, plan, parameters, texts)
+        case PushdownPlan():
+            held = locked_copies(transaction, plan, parameters)
+            return _merge(transaction, plan, plan, min(plan.by_shard), parameters, texts, held)
+    raise AssertionError(f"no rows are locked by a {type(plan).__name__}")
 
 
 def _run(
@@ -90,8 +116,9 @@ def _merge(
     home: str,
     parameters: Mapping[str, Any],
     texts: bool,
+    held: Mapping[str, bytes] = MappingProxyType({}),
 ) -> RoutedResult:
-    merger = _merger(transaction, home, texts)
+    merger = _merger(transaction, home, texts, held)
     placements = placements_of(plan, transaction.topology)
     try:
         result = merger.run(run, parameters, transaction.topology, Trace())
@@ -140,7 +167,7 @@ def _whole(table: Table, keyspace: str) -> str:
     return f"SELECT {columns} FROM {quote(keyspace)}.{quote(table.name)}".replace("%", "%%")
 
 
-def _merger(transaction: Transaction, home: str, texts: bool) -> Merger:
+def _merger(transaction: Transaction, home: str, texts: bool, held: Mapping[str, bytes]) -> Merger:
     around = transaction.around
     pools = cast(Engines, LentPools(transaction, entered=True, home=home))
-    return Merger(pools, around.threads, around.max_gather_bytes, None, apart=home, texts=texts)
+    return Merger(pools, around.threads, around.max_gather_bytes, None, apart=home, texts=texts, held=held)

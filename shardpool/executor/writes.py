@@ -24,6 +24,7 @@ from shardpool.executor.current import CurrentTopology
 from shardpool.executor.moving_rows import beside_movers, keep_out
 from shardpool.executor.queries import placements_of
 from shardpool.executor.results import RoutedResult
+from shardpool.executor.row_locks import check_all_shards
 from shardpool.executor.statements import MAX_RETRIES, Statements
 from shardpool.executor.texts import type_names
 from shardpool.executor.transaction_queries import select
@@ -76,6 +77,10 @@ class Writes:
         self._statements = statements
         self._begin = begin
 
+    def lock(self, compiled: CompiledQuery, parameters: Parameters) -> RoutedResult:
+        """Answer a SELECT that locks rows of several partitions. Raises as `answer`."""
+        return self._repeated(lambda transaction, _: answer(transaction, compiled, parameters))
+
     def answer(self, compiled: CompiledWrite, parameters: Parameters) -> RoutedResult:
         """Raises as `Router.query`; `InDoubt` and `CannotPrepare` where several shards are written."""
         retries = 0
@@ -100,12 +105,16 @@ class Writes:
         return self._together(compiled, parameters, Bound(topology, within(compiled, placement, parameters, topology)))
 
     def _together(self, compiled: CompiledWrite, parameters: Parameters, bound: Bound) -> RoutedResult:
+        return self._repeated(lambda transaction, at_once: write(transaction, compiled, parameters, bound, at_once))
+
+    def _repeated(self, work: Callable[[Transaction, bool], RoutedResult]) -> RoutedResult:
+        """Do *work* in a transaction, at once on its shards at first; again where it may succeed then."""
         retries = deadlocks = 0
         while True:
             try:
                 with self._begin() as transaction:
                     transaction.gives_way = deadlocks < DEADLOCKS
-                    return write(transaction, compiled, parameters, bound, not deadlocks)
+                    return work(transaction, not deadlocks)
             except StalePlacement:
                 retries += 1
                 if retries > MAX_RETRIES:
@@ -121,6 +130,17 @@ def answer(transaction: Transaction, compiled: CompiledQuery | CompiledWrite, pa
     if isinstance(compiled, CompiledQuery):
         return transaction.following(lambda topology: select(transaction, compiled, parameters, topology))
     return transaction.following(lambda topology: write(transaction, compiled, parameters))
+
+
+def lock_reference(
+    transaction: Transaction, compiled: CompiledQuery | CompiledWrite, parameters: Parameters
+) -> RoutedResult:
+    """Answer a statement that `planner.keyed` says locks copies of reference tables: all, if it reads nothing else."""
+    if not isinstance(compiled, CompiledQuery) or compiled.locks is None:
+        raise refuse("SP144", "it locks rows in a subquery")
+    if compiled.sharded:
+        compiled.locks.check_copies()
+    return answer(transaction, compiled, parameters)
 
 
 def write_reserved(
@@ -292,8 +312,7 @@ def _lock_copies(transaction: Transaction, copies: Copies) -> None:
         raise refuse("SP134")
     for shard in sorted(transaction.topology.shard_map.shards):
         transaction.on_shard(shard, copies.lock, {}, [], True)
-    if not transaction.around.current.has_all_shards(transaction.topology):
-        raise transaction.give_up(StalePlacement("a shard joined or left since the transaction began: run it again"))
+    check_all_shards(transaction)
 
 
 def _alike(transaction: Transaction, steps: Steps, copies: Copies, results: list[RoutedResult]) -> RoutedResult:

@@ -27,13 +27,6 @@ from shardpool.planner.using import common_columns, expand_star, hash_alike, mer
 from shardpool.topology.shard_map import Topology
 from shardpool.topology.tables import Column, Table
 
-_LOCKS = {
-    pb.LCS_FORKEYSHARE: "KEY SHARE",
-    pb.LCS_FORSHARE: "SHARE",
-    pb.LCS_FORNOKEYUPDATE: "NO KEY UPDATE",
-    pb.LCS_FORUPDATE: "UPDATE",
-}
-
 
 def analyse(select: Tree, topology: Topology, stages: Mapping[str, Columns] | None = None) -> Analysis:
     """Find the scopes of a SelectStmt. Raise `UnknownTable` or `UnsupportedStatement`.
@@ -77,8 +70,6 @@ class _Analyser:
         """Analyse a SelectStmt of any kind; return its output columns. It may be that of the recursive CTE *own*."""
         if select.HasField("into_clause"):
             raise refuse("SP103")
-        for clause in select.locking_clause:
-            self.analysis.locking = self.analysis.locking or _LOCKS.get(clause.locking_clause.strength, "UPDATE")
         if select.HasField("with_clause"):
             ctes = self._with(select.with_clause, parent, dict(ctes))
         if select.op != pb.SETOP_NONE:

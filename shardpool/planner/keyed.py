@@ -18,6 +18,7 @@ from shardpool.errors import CrossShardTransaction, KeyTypeMismatch, UnknownTabl
 from shardpool.planner.analyse import analyse
 from shardpool.planner.ast import Tree, column_fields, is_a, kind, names, unwrap, walk
 from shardpool.planner.constants import UNKNOWN, Constant, Source, key_value, source_of
+from shardpool.planner.locks import locks_rows, row_locks
 from shardpool.planner.refusals import refuse
 from shardpool.planner.safety import check_session
 from shardpool.planner.scopes import SYSTEM_SCHEMAS
@@ -73,6 +74,7 @@ class KeyedStatement:
     `template` joined by the partition's schema and a dot is its text. `needs_path`: only with the partition in the
     search path (writes may fire triggers, and functions may read tables). `reserved`: it is a write of a table with
     columns that are unique over all partitions, to be done as over all, if that is but this one (`writes.within`).
+    `locks`: it locks rows that it reads; `locks_copies`: also of reference tables, against other locks.
     """
 
     template: Template
@@ -81,6 +83,8 @@ class KeyedStatement:
     written: tuple[WrittenKey, ...]
     writes: bool
     reserved: bool = False
+    locks: bool = False
+    locks_copies: bool = False
 
     def check_written(self, partition: Partition, parameters: Mapping[str, Any], topology: Topology) -> None:
         """Raise `CrossShardTransaction` if a row that is written belongs to another partition."""
@@ -191,11 +195,23 @@ def _compile(statement: Statement, topology: Topology, strict: bool) -> KeyedSta
     rows = tuple(_written(statement, topology))
     writes = any(isinstance(node, pb.InsertStmt | pb.UpdateStmt | pb.DeleteStmt) for node in walk(statement.node))
     unknown = check_session(statement.node, topology) if strict else None
-    if strict and is_a(statement.node, "select_stmt") and not writes and unknown is None:
+    locks = locks_rows(statement.node)
+    copies = locks and _locks_copies(statement.node, tables, topology)
+    needs_path = not (strict and is_a(statement.node, "select_stmt") and not writes and unknown is None)
+    if needs_path:
+        template = on_search_path(statement, topology)
+    else:
         occurrences = analyse(statement.node.select_stmt, topology).occurrences
         template = in_partition(statement, topology, [item.node for item in occurrences])
-        return KeyedStatement(template, False, next(iter(types), ()), rows, writes)
-    return KeyedStatement(on_search_path(statement, topology), True, next(iter(types), ()), rows, writes)
+    key_types = next(iter(types), ())
+    return KeyedStatement(template, needs_path, key_types, rows, writes, locks=locks, locks_copies=copies)
+
+
+def _locks_copies(node: Tree, tables: list[Table], topology: Topology) -> bool:
+    if not is_a(node, "select_stmt") or node.select_stmt.HasField("with_clause"):
+        return not all(table.sharded for table in tables)
+    locks = row_locks(node.select_stmt, analyse(node.select_stmt, topology))
+    return locks is not None and bool(locks.exclusive_reference)
 
 
 def _tables(statement: Statement, topology: Topology, strict: bool) -> Iterator[Table]:

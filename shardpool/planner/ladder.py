@@ -21,6 +21,7 @@ from shardpool.planner.depth import at_any_depth
 from shardpool.planner.frozen import Memory, planning, remembering
 from shardpool.planner.gather import Source, plan_sources
 from shardpool.planner.lists import parts_of
+from shardpool.planner.locks import RowLocks, row_locks
 from shardpool.planner.moment import at_one_moment
 from shardpool.planner.pins import Pin, find_pins, partitions_of, union_of
 from shardpool.planner.plan import (
@@ -60,26 +61,39 @@ def compile_query(statement: Statement, topology: Topology) -> CompiledQuery:
     if unknown is not None:
         # It may write, and what it writes would be lost with the merge transaction, or be on one shard only.
         words = READ_ONLY + words
+    locks = row_locks(select, analysis)
     if not any(item.table is not None and item.table.sharded for item in analysis.occurrences):
-        return CompiledQuery(statement, topology, analysis, words, unknown)
+        return CompiledQuery(statement, topology, analysis, words, unknown, locks)
     pins = find_pins(analysis, statement)
     template = in_partition(statement, topology, [item.node for item in analysis.occurrences])
     still = at_one_moment(statement, topology)
     still_analysis = analysis if still is statement else analyse(still.node.select_stmt, topology)
-    whole = _why_whole(still_analysis, unknown)
+    whole = _why_whole(still_analysis, unknown, locks)
     pushdown = whole or plan_pushdown(still.node.select_stmt, still_analysis, still, topology)
     compiled = CompiledQuery(
-        statement, topology, analysis, words, unknown, True, pins, template, still, still_analysis, whole, pushdown
+        statement,
+        topology,
+        analysis,
+        words,
+        unknown,
+        locks,
+        True,
+        pins,
+        template,
+        still,
+        still_analysis,
+        whole,
+        pushdown,
     )
     if planning.memory is not None and isinstance(pushdown, str) and not whole:
         compiled._handed_on.append(planning.memory)
     return compiled
 
 
-def _why_whole(analysis: Analysis, unknown: str | None) -> str:
+def _why_whole(analysis: Analysis, unknown: str | None, locks: RowLocks | None) -> str:
     """Why a statement can only be evaluated as a whole; "" if parts of it may be."""
-    if analysis.locking:
-        return "row locks"
+    if locks is not None and locks.below:
+        return "row locks of a subquery"
     if unknown is not None:
         return f"function {unknown}() may read anything"
     if aggregates_of_outer_queries(analysis):
@@ -96,6 +110,7 @@ class CompiledQuery:
     analysis: Analysis
     words: str
     unknown_function: str | None
+    locks: RowLocks | None = None
     sharded: bool = False
     pins: tuple[Pin | None, ...] = ()
     template: Template = ()
@@ -138,6 +153,12 @@ class CompiledQuery:
         """Whether one parameter is the key of all sharded tables."""
         return self.sharded and self._key is not None
 
+    def locks_partitions(self, parameters: Mapping[str, Any], topology: Topology) -> bool:
+        """Whether rows of several partitions are locked, which takes a transaction. Raise as `bind`."""
+        if self.locks is None or not self.sharded:
+            return False
+        return isinstance(self.bind(parameters, topology, locking=True), PushdownPlan)
+
     @property
     def _moment(self) -> bool:
         return self.still is not self.statement
@@ -148,14 +169,19 @@ class CompiledQuery:
         topology: Topology,
         statistics: Statistics = NO_STATISTICS,
         failed: Mapping[str, str] = MappingProxyType({}),
+        *,
+        locking: bool = False,
     ) -> Plan:
-        """Choose a rung. Raise `UnsupportedStatement` for row locks over several partitions.
+        """Choose a rung. Raise `UnsupportedStatement` for row locks that cannot be held.
 
         *failed* are the rungs that were tried and are not to be taken, with the reasons; *statistics* are asked if
-        needed.
+        needed. *locking*: there is a transaction, which can hold row locks over several partitions.
         """
         try:
-            return self._bind(parameters, topology, statistics, failed)
+            plan = self._bind(parameters, topology, statistics, failed)
+            if self.locks is not None:
+                self._check_locks(self.locks, plan, locking)
+            return plan
         finally:
             self._handed_on.clear()
 
@@ -181,18 +207,24 @@ class CompiledQuery:
         single = self._single(pinned, topology)
         if isinstance(single, SinglePlan):
             return single
-        if self.analysis.locking:
-            raise refuse("SP104", self.analysis.locking)
         reasons = [single, Reason("reference", "the statement reads sharded tables")]
         found = self._pushdown(pinned, parameters, topology, failed.get("pushdown", ""))
         if isinstance(found, PushdownPlan):
             return replace(found, reasons=tuple(reasons))
         reasons.append(Reason("pushdown", found))
+        if self.locks is not None:
+            raise refuse("SP104", f"{self.locks.words}: {found}")
         stages = failed.get("stages") or self._stages_for(parameters, topology, statistics)
         if isinstance(stages, Stages):
             return stages.bind(parameters, topology, tuple(reasons), self._moment)
         reasons.append(Reason("stages", stages))
         return self._gather(pinned, parameters, topology, tuple(reasons))
+
+    def _check_locks(self, locks: RowLocks, plan: Plan, locking: bool) -> None:
+        if isinstance(plan, PushdownPlan) or (isinstance(plan, ReferencePlan) and locks.some and locking):
+            locks.check_copies()
+        if isinstance(plan, PushdownPlan) and not locking:
+            raise refuse("SP104", f"{locks.words}: there is no transaction")
 
     def _pushdown(
         self, pinned: list[frozenset[int] | None], parameters: Mapping[str, Any], topology: Topology, failed: str
@@ -220,6 +252,7 @@ class CompiledQuery:
             reads_tables=pushdown.reads_tables,
             lists=parts_of(pushdown.lists, by_shard, parameters, topology),
             limited=pushdown.limited,
+            locks=self.locks is not None,
         )
 
     def _stages_for(self, parameters: Mapping[str, Any], topology: Topology, statistics: Statistics) -> Stages | str:

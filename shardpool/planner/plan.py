@@ -91,6 +91,8 @@ class PushdownPlan:
     lists: Mapping[str, Any] = field(default_factory=dict)
     #: There is a LIMIT: one PostgreSQL might not look at all rows.
     limited: bool = False
+    #: The partial queries lock rows.
+    locks: bool = False
 
 
 @dataclass(frozen=True)

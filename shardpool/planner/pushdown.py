@@ -111,8 +111,7 @@ def written(
     The occurrences in *spread* are read from temporary tables of these names; the conditions *dropped* hold for all
     rows there.
     """
-    alone = _alone(analysis, spread)
-
+    alone = None if select.locking_clause else _alone(analysis, spread)
     in_place = _sharded(analysis) - spread.keys()
     lists = () if alone is not None else find_lists(analysis, statement, in_place)
 
@@ -125,8 +124,9 @@ def written(
             combined: Concatenation | MergeQuery = _concatenation(select, statement)
         else:
             combined = MergeQuery(text(merge, statement))
+        partial = text(*with_parameters(found.partial, lists, statement))
         return Pushdown(
-            text(*with_parameters(found.partial, lists, statement)),
+            f"SELECT * FROM ({partial}) AS locked" if select.locking_clause else partial,
             combined,
             found.roots,
             tuple(_limit_parameters(select, statement)),
@@ -203,7 +203,8 @@ def _queries(select: Tree, analysis: Analysis, proof: PartitionWise, partial_tab
     level = Level(select, scope, analysis, proof, carriers, partial_table)
     level.check_columns()
     reasons = []
-    for shape in (_whole, _distinct, _groups, shipped_rows):
+    # PostgreSQL locks rows of plain queries only.
+    for shape in (_whole,) if select.locking_clause else (_whole, _distinct, _groups, shipped_rows):
         try:
             return carriers[0].roots, *shape(level)
         except (NotPartial, NotPartitionWise, Refused) as reason:

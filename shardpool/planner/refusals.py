@@ -22,9 +22,9 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
     ),
     "SP103": ("SELECT INTO creates a table", "use create_schema and copy_into", "select * into copy from orders"),
     "SP104": (
-        "row locks (FOR {what}) cannot be held over several partitions",
-        "pin the statement to one partition key and run it in router.connect(key)",
-        "select * from orders for update",
+        "row locks cannot be held over several partitions here (FOR {what})",
+        "in a transaction, lock rows of one table, of tables joined by their partition keys, or of one partition",
+        "select * from orders, items for update of orders",
     ),
     "SP105": (
         "system column {what} means something else on every partition",
@@ -132,6 +132,12 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
         "the row of view {what!r} as one value is a record: pg_typeof, a function of yours or (...).field sees that",
         "name the columns, or make it a value by to_jsonb; another alias, if a column of this name is meant",
         "select large, pg_typeof(large) from large",
+    ),
+    "SP144": (
+        "{what}, a reference table, of which every shard has a copy",
+        "say which tables are meant: FOR UPDATE OF a sharded one; lock the other's rows by a statement of their own, "
+        "without LIMIT and SKIP LOCKED, in the same transaction",
+        "select o.total from orders o, country c for update",
     ),
     "SP110": (
         "{what} inside execute(): every call is a transaction of its own",

@@ -198,8 +198,6 @@ class Analysis:
     select: Tree
     scopes: list[Scope] = field(default_factory=list)
     occurrences: list[Item] = field(default_factory=list)
-    #: The strength of the first row lock found, e.g. UPDATE.
-    locking: str = ""
     #: An item of another kind than a table: subquery, function, CTE, VALUES.
     composed: bool = False
     #: The set operations that read their own rows.

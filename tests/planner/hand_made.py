@@ -116,4 +116,4 @@ def compiled(sql: str, found: Topology = TOPOLOGY) -> CompiledQuery:
 
 def plan(sql: str, params: dict[str, Any] | None = None, found: Topology = TOPOLOGY) -> Plan:
     """Return the plan of a statement for these parameters."""
-    return compiled(sql, found).bind(params or {}, found)
+    return compiled(sql, found).bind(params or {}, found, locking=True)

@@ -260,14 +260,25 @@ select customer_id from orders order by customer_id desc fetch first 1 row with 
 select v from nothing order by v fetch first 3 rows with ties;
 
 -- Row locks.
--- refused: SP104
+-- rung: pushdown
 select id from orders for update;
 
--- refused: SP104
+-- rung: some: pushdown
 select id from orders where customer_id in (7, 3) for share;
 
--- refused: SP104
+-- rung: pushdown
 select id from orders order by id limit 1 for update skip locked;
+
+select o.id, o.code from orders o join items i using (customer_id) order by code desc, 1, i.order_id, i.line limit 7 offset 2 for no key update of o;
+
+select distinct code from orders for update;
+
+select count(*) from orders for update;
+
+select code from orders union all select code from orders for update;
+
+-- refused: SP104
+select count(*) from (select id from orders for update) as o;
 
 -- rung: single
 select id from orders where customer_id = 7 order by id limit 2 for update;
