@@ -24,7 +24,7 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
     "SP104": (
         "row locks cannot be held over several partitions here (FOR {what})",
         "in a transaction, lock rows of one table, of tables joined by their partition keys, or of one partition",
-        "select * from orders, items for update of orders",
+        "select o.total from orders o join orders p on o.total = p.total for update of o",
     ),
     "SP105": (
         "system column {what} means something else on every partition",
