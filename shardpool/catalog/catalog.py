@@ -295,6 +295,8 @@ class Catalog:
             "AND (classid::bigint << 32) | objid::bigint = hashtextextended(:name, 0)"
         )
         with self.begin() as connection:
+            # A role that acts as another one (ALTER ROLE .. SET role) may end its own sessions only as itself.
+            connection.execute(text("SET LOCAL ROLE NONE"))
             connection.execute(query, self._lock_key(name))
 
     def _lock_key(self, name: str) -> dict[str, str]:
