@@ -8,7 +8,7 @@ from shardpool.catalog import Catalog, ShardIdentity
 from shardpool.config import Config
 from shardpool.ddl import SchemaManager
 from shardpool.engines import Engines
-from shardpool.engines.registry import PasswordSource
+from shardpool.engines.registry import PasswordSource, catalog_password
 from shardpool.errors import ConfigError
 
 
@@ -22,7 +22,7 @@ def identify(engines: Engines, shard: str) -> ShardIdentity:
 def initialise(config: Config, password: PasswordSource | None = None) -> None:
     """Create catalog, keyspace and schemas. Idempotent. Raise `ConfigError` if two shards are the same database."""
     engines = Engines(config, password)
-    catalog = Catalog(config.catalog, config.keyspace, config.pool.connect_timeout)
+    catalog = Catalog(config.catalog, config.keyspace, config.pool.connect_timeout, catalog_password(config, password))
     try:
         identities = {name: identify(engines, name) for name in config.shards}
         _check_different(config, identities)

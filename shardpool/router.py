@@ -30,7 +30,7 @@ from shardpool.config import Config, read_config
 from shardpool.ddl import SchemaManager, StatementReport, created_tables, parse_script
 from shardpool.ddl.refusals import refuse
 from shardpool.engines import Engines, PoolStats
-from shardpool.engines.registry import PasswordSource
+from shardpool.engines.registry import PasswordSource, catalog_password
 from shardpool.errors import SchemaBusy, StalePlacement, UnknownTable
 from shardpool.executor.at_once import Hands
 from shardpool.executor.background import Resolver
@@ -99,14 +99,17 @@ class RouterStats:
 class Router(Transactional):
     """Routes statements to the partitions of one keyspace. Thread-safe; use as a context manager, or `close` it.
 
-    *password* is called with a shard's name for each new connection, if given. With *listen*, threads of the router
-    hear of changes at once, and settle moves whose processes have died. Raises `CatalogMissing` for a catalog
-    that was not initialised and `CatalogUnavailable` if it does not answer now; later the router goes on without it.
+    *password* is called with a shard's name for each new connection, if given, and with "catalog" for a catalog that is
+    in no shard's database. With *listen*, threads of the router hear of changes at once, and settle moves whose
+    processes have died. Raises `CatalogMissing` for a catalog that was not initialised and `CatalogUnavailable` if it
+    does not answer now; later the router goes on without it.
     """
 
     def __init__(self, config: Config, *, password: PasswordSource | None = None, listen: bool = True) -> None:
         self.config = config
-        self.catalog = Catalog(config.catalog, config.keyspace, config.pool.connect_timeout)
+        self.catalog = Catalog(
+            config.catalog, config.keyspace, config.pool.connect_timeout, catalog_password(config, password)
+        )
         self.engines = Engines(config, password, on_engine=watch)
         self._keyed = PlanCache(compile_for_key)
         self._queries = PlanCache(compile_statement, lambda it: not isinstance(it, CompiledQuery) or it.by_one_key)

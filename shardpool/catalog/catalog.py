@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from shardpool.catalog.definitions import table_from_json, table_to_json
@@ -33,7 +33,14 @@ class ShardIdentity:
 class Catalog:
     """The catalog of one keyspace. Methods raise `CatalogUnavailable` when the database does not answer."""
 
-    def __init__(self, endpoint: Endpoint, keyspace: str, connect_timeout: int = 10) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        keyspace: str,
+        connect_timeout: int = 10,
+        password: Callable[[], str] | None = None,
+    ) -> None:
+        """*password* is called for each new connection, if given."""
         self.keyspace = keyspace
         self.engine: Engine = create_engine(
             endpoint.full_url(),
@@ -43,11 +50,17 @@ class Catalog:
             pool_pre_ping=True,
             hide_parameters=True,
             connect_args={
-                "connect_timeout": connect_timeout,
+                **endpoint.link(connect_timeout),
                 "application_name": "shardpool catalog",
-                "client_encoding": "utf8",
+                # Locks, and the listener, are sessions that say nothing for long.
+                "options": "-c idle_session_timeout=0",
             },
         )
+        if password is not None:
+
+            @event.listens_for(self.engine, "do_connect")
+            def _add_password(dialect: object, record: object, args: object, parameters: dict[str, Any]) -> None:
+                parameters["password"] = password()
 
     def close(self) -> None:
         self.engine.dispose()

@@ -19,6 +19,8 @@ from shardpool.topology.shard_map import Shard
 
 #: Given a shard's name, returns its password. Called at every new connection, so that passwords may rotate.
 PasswordSource = Callable[[str], str]
+#: The name with which it is called for a catalog that is in no shard's database.
+CATALOG = "catalog"
 
 SWEEP_INTERVAL = 1.0
 
@@ -122,7 +124,7 @@ class Engines:
             limits=self._config.pool,
             pool_reset_on_return=None,
             hide_parameters=True,
-            connect_args=connect_arguments(self._config),
+            connect_args=connect_arguments(self._config, endpoint),
         )
         if self._password is not None:
             password = self._password
@@ -146,8 +148,16 @@ class Engines:
                 _pool(engine).sweep()
 
 
-def connect_arguments(config: Config) -> dict[str, Any]:
-    """Return libpq's parameters: time limits, and in the start-up packet the settings that must agree on all shards.
+def catalog_password(config: Config, password: PasswordSource | None) -> Callable[[], str] | None:
+    """Return the catalog's part of a source of passwords: that of the shard whose database it is in, or of its own."""
+    if password is None:
+        return None
+    place = next((name for name, it in config.shards.items() if it.url == config.catalog.url), CATALOG)
+    return lambda: password(place)
+
+
+def connect_arguments(config: Config, endpoint: Endpoint) -> dict[str, Any]:
+    """Return libpq's parameters: those of the link, and for the start-up packet settings that must agree on all shards.
 
     What depends on a session's settings (dates as text, time zones, types' names) is thus the same on every shard, and
     `DISCARD ALL` comes back to it. The default search path has the keyspace's shared schema, never a partition.
@@ -165,12 +175,7 @@ def connect_arguments(config: Config) -> dict[str, Any]:
     }
     return {
         "application_name": f"shardpool {config.keyspace}",
-        "client_encoding": "utf8",
-        "connect_timeout": config.pool.connect_timeout,
-        "keepalives_idle": 30,
-        "keepalives_interval": 10,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 60_000,
+        **endpoint.link(config.pool.connect_timeout),
         "options": " ".join(f"-c {name}={_escape_option(value)}" for name, value in settings.items()),
     }
 
