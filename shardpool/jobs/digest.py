@@ -6,6 +6,7 @@ others. The sum of all does not depend on their order, nor on where they lie.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -119,25 +120,33 @@ def differing_references(engines: Engines, topology: Topology) -> dict[str, dict
     }
 
 
-def differing_reservations(engines: Engines, topology: Topology) -> dict[str, tuple[int, int]]:
-    """Return the tables of reservations that do not agree with their tables: their rows, and the values there. Raise
-    `ShardUnavailable`."""
+def differing_reservations(
+    engines: Engines, topology: Topology, snapshot: str | None = None
+) -> dict[str, tuple[int, int]]:
+    """Return the tables of reservations that do not agree with their tables: their rows, and the values there. While
+    they are written they agree only in a *snapshot*, as `Router.snapshot` exports it. Raise `ShardUnavailable`."""
+    snapshots = json.loads(snapshot) if snapshot is not None else {}
     found = {}
     for table in topology.tables.values():
         for column, name in table.unique:
             if name in topology.tables:
-                mine = _digest_of_columns(engines, topology, name, column, table.key)
-                theirs = _digest_of_columns(engines, topology, table.name, column, table.key)
+                mine = _digest_of_columns(engines, topology, name, column, table.key, snapshots)
+                theirs = _digest_of_columns(engines, topology, table.name, column, table.key, snapshots)
                 if mine != theirs:
                     found[name] = mine[0], theirs[0]
     return found
 
 
-def _digest_of_columns(engines: Engines, topology: Topology, table: str, column: str, key: Sequence[str]) -> Digest:
+def _digest_of_columns(
+    engines: Engines, topology: Topology, table: str, column: str, key: Sequence[str], snapshots: Mapping[str, str]
+) -> Digest:
     parts = []
     columns = [found for name in (column, *key) if (found := topology.tables[table].column(name)) is not None]
     for shard, partitions in topology.shard_map.by_shard().items():
         with engines.borrow(shard) as connection, connection.cursor() as cursor:
+            if shard in snapshots:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                cursor.execute("SET TRANSACTION SNAPSHOT %s", (snapshots[shard],))
             for partition in partitions:
                 relation = f"{quote(partition.schema)}.{quote(table)} WHERE {quote(column)} IS NOT NULL"
                 parts.append(digest_in(cursor, relation, columns))

@@ -117,7 +117,7 @@ def read_facts(config: Config, engines: Engines, catalog: Catalog) -> ClusterFac
     # What has not the same columns cannot be compared.
     comparable = found.topology if drift is not None and not drift else None
     references = _read_references(engines, comparable)
-    reservations = _read_reservations(engines, comparable)
+    reservations = _read_reservations(config, engines, comparable)
     return ClusterFacts(config, servers, unreachable, found, drift, fault, references, reservations)
 
 
@@ -173,11 +173,20 @@ def _read_references(engines: Engines, topology: Topology | None) -> Mapping[str
         return None
 
 
-def _read_reservations(engines: Engines, topology: Topology | None) -> Mapping[str, tuple[int, int]] | None:
+def _read_reservations(
+    config: Config, engines: Engines, topology: Topology | None
+) -> Mapping[str, tuple[int, int]] | None:
     from shardpool.jobs.digest import differing_reservations
+    from shardpool.router import Router
 
+    if topology is None:
+        return None
     try:
-        return differing_reservations(engines, topology) if topology is not None else None
+        if not differing_reservations(engines, topology):
+            return {}
+        # They may be written just now: what differs at one moment of all shards is wrong.
+        with Router(config, listen=False) as router, router.snapshot() as snapshot:
+            return differing_reservations(engines, topology, snapshot.export())
     except ExecutionError:
         return None
 
