@@ -239,6 +239,16 @@ class Catalog:
                 raise NoSuchShard(f"keyspace {self.keyspace!r} has no shard {name!r}")
             self.bump(connection)
 
+    def set_shard_identity(self, name: str, identity: ShardIdentity) -> None:
+        """Say which database a shard is from now on."""
+        query = text(
+            "UPDATE shardpool_catalog.shard SET system_identifier = :system, database = :database "
+            "WHERE keyspace = :keyspace AND name = :name"
+        )
+        values = {"system": identity.system_identifier, "database": identity.database}
+        with self.begin() as connection:
+            connection.execute(query, {**values, "keyspace": self.keyspace, "name": name})
+
     def remove_shard(self, name: str) -> None:
         """Forget a shard without placements; the foreign key refuses one that still has some."""
         query = text("DELETE FROM shardpool_catalog.shard WHERE keyspace = :keyspace AND name = :name")

@@ -73,7 +73,8 @@ def shards_are_the_registered_databases(checked: Checked) -> Iterable[str]:
         if found != registered[shard]:
             yield (
                 f"shard {shard} is database {found.database} of system {found.system_identifier}, but was registered "
-                f"as {registered[shard].database} of {registered[shard].system_identifier}: look at its URL"
+                f"as {registered[shard].database} of {registered[shard].system_identifier}: correct its URL, or "
+                f"after an upgrade or a restore `shardpool shard register {shard}`"
             )
 
 

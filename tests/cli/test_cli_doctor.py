@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,24 @@ def test_reference_tables_are_compared(shop: Path, cluster: LocalCluster) -> Non
     assert findings(shop) == {"reference tables": [("keyspace", "wrong")]}
     execute(cluster, "s1", "update shop.country set name = 'Germany' where code = 'de'")
     assert findings(shop) == {}
+
+
+def test_reference_tables_that_are_being_written(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, one_by_one = digest.digest_in, threading.Lock()
+    with Router.from_file(shop, listen=False) as router:
+
+        def write_after(cursor: Any, relation: str, columns: Any) -> Any:
+            with one_by_one:
+                found = read(cursor, relation, columns)
+                if relation == '"shop"."country"':
+                    router.query("UPDATE country SET name = name || '.' WHERE code = 'de'")
+                return found
+
+        monkeypatch.setattr(digest, "digest_in", write_after)
+        assert findings(shop) == {}
+        written = router.query("SELECT name FROM country WHERE code = 'de'").scalar_one()
+        assert written == "Germany....", "read twice on each shard"
+        router.query("UPDATE country SET name = 'Germany' WHERE code = 'de'")
 
 
 def test_reference_tables_are_made_equal(shop: Path, cluster: LocalCluster) -> None:
