@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,12 @@ from shardpool.topology.tables import Reference, Sharded, TableKind
 
 #: libpq knows the first since version 14; the second also refuses databases that are read-only by default.
 _PRIMARY = "primary" if psycopg2.extensions.libpq_version() >= 140000 else "read-write"
+
+
+#: Given a shard's name, or `CATALOG` for a catalog that is in no shard's database, returns the password. Called at
+#: every new connection, so that passwords may rotate.
+PasswordSource = Callable[[str], str]
+CATALOG = "catalog"
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,8 @@ class MoveConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A validated configuration; see `parse_config`."""
+    """A validated configuration; see `parse_config`. `password` is the callable that was given to `Router`, if any: it
+    goes along to the processes of jobs and moves, which need it to be a function of a module."""
 
     source: str
     keyspace: str
@@ -119,6 +126,16 @@ class Config:
     query: QueryConfig = QueryConfig()
     moves: MoveConfig = MoveConfig()
     tables: Mapping[str, TableKind] = field(default_factory=dict)
+    password: PasswordSource | None = field(default=None, repr=False, compare=False)
+
+
+def catalog_password(config: Config) -> Callable[[], str] | None:
+    """Return the callable for the catalog's password: that of the shard in whose database it is, or of its own."""
+    password = config.password
+    if password is None:
+        return None
+    place = next((name for name, it in config.shards.items() if it.url == config.catalog.url), CATALOG)
+    return lambda: password(place)
 
 
 def schema_path(name: str) -> Path:

@@ -17,11 +17,6 @@ from shardpool.engines.pool import PoolStats, ShardPool, clean
 from shardpool.errors import NoSuchShard
 from shardpool.topology.shard_map import Shard
 
-#: Given a shard's name, returns its password. Called at every new connection, so that passwords may rotate.
-PasswordSource = Callable[[str], str]
-#: The name with which it is called for a catalog that is in no shard's database.
-CATALOG = "catalog"
-
 SWEEP_INTERVAL = 1.0
 
 
@@ -31,11 +26,9 @@ class Engines:
     def __init__(
         self,
         config: Config,
-        password: PasswordSource | None = None,
         on_engine: Callable[[Engine], object] | None = None,
     ) -> None:
         self._config = config
-        self._password = password
         self._on_engine = on_engine
         self._endpoints: dict[str, Endpoint] = dict(config.shards)
         self._engines: dict[str, Engine] = {}
@@ -58,8 +51,8 @@ class Engines:
 
         A password of *endpoint* itself goes before that source. They are closed when the block ends.
         """
-        password = None if endpoint.password is not None else self._password
-        engines = Engines(replace(self._config, shards={shard: endpoint}), password)
+        password = None if endpoint.password is not None else self._config.password
+        engines = Engines(replace(self._config, shards={shard: endpoint}, password=password))
         try:
             yield engines
         finally:
@@ -126,8 +119,8 @@ class Engines:
             hide_parameters=True,
             connect_args=connect_arguments(self._config, endpoint),
         )
-        if self._password is not None:
-            password = self._password
+        password = self._config.password
+        if password is not None:
 
             @event.listens_for(engine, "do_connect")
             def _add_password(dialect: object, record: object, args: object, parameters: dict[str, Any]) -> None:
@@ -146,14 +139,6 @@ class Engines:
         while not self._closing.wait(SWEEP_INTERVAL):
             for engine in list(self._engines.values()):
                 _pool(engine).sweep()
-
-
-def catalog_password(config: Config, password: PasswordSource | None) -> Callable[[], str] | None:
-    """Return the catalog's part of a source of passwords: that of the shard whose database it is in, or of its own."""
-    if password is None:
-        return None
-    place = next((name for name, it in config.shards.items() if it.url == config.catalog.url), CATALOG)
-    return lambda: password(place)
 
 
 def connect_arguments(config: Config, endpoint: Endpoint) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from sqlalchemy.engine import make_url
 
 from shardpool import Router, Sharded, parse_config
+from shardpool.config import Endpoint
 from shardpool.errors import ShardUnavailable
 from shardpool.local import LocalCluster
 from shardpool.moves import move_partition, recover_moves
@@ -78,6 +79,19 @@ def test_after_a_failover_everything_goes_on() -> None:
         it.fail_over()
         assert it.total() == len(KEYS)
         write_all(it.place.router)
+        assert it.total() == 2 * len(KEYS)
+
+
+def test_an_url_may_name_both_servers() -> None:
+    """Of these the primary is taken, whichever it is."""
+    with pair() as it:
+        hosts = "&".join(f"host=127.0.0.1:{port}" for port in (it.cluster.server("s1").port, it.standby.port))
+        shards = {**it.place.config.shards, "s1": Endpoint(f"postgresql+psycopg2://shardpool@/app?{hosts}")}
+        with Router(replace(it.place.config, shards=shards)) as router:
+            write_all(router)
+            it.fail_over()
+            assert router.query("SELECT sum(n) FROM lines").scalar_one() == len(KEYS)
+            write_all(router)
         assert it.total() == 2 * len(KEYS)
 
 
