@@ -11,12 +11,14 @@ from sqlalchemy.engine import make_url
 
 from shardpool import Router, Sharded, parse_config
 from shardpool.config import Endpoint
-from shardpool.errors import ShardUnavailable
+from shardpool.errors import ConfigError, ShardUnavailable
 from shardpool.local import LocalCluster
 from shardpool.moves import move_partition, recover_moves
 from shardpool.moves.record import Mode
+from tests.moves.conftest import shop_config
 from tests.moves.move_tools import Background, Gates, Place
 from tests.support.backends import plain_connection
+from tests.support.managed import managed_databases
 from tests.support.proxy import Proxy
 from tests.support.standby import Standby, standby_of
 from tests.support.waiting import eventually
@@ -93,6 +95,21 @@ def test_an_url_may_name_both_servers() -> None:
             assert router.query("SELECT sum(n) FROM lines").scalar_one() == len(KEYS)
             write_all(router)
         assert it.total() == 2 * len(KEYS)
+
+
+def test_a_limit_that_cannot_be_watched_is_refused() -> None:
+    """The lag of replicas, by a role that may not see it, would be taken for none."""
+    with pair() as it, managed_databases([it.cluster.url(name) for name in it.cluster.names]) as urls:
+        own = Place(shop_config(urls))
+        try:
+            own.router.create_schema("CREATE TABLE lines (key bigint PRIMARY KEY)", {"lines": Sharded("key")})
+            limited = replace(own.config, moves=replace(own.config.moves, max_lag=1.0))
+            with Router(limited, listen=False) as router, pytest.raises(ConfigError, match="GRANT pg_read_all_stats"):
+                move_partition(router, 0, own.other(0))
+            own.assert_clean()
+            move_partition(own.router, 0, own.other(0))
+        finally:
+            own.close()
 
 
 def load(router: Router) -> None:
