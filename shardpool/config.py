@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import jsonschema
+import psycopg2.extensions
 from jsonschema.exceptions import best_match
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -23,6 +24,15 @@ from sqlalchemy.exc import ArgumentError
 from shardpool.errors import ConfigError
 from shardpool.topology.names import check_identifier, check_keyspace_name
 from shardpool.topology.tables import Reference, Sharded, TableKind
+
+#: libpq knows the first since version 14; the second also refuses databases that are read-only by default.
+_PRIMARY = "primary" if psycopg2.extensions.libpq_version() >= 140000 else "read-write"
+
+
+#: Given a shard's name, or `CATALOG` for a catalog that is in no shard's database, returns the password. Called at
+#: every new connection, so that passwords may rotate.
+PasswordSource = Callable[[str], str]
+CATALOG = "catalog"
 
 
 @dataclass(frozen=True)
@@ -39,15 +49,29 @@ class Secret:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a database is. `url` has no password and may be stored and printed; `password` may not."""
+    """Where a database is. `url` has no password and may be stored and printed; `password` may not. With `primary`, a
+    server that is a standby is refused: after a failover its rows would be old ones, and nothing would tell."""
 
     url: str
     password: Secret | None = None
+    primary: bool = True
 
     def full_url(self) -> URL:
         """Return the URL to connect with, password included. Printed by `str()`, SQLAlchemy shows it as ``***``."""
         url = make_url(self.url)
         return url.set(password=self.password.value) if self.password else url
+
+    def link(self, connect_timeout: int) -> dict[str, Any]:
+        """Return libpq's parameters of the connection itself: a server that vanishes is noticed within a minute."""
+        return {
+            "client_encoding": "utf8",
+            "connect_timeout": connect_timeout,
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 60_000,
+            "target_session_attrs": _PRIMARY if self.primary else "any",
+        }
 
 
 @dataclass(frozen=True)
@@ -89,7 +113,8 @@ class MoveConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A validated configuration; see `parse_config`."""
+    """A validated configuration; see `parse_config`. `password` is the callable that was given to `Router`, if any: it
+    goes along to the processes of jobs and moves, which need it to be a function of a module."""
 
     source: str
     keyspace: str
@@ -101,6 +126,16 @@ class Config:
     query: QueryConfig = QueryConfig()
     moves: MoveConfig = MoveConfig()
     tables: Mapping[str, TableKind] = field(default_factory=dict)
+    password: PasswordSource | None = field(default=None, repr=False, compare=False)
+
+
+def catalog_password(config: Config) -> Callable[[], str] | None:
+    """Return the callable for the catalog's password: that of the shard in whose database it is, or of its own."""
+    password = config.password
+    if password is None:
+        return None
+    place = next((name for name, it in config.shards.items() if it.url == config.catalog.url), CATALOG)
+    return lambda: password(place)
 
 
 def schema_path(name: str) -> Path:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from shardpool.catalog import Catalog, ShardIdentity
-from shardpool.config import Config
+from shardpool.config import Config, catalog_password
 from shardpool.ddl import SchemaManager
 from shardpool.engines import Engines
-from shardpool.engines.registry import PasswordSource
 from shardpool.errors import ConfigError
 
 
@@ -19,10 +18,10 @@ def identify(engines: Engines, shard: str) -> ShardIdentity:
         return ShardIdentity(*cursor.fetchone())
 
 
-def initialise(config: Config, password: PasswordSource | None = None) -> None:
+def initialise(config: Config) -> None:
     """Create catalog, keyspace and schemas. Idempotent. Raise `ConfigError` if two shards are the same database."""
-    engines = Engines(config, password)
-    catalog = Catalog(config.catalog, config.keyspace, config.pool.connect_timeout)
+    engines = Engines(config)
+    catalog = Catalog(config.catalog, config.keyspace, config.pool.connect_timeout, catalog_password(config))
     try:
         identities = {name: identify(engines, name) for name in config.shards}
         _check_different(config, identities)

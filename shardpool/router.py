@@ -26,11 +26,10 @@ from shardpool import provision
 from shardpool.bulk import LoadResult, copy_into, resolve_loads
 from shardpool.caretakers import CaretakerThread
 from shardpool.catalog import Catalog, Listener
-from shardpool.config import Config, read_config
+from shardpool.config import Config, PasswordSource, catalog_password, read_config
 from shardpool.ddl import SchemaManager, StatementReport, created_tables, parse_script
 from shardpool.ddl.refusals import refuse
 from shardpool.engines import Engines, PoolStats
-from shardpool.engines.registry import PasswordSource
 from shardpool.errors import SchemaBusy, StalePlacement, UnknownTable
 from shardpool.executor.at_once import Hands
 from shardpool.executor.background import Resolver
@@ -99,15 +98,18 @@ class RouterStats:
 class Router(Transactional):
     """Routes statements to the partitions of one keyspace. Thread-safe; use as a context manager, or `close` it.
 
-    *password* is called with a shard's name for each new connection, if given. With *listen*, threads of the router
-    hear of changes at once, and settle moves whose processes have died. Raises `CatalogMissing` for a catalog
-    that was not initialised and `CatalogUnavailable` if it does not answer now; later the router goes on without it.
+    *password* is called with a shard's name for each new connection, if given, and with "catalog" for a catalog that is
+    in no shard's database. With *listen*, threads of the router hear of changes at once, and settle moves whose
+    processes have died. Raises `CatalogMissing` for a catalog that was not initialised and `CatalogUnavailable` if it
+    does not answer now; later the router goes on without it.
     """
 
     def __init__(self, config: Config, *, password: PasswordSource | None = None, listen: bool = True) -> None:
+        if password is not None:
+            config = replace(config, password=password)
         self.config = config
-        self.catalog = Catalog(config.catalog, config.keyspace, config.pool.connect_timeout)
-        self.engines = Engines(config, password, on_engine=watch)
+        self.catalog = Catalog(config.catalog, config.keyspace, config.pool.connect_timeout, catalog_password(config))
+        self.engines = Engines(config, on_engine=watch)
         self._keyed = PlanCache(compile_for_key)
         self._queries = PlanCache(compile_statement, lambda it: not isinstance(it, CompiledQuery) or it.by_one_key)
         try:
@@ -156,7 +158,7 @@ class Router(Transactional):
     @staticmethod
     def initialise(config: Config, password: PasswordSource | None = None) -> None:
         """Create the catalog, the keyspace and its schemas on all shards. Idempotent."""
-        provision.initialise(config, password)
+        provision.initialise(config if password is None else replace(config, password=password))
 
     # -- topology ---------------------------------------------------------------------------------------------------
 

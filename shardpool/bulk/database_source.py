@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -25,13 +26,14 @@ DATABASE = "source"
 
 
 def database_config(endpoint: Endpoint, schema: str, timezone: str, connections: int) -> Config:
-    """Return a configuration whose only shard is a database, with *schema* first in its search path."""
+    """Return a configuration whose only shard is a database, with *schema* first in its search path; it may be a
+    standby to read from."""
     return Config(
         source=endpoint.url,
         keyspace=schema,
         partitions=1,
         catalog=endpoint,
-        shards={DATABASE: endpoint},
+        shards={DATABASE: replace(endpoint, primary=False)},
         timezone=timezone,
         pool=PoolConfig(min_size=0, max_size=connections),
     )

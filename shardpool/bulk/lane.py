@@ -12,7 +12,7 @@ from shardpool.bulk.decision import finish_prepared, prepared_gid
 from shardpool.bulk.translate import refused
 from shardpool.errors import ShardpoolError
 from shardpool.faults import fault_point
-from shardpool.two_phase.names import SESSIONS, enter_gate
+from shardpool.two_phase.names import DURABLE, SESSIONS, enter_gate
 
 if TYPE_CHECKING:
     from shardpool.engines import Engines
@@ -54,7 +54,7 @@ class Lane:
         self.may_be_prepared = True
         try:
             with self.connection.cursor() as cursor:
-                cursor.execute(enter_gate(self._keyspace))
+                cursor.execute(f"{DURABLE}; {enter_gate(self._keyspace)}")
             self.connection.tpc_prepare()
         except psycopg2.Error as error:
             raise refused(error, self.shard, gone=bool(self.connection.closed)) from error

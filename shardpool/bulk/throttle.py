@@ -15,7 +15,8 @@ import psycopg2
 from shardpool.bulk.foreground import Foreground, foreground
 from shardpool.bulk.pace import Pace
 from shardpool.bulk.watcher import Watcher, looking
-from shardpool.errors import ShardpoolError
+from shardpool.engines.interrupt import AS_LOGGED_IN
+from shardpool.errors import ConfigError, ShardpoolError
 
 if TYPE_CHECKING:
     from shardpool.engines import Engines
@@ -30,6 +31,7 @@ LONGEST_WAIT = 2.0
 # Its commit writes a record of its own, and waits for the disk. The lag of replicas is visible to pg_monitor.
 _COMMIT = "SET LOCAL synchronous_commit = on; SELECT pg_current_xact_id()"
 _LAG = "SELECT coalesce(extract(epoch FROM max(replay_lag)), 0)::float8 FROM pg_stat_replication"
+_HIDDEN = "SELECT EXISTS (SELECT FROM pg_stat_replication WHERE state IS NULL)"
 
 
 class Limits(Protocol):
@@ -119,13 +121,25 @@ class Throttle:
 
 @contextmanager
 def watching(engines: Engines, shards: Sequence[str], limits: Limits, work: str) -> Iterator[Throttle]:
-    """Watch *shards* while the block does *work* on them, if there are limits to watch for."""
+    """Watch *shards* while the block does *work* on them, if there are limits to watch for. Raise `ConfigError` for one
+    that cannot be watched, and `ShardUnavailable`."""
+    if limits.max_lag:
+        _check_replicas_are_seen(engines, shards, work)
     looking = foreground(engines, shards, work) if limits.share == "auto" else nullcontext(NOBODY)
     with looking as others:
         throttle = Throttle(limits, others)
         probed = limits.max_latency or limits.max_lag
         with _probing(engines, shards, throttle, work) if probed else nullcontext():
             yield throttle
+
+
+def _check_replicas_are_seen(engines: Engines, shards: Sequence[str], work: str) -> None:
+    for shard in dict.fromkeys(shards):
+        with engines.borrow(shard) as connection, connection.cursor() as cursor:
+            cursor.execute(f"{AS_LOGGED_IN}{_HIDDEN}")
+            if cursor.fetchone()[0]:
+                got = f"a limit, while the role may not see how far the replicas of shard {shard} are behind"
+                raise ConfigError(work, "max_lag", got, "GRANT pg_read_all_stats to it, or 0 for no limit")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 
-from shardpool.engines.interrupt import cut
+from shardpool.engines.interrupt import AS_LOGGED_IN, cut
 
 if TYPE_CHECKING:
     from shardpool.engines import Engines
@@ -30,7 +30,7 @@ class Watcher:
         try:
             if self._entry is None:
                 self._entry = self._pool.open_apart()
-                self._cursor("SET application_name = 'shardpool watch'")
+                self._cursor(f"{AS_LOGGED_IN}SET application_name = 'shardpool watch'")
             row: tuple[Any, ...] = self._cursor(query).fetchone()
             return row
         except psycopg2.Error:

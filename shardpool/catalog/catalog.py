@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from shardpool.catalog.definitions import table_from_json, table_to_json
@@ -33,7 +33,14 @@ class ShardIdentity:
 class Catalog:
     """The catalog of one keyspace. Methods raise `CatalogUnavailable` when the database does not answer."""
 
-    def __init__(self, endpoint: Endpoint, keyspace: str, connect_timeout: int = 10) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        keyspace: str,
+        connect_timeout: int = 10,
+        password: Callable[[], str] | None = None,
+    ) -> None:
+        """*password* is called for each new connection, if given."""
         self.keyspace = keyspace
         self.engine: Engine = create_engine(
             endpoint.full_url(),
@@ -43,11 +50,17 @@ class Catalog:
             pool_pre_ping=True,
             hide_parameters=True,
             connect_args={
-                "connect_timeout": connect_timeout,
+                **endpoint.link(connect_timeout),
                 "application_name": "shardpool catalog",
-                "client_encoding": "utf8",
+                # Locks, and the listener, are sessions that say nothing for long.
+                "options": "-c idle_session_timeout=0",
             },
         )
+        if password is not None:
+
+            @event.listens_for(self.engine, "do_connect")
+            def _add_password(dialect: object, record: object, args: object, parameters: dict[str, Any]) -> None:
+                parameters["password"] = password()
 
     def close(self) -> None:
         self.engine.dispose()
@@ -226,6 +239,16 @@ class Catalog:
                 raise NoSuchShard(f"keyspace {self.keyspace!r} has no shard {name!r}")
             self.bump(connection)
 
+    def set_shard_identity(self, name: str, identity: ShardIdentity) -> None:
+        """Say which database a shard is from now on."""
+        query = text(
+            "UPDATE shardpool_catalog.shard SET system_identifier = :system, database = :database "
+            "WHERE keyspace = :keyspace AND name = :name"
+        )
+        values = {"system": identity.system_identifier, "database": identity.database}
+        with self.begin() as connection:
+            connection.execute(query, {**values, "keyspace": self.keyspace, "name": name})
+
     def remove_shard(self, name: str) -> None:
         """Forget a shard without placements; the foreign key refuses one that still has some."""
         query = text("DELETE FROM shardpool_catalog.shard WHERE keyspace = :keyspace AND name = :name")
@@ -295,6 +318,8 @@ class Catalog:
             "AND (classid::bigint << 32) | objid::bigint = hashtextextended(:name, 0)"
         )
         with self.begin() as connection:
+            # A role that acts as another one (ALTER ROLE .. SET role) may end its own sessions only as itself.
+            connection.execute(text("SET LOCAL ROLE NONE"))
             connection.execute(query, self._lock_key(name))
 
     def _lock_key(self, name: str) -> dict[str, str]:

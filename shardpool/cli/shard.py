@@ -88,6 +88,20 @@ def drain(name: NameArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: Js
 
 
 @app.command()
+def register(name: NameArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Register a shard's database anew, after an upgrade or a restore made another server of it."""
+    from shardpool.moves import register_shard
+    from shardpool.router import Router
+
+    with Router.from_file(config, listen=False) as router:
+        identity = register_shard(router, name)
+        state = f"registered as system {identity.system_identifier}, database {identity.database}"
+        facts = {"shard": name, "state": state, "epoch": router.shard_map.epoch}
+    facts["next"] = "shardpool doctor"
+    show(facts, as_json, _picture)
+
+
+@app.command()
 def remove(name: NameArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """Forget a shard that has no partitions left."""
     from shardpool.moves import remove_shard

@@ -20,7 +20,7 @@ from shardpool.ddl.statement import Scope
 from shardpool.ddl.views import VIEWS, Printed
 from shardpool.errors import ShardUnavailable
 from shardpool.topology.names import quote
-from shardpool.two_phase.names import create_records
+from shardpool.two_phase.names import DURABLE, create_records
 
 #: lock_not_available, deadlock_detected: somebody else's locks were in the way; another attempt may succeed.
 RETRYABLE = frozenset({"55P03", "40P01"})
@@ -43,6 +43,7 @@ class ShardSession:
             f"SET LOCAL lock_timeout = {max(1, int(lock_timeout * 1000))}",
             "SET LOCAL statement_timeout = 0",
             "SET LOCAL idle_in_transaction_session_timeout = 0",
+            DURABLE,  # the catalog will say that it is done
         )
         self.run("; ".join(settings))
         key = f"shardpool ddl {self.keyspace}"

@@ -20,7 +20,10 @@ INTERVAL = 0.1
 #: Seconds after which a statement that does not react to its cancellation loses its connection.
 PATIENCE = 5.0
 
-_CANCEL = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = %s AND client_port = %s"
+#: A role that acts as another one (``ALTER ROLE .. SET role``) sees and ends its own sessions only as itself.
+AS_LOGGED_IN = "SET ROLE NONE; "
+
+_CANCEL = f"{AS_LOGGED_IN}SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = %s AND client_port = %s"
 
 
 def cancel(connection: Any) -> None:

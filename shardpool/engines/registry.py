@@ -17,9 +17,6 @@ from shardpool.engines.pool import PoolStats, ShardPool, clean
 from shardpool.errors import NoSuchShard
 from shardpool.topology.shard_map import Shard
 
-#: Given a shard's name, returns its password. Called at every new connection, so that passwords may rotate.
-PasswordSource = Callable[[str], str]
-
 SWEEP_INTERVAL = 1.0
 
 
@@ -29,11 +26,9 @@ class Engines:
     def __init__(
         self,
         config: Config,
-        password: PasswordSource | None = None,
         on_engine: Callable[[Engine], object] | None = None,
     ) -> None:
         self._config = config
-        self._password = password
         self._on_engine = on_engine
         self._endpoints: dict[str, Endpoint] = dict(config.shards)
         self._engines: dict[str, Engine] = {}
@@ -56,8 +51,8 @@ class Engines:
 
         A password of *endpoint* itself goes before that source. They are closed when the block ends.
         """
-        password = None if endpoint.password is not None else self._password
-        engines = Engines(replace(self._config, shards={shard: endpoint}), password)
+        password = None if endpoint.password is not None else self._config.password
+        engines = Engines(replace(self._config, shards={shard: endpoint}, password=password))
         try:
             yield engines
         finally:
@@ -122,10 +117,10 @@ class Engines:
             limits=self._config.pool,
             pool_reset_on_return=None,
             hide_parameters=True,
-            connect_args=connect_arguments(self._config),
+            connect_args=connect_arguments(self._config, endpoint),
         )
-        if self._password is not None:
-            password = self._password
+        password = self._config.password
+        if password is not None:
 
             @event.listens_for(engine, "do_connect")
             def _add_password(dialect: object, record: object, args: object, parameters: dict[str, Any]) -> None:
@@ -146,8 +141,8 @@ class Engines:
                 _pool(engine).sweep()
 
 
-def connect_arguments(config: Config) -> dict[str, Any]:
-    """Return libpq's parameters: time limits, and in the start-up packet the settings that must agree on all shards.
+def connect_arguments(config: Config, endpoint: Endpoint) -> dict[str, Any]:
+    """Return libpq's parameters: those of the link, and for the start-up packet settings that must agree on all shards.
 
     What depends on a session's settings (dates as text, time zones, types' names) is thus the same on every shard, and
     `DISCARD ALL` comes back to it. The default search path has the keyspace's shared schema, never a partition.
@@ -165,12 +160,7 @@ def connect_arguments(config: Config) -> dict[str, Any]:
     }
     return {
         "application_name": f"shardpool {config.keyspace}",
-        "client_encoding": "utf8",
-        "connect_timeout": config.pool.connect_timeout,
-        "keepalives_idle": 30,
-        "keepalives_interval": 10,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 60_000,
+        **endpoint.link(config.pool.connect_timeout),
         "options": " ".join(f"-c {name}={_escape_option(value)}" for name, value in settings.items()),
     }
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 
 from shardpool.engines import Engines
+from shardpool.engines.interrupt import AS_LOGGED_IN
 from shardpool.errors import ExecutionError, NoSuchShard
 from shardpool.two_phase.names import SESSIONS
 from shardpool.two_phase.sessions import run, session
@@ -35,11 +36,13 @@ GIVES_WAY = "~"
 PATIENCE = 1.0
 INTERVAL = 0.25
 
+# Of what everybody may see: the sessions of a transaction may belong to another role than those in its way.
 _WAITS = """
-SELECT w.pid, w.application_name, w.query_start::text, b.pid, coalesce(o.application_name, '')
-FROM pg_stat_activity w CROSS JOIN LATERAL unnest(pg_blocking_pids(w.pid)) AS b (pid)
+SELECT w.pid, w.application_name, coalesce(l.waitstart::text, ''), b.pid, coalesce(o.application_name, '')
+FROM (SELECT pid, min(waitstart) AS waitstart FROM pg_locks WHERE NOT granted GROUP BY pid) l
+JOIN pg_stat_activity w ON w.pid = l.pid CROSS JOIN LATERAL unnest(pg_blocking_pids(w.pid)) AS b (pid)
 LEFT JOIN pg_stat_activity o ON o.pid = b.pid
-WHERE w.wait_event_type = 'Lock' AND w.datname = current_database() AND b.pid <> 0
+WHERE w.datname = current_database() AND b.pid <> 0
 """
 
 #: A transaction by its name, or another session by its shard and process.
@@ -148,7 +151,7 @@ class Deadlocks:
             if found is not None:
                 log.info("transaction %s is the victim of a deadlock over several shards", name)
                 found[1].cancelled = True
-                run(connection, "SELECT pg_cancel_backend(%s)", (process,))
+                run(connection, f"{AS_LOGGED_IN}SELECT pg_cancel_backend(%s)", (process,))
 
 
 def _node(shard: str, pid: int, name: str) -> Node:

@@ -6,6 +6,7 @@ others. The sum of all does not depend on their order, nor on where they lie.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Rows, and the sum of their hashes.
 Digest = tuple[int, int]
+
+NO_SNAPSHOTS: Mapping[str, str] = {}
 
 
 #: Types of which equal values have equal bytes. Others (1.0 = 1.00, 0 = -0, labels of an enum) are hashed as text.
@@ -72,7 +75,11 @@ _Known = dict[tuple[str, str, str], Digest]
 
 
 def _digests(
-    engines: Engines, topology: Topology, tables: Mapping[str, Table], known: _Known
+    engines: Engines,
+    topology: Topology,
+    tables: Mapping[str, Table],
+    known: _Known,
+    snapshots: Mapping[str, str] = NO_SNAPSHOTS,
 ) -> dict[str, list[Digest]]:
     """Return all digests, of which those that are *known* are not read again."""
 
@@ -84,6 +91,7 @@ def _digests(
     def on_shard(shard: str) -> dict[str, Digest]:
         found = {}
         with engines.borrow(shard) as connection, connection.cursor() as cursor:
+            _see(cursor, snapshots.get(shard))
             for name, table in tables.items():
                 for place in places(name, shard):
                     if place not in known:
@@ -108,40 +116,62 @@ def whole(table: str, digests: Sequence[Digest]) -> Digest:
     return digests[0]
 
 
-def differing_references(engines: Engines, topology: Topology) -> dict[str, dict[str, int]]:
-    """Return the reference tables whose copies differ: table -> shard -> rows. Raise `ShardUnavailable`."""
+def differing_references(
+    engines: Engines, topology: Topology, snapshot: str | None = None
+) -> dict[str, dict[str, int]]:
+    """Return the reference tables whose copies differ: table -> shard -> rows. While they are written they are alike
+    only in a *snapshot*, as `Router.snapshot` exports it. Raise `ShardUnavailable`."""
     tables = {name: table for name, table in topology.tables.items() if not table.sharded}
     shards = sorted(topology.shard_map.shards)
     return {
         name: {shard: rows for shard, (rows, _) in zip(shards, digests, strict=True)}
-        for name, digests in _digests(engines, topology, tables, {}).items()
+        for name, digests in _digests(engines, topology, tables, {}, _names(snapshot)).items()
         if len(set(digests)) > 1
     }
 
 
-def differing_reservations(engines: Engines, topology: Topology) -> dict[str, tuple[int, int]]:
-    """Return the tables of reservations that do not agree with their tables: their rows, and the values there. Raise
-    `ShardUnavailable`."""
+def differing_reservations(
+    engines: Engines, topology: Topology, snapshot: str | None = None
+) -> dict[str, tuple[int, int]]:
+    """Return the tables of reservations that do not agree with their tables: their rows, and the values there. While
+    they are written they agree only in a *snapshot*, as `Router.snapshot` exports it. Raise `ShardUnavailable`."""
+    snapshots = _names(snapshot)
     found = {}
     for table in topology.tables.values():
         for column, name in table.unique:
             if name in topology.tables:
-                mine = _digest_of_columns(engines, topology, name, column, table.key)
-                theirs = _digest_of_columns(engines, topology, table.name, column, table.key)
+                mine = _digest_of_columns(engines, topology, name, column, table.key, snapshots)
+                theirs = _digest_of_columns(engines, topology, table.name, column, table.key, snapshots)
                 if mine != theirs:
                     found[name] = mine[0], theirs[0]
     return found
 
 
-def _digest_of_columns(engines: Engines, topology: Topology, table: str, column: str, key: Sequence[str]) -> Digest:
+def _digest_of_columns(
+    engines: Engines, topology: Topology, table: str, column: str, key: Sequence[str], snapshots: Mapping[str, str]
+) -> Digest:
     parts = []
     columns = [found for name in (column, *key) if (found := topology.tables[table].column(name)) is not None]
     for shard, partitions in topology.shard_map.by_shard().items():
         with engines.borrow(shard) as connection, connection.cursor() as cursor:
+            _see(cursor, snapshots.get(shard))
             for partition in partitions:
                 relation = f"{quote(partition.schema)}.{quote(table)} WHERE {quote(column)} IS NOT NULL"
                 parts.append(digest_in(cursor, relation, columns))
     return sum_of(parts)
+
+
+def _names(snapshot: str | None) -> Mapping[str, str]:
+    """Return the shards' own snapshots of an exported one, if there is one."""
+    found: Mapping[str, str] = NO_SNAPSHOTS if snapshot is None else json.loads(snapshot)
+    return found
+
+
+def _see(cursor: Any, snapshot: str | None) -> None:
+    """Have the transaction, which has just begun, see this snapshot of its shard, if there is one."""
+    if snapshot is not None:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        cursor.execute("SET TRANSACTION SNAPSHOT %s", (snapshot,))
 
 
 def sum_of(digests: Sequence[Digest]) -> Digest:

@@ -30,7 +30,7 @@ from shardpool.moves.progress import MoveProgress
 from shardpool.moves.rebalance import apply_rebalance, resume_rebalance
 from shardpool.moves.recovery import Recovered, abort_move, care_for_moves, recover_moves
 from shardpool.moves.runner import MoveReport
-from shardpool.moves.shards import add_shard, drain_shard, remove_shard
+from shardpool.moves.shards import add_shard, drain_shard, register_shard, remove_shard
 from shardpool.moves.status import MoveStatus, move_status
 from shardpool.moves.steps import STEPS, Step
 
@@ -62,6 +62,7 @@ __all__ = [
     "plan_split",
     "plan_unpin",
     "recover_moves",
+    "register_shard",
     "remove_shard",
     "resume_rebalance",
 ]

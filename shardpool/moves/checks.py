@@ -11,7 +11,7 @@ import psycopg2
 
 from shardpool.ddl.introspect import find_behind
 from shardpool.ddl.log import read_log
-from shardpool.errors import PoolTimeout, PreflightFailed, ShardUnavailable
+from shardpool.errors import PreflightFailed, ShardUnavailable
 from shardpool.moves.grants import missing_roles, read_grants
 from shardpool.moves.holders import read_holders
 from shardpool.moves.layout import read_layout, schemas_of
@@ -38,24 +38,21 @@ class Checked:
 
 
 def check_move(router: Router, partition: int, source: str, target: str) -> None:
-    """Run all checks. Raise `PreflightFailed` with everything that is in the way."""
+    """Run all checks. Raise `PreflightFailed` with everything that is in the way; `ShardUnavailable` or `PoolTimeout`
+    for a shard that does not answer."""
     failures: list[str] = []
     with ExitStack() as stack:
-        connections = []
-        for shard in (source, target):
+        connections = {shard: stack.enter_context(router.engines.borrow(shard)) for shard in (source, target)}
+        checked = Checked(router, partition, source, target, connections[source], connections[target])
+        for check in CHECKS:
             try:
-                connections.append(stack.enter_context(router.engines.borrow(shard)))
-            except (ShardUnavailable, PoolTimeout) as error:
-                failures.append(str(error))
-        if not failures:
-            checked = Checked(router, partition, source, target, *connections)
-            for check in CHECKS:
-                try:
-                    failures += check(checked)
-                except psycopg2.Error as error:
-                    failures.append(f"{check.__name__.replace('_', ' ')}: {str(error).strip()}")
-                for connection in connections:
-                    connection.rollback()
+                failures += check(checked)
+            except psycopg2.Error as error:
+                failures.append(f"{check.__name__.replace('_', ' ')}: {str(error).strip()}")
+            for shard, connection in connections.items():
+                if connection.closed:
+                    raise ShardUnavailable(shard, failures[-1])
+                connection.rollback()
     if failures:
         raise PreflightFailed(failures)
 
@@ -76,7 +73,8 @@ def shards_are_the_registered_databases(checked: Checked) -> Iterable[str]:
         if found != registered[shard]:
             yield (
                 f"shard {shard} is database {found.database} of system {found.system_identifier}, but was registered "
-                f"as {registered[shard].database} of {registered[shard].system_identifier}: look at its URL"
+                f"as {registered[shard].database} of {registered[shard].system_identifier}: correct its URL, or "
+                f"after an upgrade or a restore `shardpool shard register {shard}`"
             )
 
 

@@ -18,7 +18,7 @@ long report would make the partition unavailable meanwhile; therefore the rename
 from __future__ import annotations
 
 from shardpool.errors import CutoverTimeout, OwnershipAmbiguous
-from shardpool.moves.holders import OLD, Holder, read_holders, readers, wait_until_none
+from shardpool.moves.holders import OLD, Ages, Holder, read_holders, readers, wait_until_none
 from shardpool.moves.layout import schemas_of
 from shardpool.moves.move import Move
 from shardpool.topology.names import quote
@@ -32,11 +32,12 @@ DRAIN_PATIENCE = 3.0
 def fence(move: Move) -> None:
     """Rename the source's schema. Raise `CutoverTimeout` if long transactions read the partition."""
     record, source = move.record, move.servers.source
+    ages = Ages()
 
     def old() -> list[Holder]:
         # Those that wait for the move's own locks end when they get 42P01.
-        found = readers(read_holders(source, record.schema))
-        return [holder for holder in found if holder.seconds > OLD and not holder.waits]
+        found = ages.older(read_holders(source, record.schema), OLD)
+        return [holder for holder in readers(found) if not holder.waits]
 
     wait_until_none(old, min(READER_PATIENCE, move.patience) if record.online else READER_PATIENCE, _busy(move))
     with source.cursor() as cursor:

@@ -24,7 +24,7 @@ from tenacity import (
 )
 
 from shardpool.errors import CutoverTimeout
-from shardpool.moves.holders import OLD, Holder, read_holders, wait_until_none, writers
+from shardpool.moves.holders import OLD, Ages, Holder, read_holders, wait_until_none, writers
 from shardpool.moves.layout import read_layout
 from shardpool.moves.move import Move
 from shardpool.topology.names import quote
@@ -100,10 +100,12 @@ def wait_for_old(
     Return whether autovacuum is at work there: it leaves only for who waits longer than deadlock_timeout.
     """
 
+    ages = Ages()
+
     def old() -> list[Holder]:
-        found = read_holders(connection, schema)
+        found = ages.older(read_holders(connection, schema), OLD)
         connection.rollback()
-        return [it for it in which(found) if it.seconds > OLD and not it.vacuums]
+        return [it for it in which(found) if not it.vacuums]
 
     wait_until_none(old, OLD_PATIENCE, f"{what}: long transactions use the partition; nothing was changed")
     vacuumed = any(it.vacuums for it in read_holders(connection, schema))

@@ -71,7 +71,7 @@ def _no_slot(router: Router, partition: int, source: str) -> list[str]:
             for reason, holds in {
                 f"wal_level is {level} (ALTER SYSTEM SET wal_level = logical, and restart)": level != "logical",
                 f"all {slots} replication slots are taken (max_replication_slots)": used >= slots,
-                "the role may not replicate (ALTER ROLE .. REPLICATION)": not rights,
+                "the role may not replicate (ALTER ROLE .. REPLICATION; on RDS GRANT rds_replication)": not rights,
                 "the encoding is SQL_ASCII, which does not say what texts mean": encoding == "SQL_ASCII",
             }.items()
             if holds
@@ -85,9 +85,12 @@ def _no_slot(router: Router, partition: int, source: str) -> list[str]:
         return found
 
 
+# Amazon RDS gives the right as membership of a role.
 _SETTINGS = """
 SELECT current_setting('wal_level'), current_setting('max_replication_slots')::int,
-       (SELECT count(*) FROM pg_replication_slots), r.rolsuper OR r.rolreplication, current_setting('server_encoding')
+       (SELECT count(*) FROM pg_replication_slots), r.rolsuper OR r.rolreplication OR
+       EXISTS (SELECT FROM pg_roles g WHERE g.rolname = 'rds_replication' AND pg_has_role(r.oid, g.oid, 'USAGE')),
+       current_setting('server_encoding')
 FROM pg_roles r WHERE r.rolname = current_user
 """
 

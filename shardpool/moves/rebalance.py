@@ -47,10 +47,10 @@ def apply_rebalance(
 
     At most *parallel* partitions move at a time, and *per_shard* to or from one shard: on *executor*, which is
     ``threads``, ``processes``, ``auto``, ``dask://host:port``, or any that was opened. Other processes open routers by
-    the configuration of *router* (passwords of a callable are not known there). Partitions that are in use are tried
-    again after the others; so is what a process was moving that died. *progress* is called in this thread, a few times
-    a second. When a move fails, those under way are completed, and no other begins; when this thread is interrupted,
-    they are undone.
+    the configuration of *router* (with its callable for passwords, which must be a function of a module). Partitions
+    that are in use are tried again after the others; so is what a process was moving that died. *progress* is called in
+    this thread, a few times a second. When a move fails, those under way are completed, and no other begins; when this
+    thread is interrupted, they are undone.
 
     Raise as `move_partition` does, `PreflightFailed` for a partition that was moved elsewhere since the plan was made,
     `JobRefused` for an executor that is not there, and `MoveError` if processes die again and again.

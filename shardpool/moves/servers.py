@@ -13,7 +13,9 @@ from copy import copy
 from typing import Any
 
 import psycopg2
+from psycopg2 import errors
 
+from shardpool.engines.interrupt import AS_LOGGED_IN
 from shardpool.errors import MoveError, ShardUnavailable
 from shardpool.moves.journal import Journal
 from shardpool.moves.record import MoveRecord
@@ -134,11 +136,17 @@ def end_sessions(router: Router, record: MoveRecord, shard: str) -> None:
     )
     try:
         with router.engines.borrow(shard) as connection, connection.cursor() as cursor:
-            cursor.execute(f"SELECT pg_terminate_backend(pid, %s) {ours}", (END_TIMEOUT, record.session_name))
+            end = f"{AS_LOGGED_IN}SELECT pg_terminate_backend(pid, %s) {ours}"
+            cursor.execute(end, (END_TIMEOUT, record.session_name))
             connection.commit()
             # One that was gone just before counts as not ended: asked again, it is not there.
             cursor.execute(f"SELECT pid {ours}", (record.session_name,))
             alive = [pid for (pid,) in cursor.fetchall()]
+    except errors.InsufficientPrivilege as error:
+        raise MoveError(
+            f"{record}: its sessions on shard {shard} belong to a role that this one may not end: settle it as the "
+            f"role that began it, or GRANT pg_signal_backend ({str(error).strip()})"
+        ) from error
     except psycopg2.Error as error:
         raise ShardUnavailable(shard, str(error).strip()) from error
     if alive:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from shardpool.catalog import ShardIdentity
 from shardpool.config import Endpoint, parse_endpoint
-from shardpool.ddl import SchemaManager
+from shardpool.ddl import SchemaManager, find_drift
 from shardpool.engines import Engines
 from shardpool.errors import ConfigError, DigestMismatch, NoSuchShard, PreflightFailed, ShardUnavailable
 from shardpool.moves.journal import Journal
@@ -21,6 +22,7 @@ from shardpool.moves.relay import Relay
 from shardpool.moves.server_facts import ServerFacts, differences, read_facts
 from shardpool.moves.servers import configure
 from shardpool.moves.verify import read_digests
+from shardpool.provision import identify
 from shardpool.router import Router
 from shardpool.topology.shard_map import Topology
 
@@ -85,6 +87,27 @@ def remove_shard(router: Router, name: str) -> None:
     router.refresh()
 
 
+def register_shard(router: Router, name: str) -> ShardIdentity:
+    """Register the database that a shard's URL leads to in the place of the one that was: an upgrade to another major
+    version, or a restore, is another server with the same partitions. Return what it is known by from now on.
+
+    Whether its rows are the latest is for the caller to know. Raise `NoSuchShard`, `ShardUnavailable`, and
+    `PreflightFailed` if it has not the tables that the catalog says, if it is another shard, or takes part in a move.
+    """
+    with keyspace_locked(router):
+        topology = router.catalog.load()
+        if name not in topology.shard_map.shards:
+            raise NoSuchShard(f"there is no shard {name!r} (known: {', '.join(sorted(topology.shard_map.shards))})")
+        identity = identify(router.engines, name)
+        failures = [str(it) for it in find_drift(router.catalog, router.engines, topology) if it.shard == name]
+        failures += [str(move) for move in Journal(router.catalog).running() if name in move.shards]
+        failures += _known_as(router, identity, {name})
+        if failures:
+            raise PreflightFailed(failures)
+        router.catalog.set_shard_identity(name, identity)
+    return identity
+
+
 # -- joining --------------------------------------------------------------------------------------------------------
 
 
@@ -103,11 +126,7 @@ def _check(router: Router, topology: Topology, engines: Engines, name: str) -> S
         raise PreflightFailed([f"there is a shard {name} already"])
     with engines.borrow(name) as connection:
         facts = read_facts(connection)
-    failures = [
-        f"the database is shard {other} already (database {identity.database} of system {identity.system_identifier})"
-        for other, identity in router.catalog.identities().items()
-        if identity == facts.identity
-    ]
+    failures = _known_as(router, facts.identity)
     for other in sorted(topology.shard_map.shards):
         with router.engines.borrow(other) as connection:
             failures += differences(name, facts, other, read_facts(connection))
@@ -118,6 +137,15 @@ def _check(router: Router, topology: Topology, engines: Engines, name: str) -> S
     if failures:
         raise PreflightFailed(failures)
     return facts
+
+
+def _known_as(router: Router, identity: ShardIdentity, but: Collection[str] = ()) -> list[str]:
+    """Return in words which shards, others than *but*, this database is already."""
+    return [
+        f"the database is shard {other} already (database {identity.database} of system {identity.system_identifier})"
+        for other, known in router.catalog.identities().items()
+        if known == identity and other not in but
+    ]
 
 
 @contextmanager

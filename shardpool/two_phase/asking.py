@@ -7,7 +7,7 @@ from typing import Literal
 from psycopg2 import errors
 
 from shardpool.engines import Engines
-from shardpool.two_phase.names import TransactionId, records_table
+from shardpool.two_phase.names import DURABLE, TransactionId, records_table
 from shardpool.two_phase.sessions import run, session
 
 Outcome = Literal["committed", "aborted", "undecided"]
@@ -27,7 +27,7 @@ def outcome(engines: Engines, transaction: TransactionId) -> Outcome:
         try:
             run(
                 connection,
-                f"SET LOCAL lock_timeout = {LOCK_WAIT}; SET LOCAL synchronous_commit = on; "
+                f"SET LOCAL lock_timeout = {LOCK_WAIT}; {DURABLE}; "
                 f"INSERT INTO {table} (id, committed) VALUES (%s, false) ON CONFLICT (id) DO NOTHING",
                 (str(transaction),),
             )

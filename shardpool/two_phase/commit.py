@@ -22,7 +22,7 @@ from shardpool.engines.translate import is_lost, translate
 from shardpool.errors import CannotPrepare, InDoubt, ShardUnavailable, TransactionAborted
 from shardpool.topology.names import literal
 from shardpool.two_phase.asking import Outcome, outcome
-from shardpool.two_phase.names import TransactionId, enter_gate, enter_record, new_id
+from shardpool.two_phase.names import DURABLE, TransactionId, enter_gate, enter_record, new_id
 from shardpool.two_phase.resolving import forget_told
 from shardpool.two_phase.sessions import UNREACHABLE, finish_prepared, run
 
@@ -132,8 +132,8 @@ class _Commit:
             f"{enter_gate(self.id.keyspace)}{enter_record(self.id)} RETURNING current_setting('synchronous_commit')"
         )
         try:
-            if run(decider, statement) == [("off",)]:
-                run(decider, "SET LOCAL synchronous_commit = on")
+            if run(decider, statement)[0][0] in ("off", "local"):
+                run(decider, DURABLE)
         except psycopg2.errors.UniqueViolation as error:
             raise TransactionAborted(
                 f"transaction {self.id} was rolled back: somebody asked for its outcome before it committed"
@@ -145,9 +145,9 @@ class _Commit:
     def _prepare(self) -> None:
         def prepare(shard: str) -> None:
             self._asked_to_prepare.add(shard)
-            gate = enter_gate(self.id.keyspace)
+            before = f"{DURABLE}; {enter_gate(self.id.keyspace)}"
             with self._connections[shard].cursor() as cursor:
-                _end(cursor, "PREPARE TRANSACTION", literal(self._gids[shard]), before=gate)
+                _end(cursor, "PREPARE TRANSACTION", literal(self._gids[shard]), before=before)
             faults.fault_point("tx:prepared-one")
 
         for shard, error in self._on_each(prepare).items():

@@ -15,6 +15,9 @@ from shardpool.topology.names import quote
 #: rest grows with the time at which it began, and of a deadlock the greatest is the victim.
 SESSIONS = "shardpool tx "
 
+#: Before what must outlive a crash, and a failover to a synchronous standby, whatever the role's default is.
+DURABLE = "SET LOCAL synchronous_commit = on"
+
 _PREFIX = "shardpool:tx:"
 _ID = re.compile(r"([a-z][a-z0-9_]{0,39}):([a-z0-9][a-z0-9_-]{0,39}):([0-9a-f]{32})")
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from pathlib import Path
+from typing import Any
 
 import psycopg2
+import pytest
 from sqlalchemy import text
 
 from shardpool import Router, Sharded
+from shardpool.jobs import digest
 from shardpool.local import LocalCluster
 from tests.cli.cli_tools import run, write
 
@@ -49,7 +54,7 @@ def test_all_is_well(shop: Path) -> None:
     assert run("doctor", "--all", config=shop).out.count("reachable") == 2
 
 
-def test_unique_columns(shop: Path, cluster: LocalCluster) -> None:
+def test_unique_columns(shop: Path, cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     with Router.from_file(shop, listen=False) as router:
         router.create_schema(
             "CREATE TABLE members (id bigint PRIMARY KEY, email text); "
@@ -58,6 +63,18 @@ def test_unique_columns(shop: Path, cluster: LocalCluster) -> None:
         )
         router.query("INSERT INTO members VALUES (1, 'a'), (2, 'b'), (3, NULL)")
         assert findings(shop) == {}
+        read, keys = digest._digest_of_columns, itertools.count(10)
+
+        def write_after(*arguments: Any) -> Any:
+            found = read(*arguments)
+            router.query("INSERT INTO members VALUES (:key, :email)", {"key": (key := next(keys)), "email": f"e{key}"})
+            return found
+
+        with monkeypatch.context() as writing:
+            writing.setattr(digest, "_digest_of_columns", write_after)
+            assert findings(shop) == {}
+        assert next(keys) == 14, "compared again, at one moment of all shards"
+        router.query("DELETE FROM members WHERE id >= 10")
         place = router.partition_of(1).schema
         execute(cluster, router.shard_of(1).name, f"update {place}.members set email = 'c' where id = 1")
         assert findings(shop) == {"unique columns": [("keyspace", "wrong")]}
@@ -80,6 +97,24 @@ def test_reference_tables_are_compared(shop: Path, cluster: LocalCluster) -> Non
     assert findings(shop) == {"reference tables": [("keyspace", "wrong")]}
     execute(cluster, "s1", "update shop.country set name = 'Germany' where code = 'de'")
     assert findings(shop) == {}
+
+
+def test_reference_tables_that_are_being_written(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, one_by_one = digest.digest_in, threading.Lock()
+    with Router.from_file(shop, listen=False) as router:
+
+        def write_after(cursor: Any, relation: str, columns: Any) -> Any:
+            with one_by_one:
+                found = read(cursor, relation, columns)
+                if relation == '"shop"."country"':
+                    router.query("UPDATE country SET name = name || '.' WHERE code = 'de'")
+                return found
+
+        monkeypatch.setattr(digest, "digest_in", write_after)
+        assert findings(shop) == {}
+        written = router.query("SELECT name FROM country WHERE code = 'de'").scalar_one()
+        assert written == "Germany....", "read twice on each shard"
+        router.query("UPDATE country SET name = 'Germany' WHERE code = 'de'")
 
 
 def test_reference_tables_are_made_equal(shop: Path, cluster: LocalCluster) -> None:

@@ -21,6 +21,7 @@ COMMANDS = (
     ("load",),
     ("shard", "add"),
     ("shard", "drain"),
+    ("shard", "register"),
     ("shard", "remove"),
     ("rebalance",),
     ("move", "start"),

@@ -415,7 +415,7 @@ def connect(url: str, config: Config) -> Any:
         user=target.username,
         password=target.password,
         dbname=target.database,
-        **connect_arguments(config),
+        **connect_arguments(config, config.catalog),
     )
     connection.autocommit = True
     psycopg2.extras.register_uuid(conn_or_curs=connection)

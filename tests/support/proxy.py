@@ -52,6 +52,11 @@ class Proxy:
         if refusing:
             self._lose(*self._sockets)
 
+    def lead_to(self, host: str, port: int) -> None:
+        """Lose all connections; from now on lead to another server."""
+        self._server = (host, port)
+        self._lose(*self._sockets)
+
     def close(self) -> None:
         self._listener.close()
         self.refuse()

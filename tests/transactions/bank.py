@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,9 +92,14 @@ def transfer_on(router: Router, keys: Sequence[int], name: str) -> None:
 
 
 @contextmanager
-def open_bank(server_urls: list[str], **pool: Any) -> Iterator[Bank]:
+def open_bank(
+    server_urls: list[str],
+    create: Callable[[list[str]], AbstractContextManager[list[str]]] = databases,
+    **pool: Any,
+) -> Iterator[Bank]:
+    """A bank in databases that *create* makes on the servers."""
     with ExitStack() as stack:
-        urls = [make_url(url) for url in stack.enter_context(databases(server_urls))]
+        urls = [make_url(url) for url in stack.enter_context(create(server_urls))]
         direct_urls = {f"s{number}": url.render_as_string(hide_password=False) for number, url in enumerate(urls)}
         proxies = {
             f"s{number}": stack.enter_context(Proxy(str(url.host), int(url.port or 5432)))

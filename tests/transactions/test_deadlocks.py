@@ -14,6 +14,7 @@ from shardpool import Router
 from shardpool.errors import CrossShardDeadlock
 from shardpool.executor.deadlocks import victims
 from shardpool.two_phase.names import SESSIONS
+from tests.support.managed import managed_databases
 from tests.transactions.bank import ACCOUNTS, AMOUNT, Bank, open_bank
 
 UPDATE = "UPDATE accounts SET amount = amount + 0 WHERE id = :key"
@@ -64,6 +65,13 @@ def test_a_ring_has_one_victim(bank: Bank, count: int, apart: bool) -> None:
     assert outcomes.count("committed") == count - 1
     (victim,) = [it for it in outcomes if it != "committed"]
     assert isinstance(victim, CrossShardDeadlock) and victim.retryable
+
+
+def test_roles_that_do_not_see_each_other(server_urls: list[str]) -> None:
+    """One that acts as another role does not even see its own sessions in the statistics."""
+    with open_bank(server_urls, managed_databases) as bank:
+        outcomes = in_ring([bank.router], bank.keys()[:2])
+    assert outcomes.count("committed") == 1
 
 
 def test_who_only_waits_is_no_victim(bank: Bank) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import text
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from shardpool.ddl import Drift
     from shardpool.engines import Engines
     from shardpool.topology.shard_map import Topology
+
+T = TypeVar("T")
 
 # What not every version has is read as JSON of the row, which then lacks it.
 _SERVER = """
@@ -108,6 +110,8 @@ class ClusterFacts:
 
 def read_facts(config: Config, engines: Engines, catalog: Catalog) -> ClusterFacts:
     """Read everything. What cannot be read is a fact too: nothing is raised for a server that does not answer."""
+    from shardpool.jobs.digest import differing_references, differing_reservations
+
     found = _read_catalog(catalog)
     if found.topology is not None:
         engines.set_shards(found.topology.shard_map.shards)
@@ -116,8 +120,8 @@ def read_facts(config: Config, engines: Engines, catalog: Catalog) -> ClusterFac
     drift, fault = _read_drift(catalog, engines, found, unreachable)
     # What has not the same columns cannot be compared.
     comparable = found.topology if drift is not None and not drift else None
-    references = _read_references(engines, comparable)
-    reservations = _read_reservations(engines, comparable)
+    references = _differing(config, engines, comparable, differing_references)
+    reservations = _differing(config, engines, comparable, differing_reservations)
     return ClusterFacts(config, servers, unreachable, found, drift, fault, references, reservations)
 
 
@@ -164,20 +168,22 @@ def _read_catalog(catalog: Catalog) -> CatalogFacts:
     return CatalogFacts(topology, fault, time_zone[0], catalog.identities(), ddl, moves, leftovers)
 
 
-def _read_references(engines: Engines, topology: Topology | None) -> Mapping[str, Mapping[str, int]] | None:
-    from shardpool.jobs.digest import differing_references
+def _differing(
+    config: Config,
+    engines: Engines,
+    topology: Topology | None,
+    read: Callable[[Engines, Topology, str | None], Mapping[str, T]],
+) -> Mapping[str, T] | None:
+    """Return what *read* finds different, also at one moment of all shards: it may be written just now."""
+    from shardpool.router import Router
 
-    try:
-        return differing_references(engines, topology) if topology is not None else None
-    except ExecutionError:
+    if topology is None:
         return None
-
-
-def _read_reservations(engines: Engines, topology: Topology | None) -> Mapping[str, tuple[int, int]] | None:
-    from shardpool.jobs.digest import differing_reservations
-
     try:
-        return differing_reservations(engines, topology) if topology is not None else None
+        if not read(engines, topology, None):
+            return {}
+        with Router(config, listen=False) as router, router.snapshot() as snapshot:
+            return read(engines, topology, snapshot.export())
     except ExecutionError:
         return None
 

@@ -114,7 +114,8 @@ def identities(facts: ClusterFacts) -> Iterator[Finding]:
             yield wrong("identity", name, detail, "each shard needs a database of its own: correct the URLs")
         elif registered is not None and registered != it.identity:
             detail = f"{found}; registered was system {registered.system_identifier}, database {registered.database}"
-            yield wrong("identity", name, detail, "the URL leads to another database than the one with the partitions")
+            hint = f"correct the URL; or, if it was upgraded or restored, shardpool shard register {name}"
+            yield wrong("identity", name, detail, hint)
         else:
             yield ok("identity", name, found)
         first.setdefault(it.identity, name)
