@@ -130,6 +130,9 @@ def cancel_job(router: Router, name: str) -> None:
             with _PREPARE[spec.kind](router, spec, False) as prepared:
                 prepared.opened.sink.prepare(record.id)
                 prepared.abandon()
+                journal.close(record.id, "cancelled")
+                prepared.opened.sink.forget(record.id)
+                return
         except SchemaError:
             raise  # what notes writes would stay, and nobody would know
         except ShardpoolError as error:
