@@ -48,8 +48,27 @@ def test_one_database(router: Router, database: str) -> None:
     assert result.checks["verified_rows"] == {"kind": 3, "item": 700, "part": 2100}
     for table in ("kind", "item", "part"):
         assert rows_of(database, table) == all_rows(router, table)
+    assert left_over(database) == []
     with pytest.raises(JobRefused, match="has rows already"):
         run_job(router, {**SPEC, "to": {"url": database}})
+
+
+def left_over(url: str) -> list[str]:
+    """What jobs keep in a database."""
+    found = ask(url, "SELECT relname::text FROM pg_class WHERE relnamespace = to_regnamespace('shardpool_jobs')")
+    return [name for (name,) in found] + [
+        str(it) for it in ask(url, "SELECT to_regnamespace('shardpool_jobs')") if it[0]
+    ]
+
+
+def ask(url: str, query: str) -> list[tuple[Any, ...]]:
+    connection = plain_connection(url)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(query)
+            return list(cursor.fetchall()) if cursor.description else []
+    finally:
+        connection.close()
 
 
 @pytest.mark.parametrize("point", ["written", "committed"])
@@ -59,9 +78,11 @@ def test_kill_9_into_a_database(router: Router, database: str, point: str, monke
     with pytest.raises(JobFailed):
         run_job(router, spec)
     monkeypatch.delenv("SHARDPOOL_FAULT")
+    assert left_over(database)
     assert resume_job(router, "out").state == "done"
     for table in ("kind", "item", "part"):
         assert rows_of(database, table) == all_rows(router, table)
+    assert left_over(database) == []
 
 
 def test_a_reference_table_that_differs_is_found_out(router: Router, database: str) -> None:
