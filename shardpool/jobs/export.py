@@ -101,7 +101,8 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
                 keyspace = thread.submit(digests_of, router, {name: tables[name] for name in names})
                 build_rest(engines, target.keyspace)
                 with engines.borrow(DATABASE) as connection, connection.cursor() as cursor:
-                    found = {name: [digest_in(cursor, quote(name), tables[name].columns)] for name in names}
+                    places = {name: f"{quote(target.keyspace)}.{quote(name)}" for name in names}
+                    found = {name: [digest_in(cursor, places[name], tables[name].columns)] for name in names}
             digests = keyspace.result()
             compare({name: whole(name, digests[name]) for name in names}, found)
             return {"verified_rows": {name: rows for name, [(rows, _)] in found.items()}}
@@ -129,11 +130,12 @@ def _check_tables(
     engines: Engines, router: Router, schema: str, names: Sequence[str], constraints: Constraints
 ) -> None:
     """Create the keyspace's tables in the database, if it lacks them. Raise `JobRefused` if they have rows."""
+    places = {name: f"{quote(schema)}.{quote(name)}" for name in names}
     with engines.borrow(DATABASE) as connection:
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT count(*) FROM unnest(%s::text[]) name WHERE to_regclass(name) IS NOT NULL",
-                ([quote(name) for name in names],),
+                (list(places.values()),),
             )
             if cursor.fetchone()[0] == 0:
                 for key in constraints.foreign_keys:
@@ -143,8 +145,8 @@ def _check_tables(
                             "tables in the database beforehand, without that foreign key"
                         )
                 create_tables(cursor, schema, own_log(router), list(own_tables(router.topology.tables)))
-            for name in names:
-                cursor.execute(f"SELECT EXISTS (SELECT FROM {quote(name)})")
+            for name, place in places.items():
+                cursor.execute(f"SELECT EXISTS (SELECT FROM {place})")
                 if cursor.fetchone()[0]:
                     raise JobRefused(f"table {name} of the database has rows already: take an empty one")
         connection.commit()
