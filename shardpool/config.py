@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -101,6 +101,8 @@ class Config:
     query: QueryConfig = QueryConfig()
     moves: MoveConfig = MoveConfig()
     tables: Mapping[str, TableKind] = field(default_factory=dict)
+    #: Given a shard's name, returns its password. Called at every new connection, so that passwords may rotate.
+    password: Callable[[str], str] | None = field(default=None, repr=False, compare=False)
 
 
 def schema_path(name: str) -> Path:

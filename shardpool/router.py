@@ -105,9 +105,10 @@ class Router(Transactional):
     """
 
     def __init__(self, config: Config, *, password: PasswordSource | None = None, listen: bool = True) -> None:
-        self.config = config
+        # It goes with the configuration to worker processes.
+        self.config = config = replace(config, password=password) if password else config
         self.catalog = Catalog(config.catalog, config.keyspace, config.pool.connect_timeout)
-        self.engines = Engines(config, password, on_engine=watch)
+        self.engines = Engines(config, config.password, on_engine=watch)
         self._keyed = PlanCache(compile_for_key)
         self._queries = PlanCache(compile_statement, lambda it: not isinstance(it, CompiledQuery) or it.by_one_key)
         try:

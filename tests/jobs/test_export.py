@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,28 @@ def test_csv(router: Router, tmp_path: Path, kill: str, monkeypatch: pytest.Monk
     rows = [row for it in texts for row in csv.DictReader(io.StringIO(it, newline=""))]
     expected = [(str(key), kind, note or "", str(amount)) for key, kind, note, amount in all_rows(router, "item")]
     assert sorted((it["id"], it["kind"], it["note"], it["amount"]) for it in rows) == sorted(expected)
+
+
+def noted_password(shard: str) -> str:
+    """Notes in which process a password was asked for; the servers of the tests want none."""
+    with Path(os.environ["NOTED_PASSWORDS"]).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    return "secret"
+
+
+def test_worker_processes_know_passwords(router: Router, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTED_PASSWORDS", str(tmp_path / "noted"))
+    run = {"chunk_rows": 100, "executor": "processes", "workers": 2}
+    spec = {**SPEC, "to": {"directory": str(tmp_path / "out")}, "run": run}
+    with Router(router.config, password=noted_password, listen=False) as asking:
+        assert "secret" not in repr(asking.config) and "noted_password" not in repr(asking.config)
+        run_job(asking, spec)
+    assert len(set((tmp_path / "noted").read_text().split()) - {str(os.getpid())}) == 2
+    with (
+        Router(router.config, password=lambda shard: "secret", listen=False) as asking,
+        pytest.raises(JobRefused, match="must stand in a module, under its name; or take executor = 'threads'"),
+    ):
+        run_job(asking, {**spec, "name": "unsent", "to": {"directory": str(tmp_path / "other")}})
 
 
 def test_parquet(router: Router, tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def _kinds(document: Mapping[str, Any], found: Survey, dry: bool) -> dict[str, T
             f"[tables] says nothing about {', '.join(missing)}: give a key, reference = true or skip = true "
             "(--dry-run proposes something)"
         )
-    for name, proposal in propose(found).tables.items():
+    for name, proposal in propose(found, {name: kinds.get(name) for name in given}).tables.items():
         if name in missing and proposal.kind != "undecided":
             kinds[name] = Sharded(proposal.key) if proposal.kind == "sharded" else Reference()
     return kinds
@@ -224,7 +224,8 @@ def _plan(
                 shard_map = router.topology.shard_map
                 skews.append(asdict(measure_skew(connection, name, column.name, column.type, shard_map)))
     notes = [_counted(found, *column) for column in found.counted]
-    plan: dict[str, Any] = {"proposal": propose(found).to_json(), "skew": skews, "notes": sorted(notes)}
+    proposal = propose(found, {name: kinds.get(name) for name in spec.document.get("tables", {})})
+    plan: dict[str, Any] = {"proposal": proposal.to_json(), "skew": skews, "notes": sorted(notes)}
     if "query_log" in spec.document["from"]:
         path = spec.path(spec.document["from"]["query_log"])
         plan["query_log"] = asdict(judge_log(path, found.tables, kinds, router.topology.shard_map))
