@@ -115,10 +115,14 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
         def finish() -> Mapping[str, Any]:
             pause = 0.0
             without = [name for name in kinds if not router.topology.tables[name].primary_key]
-            change_schema(router, primary_keys_ddl(found, without), {})
+
+            def add_primary_keys() -> None:
+                change_schema(router, primary_keys_ddl(found, without), {})
+
             if frozen:
-                digests = verify_frozen(ends)
+                digests = verify_frozen(ends, add_primary_keys)
             elif not switched(ends):
+                add_primary_keys()
                 catch_up(ends)
                 digests = verify(ends)
                 change_schema(router, indexes_ddl(found, kinds), {})
