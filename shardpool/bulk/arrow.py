@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shardpool.bulk.chunk import Record
+from shardpool.bulk.chunk import Record, Rows
 from shardpool.bulk.fields import Fields
 from shardpool.bulk.file_sink import FileSink
 from shardpool.bulk.layout import COPY_TEXT
@@ -21,12 +21,15 @@ from shardpool.topology.tables import Column, Tables
 if TYPE_CHECKING:
     import pyarrow
 
+#: Bytes that Arrow takes at once, at most; a row must be shorter.
+_BLOCK = (1 << 31) - 1
 _NUMERIC = re.compile(r"numeric\((\d+),(-?\d+)\)")
 
 
 def load_arrow() -> Any:
     """Return the module. Raise `JobRefused` if it is not installed."""
     try:
+        import pyarrow.csv
         import pyarrow.parquet
     except ImportError as error:
         raise JobRefused("this needs the extra: pip install 'shardpool[arrow]'") from error
@@ -49,8 +52,9 @@ def arrow_type(column: Column) -> Any:
         "timestamp with time zone": pa.timestamp("us", tz="UTC"),
     }
     match = _NUMERIC.fullmatch(column.type)
-    if match is not None and int(match[1]) <= 38 and int(match[2]) >= 0:
-        return pa.decimal128(int(match[1]), int(match[2]))
+    if match is not None and int(match[2]) >= 0 and (digits := max(map(int, match.groups()))) <= 38:
+        # Of numeric(3,5) there are no more than five digits, all of them behind the point; Parquet counts them all.
+        return pa.decimal128(digits, int(match[2]))
     return simple.get(column.base_type, pa.string())
 
 
@@ -60,6 +64,32 @@ def to_arrow(columns: Sequence[Column], records: Sequence[Record]) -> pyarrow.Ta
     turned = turn(records, len(columns))
     arrays = [_array(pa, arrow_type(column), _decoded(fields)) for column, fields in zip(columns, turned, strict=True)]
     return pa.table(arrays, names=[column.name for column in columns])
+
+
+def csv_to_arrow(columns: Sequence[Column], lines: Sequence[bytes]) -> pyarrow.Table:
+    """Return rows that a server has written as CSV, and raise, as `to_arrow` does; Python looks at no value."""
+    pa = load_arrow()
+    data = b"".join(lines)
+    # Arrow reads bytes from their hexadecimal form in no way: they are text first.
+    types = {it.name: pa.string() if pa.types.is_binary(kind := arrow_type(it)) else kind for it in columns}
+    table = pa.csv.read_csv(
+        io.BytesIO(data),
+        pa.csv.ReadOptions(use_threads=False, column_names=list(types), block_size=min(len(data) + 1, _BLOCK)),
+        pa.csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
+        pa.csv.ConvertOptions(
+            column_types=types,
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+            true_values=["t"],
+            false_values=["f"],
+        ),
+    )
+    for at, column in enumerate(columns):
+        if pa.types.is_binary(arrow_type(column)):
+            values = [it and it.encode() for it in table.column(at).to_pylist()]
+            table = table.set_column(at, column.name, _array(pa, pa.binary(), values))
+    return table
 
 
 def from_arrow(table: pyarrow.Table) -> list[Record] | None:
@@ -106,18 +136,19 @@ def parquet_sink(directory: Path, catalog: Catalog, tables: Tables) -> FileSink:
     """Return a sink of Parquet files, for rows of *tables*. Raise `JobRefused` without pyarrow."""
     pa = load_arrow()
 
-    def encode(table: str, columns: Sequence[str], records: Sequence[Record]) -> bytes:
-        known = {column.name: column for column in tables[table].columns}
+    def encode(rows: Rows) -> bytes:
+        known = {column.name: column for column in tables[rows.table].columns}
         try:
-            rows = to_arrow([known[name] for name in columns], records)
+            read = csv_to_arrow if rows.as_text else to_arrow
+            found = read([known[name] for name in rows.columns], rows.records)
         except pa.ArrowInvalid as error:
             # Its own message has the value, which may be what must not be told.
             raise JobRefused(
-                f"table {table} has values that Parquet has not (infinite or very old dates, NaN as numeric): take "
-                "csv, or a database"
+                f"table {rows.table} has values that Parquet has not (infinite or very old dates, NaN as numeric): "
+                "take csv, or a database"
             ) from error
         out = io.BytesIO()
-        pa.parquet.write_table(rows, out)
+        pa.parquet.write_table(found, out)
         return out.getvalue()
 
     return FileSink(directory, catalog, "parquet", encode)

@@ -47,9 +47,7 @@ def is_portable(columns: Sequence[Column]) -> bool:
 
 def copy_out(cursor: Any, query: str) -> list[Record]:
     """Return the rows of *query*. Raise `ValueError` for what is no such stream."""
-    messages = _Messages()
-    cursor.copy_expert(f"COPY ({query}) TO STDOUT {_OPTIONS}", messages)
-    found = messages.found
+    found = copy_messages(cursor, query, _OPTIONS)
     if not found or not found[0].startswith(HEADER) or not found[-1].endswith(TRAILER):
         raise ValueError("not a binary COPY stream")
     found[0] = found[0][len(HEADER) :]
@@ -57,6 +55,13 @@ def copy_out(cursor: Any, query: str) -> list[Record]:
     if last not in (TRAILER, b"") or len(found) != cursor.rowcount:
         raise ValueError(f"a binary COPY stream of {cursor.rowcount} rows in {len(found)} messages")
     return found
+
+
+def copy_messages(cursor: Any, query: str, options: str) -> list[bytes]:
+    """Return what COPY of *query* with *options* sends, message by message."""
+    messages = _Messages()
+    cursor.copy_expert(f"COPY ({query}) TO STDOUT {options}", messages)
+    return messages.found
 
 
 def copy_in(cursor: Any, before: str, relation: str, columns: Sequence[str], records: Sequence[Record]) -> None:

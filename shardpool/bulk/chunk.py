@@ -70,7 +70,7 @@ class Rows:
     types: Sequence[Column] = ()
     #: Rows that the source itself could not read.
     rejects: Sequence[Rejected] = ()
-    #: Where `records` are in the binary format (`bulk.binary`): reads the same rows again, as text.
+    #: Where `records` are as the sink wants them, binary (`bulk.binary`) or lines of CSV: reads the same rows as text.
     as_text: Callable[[], Rows] | None = None
 
     def source_of(self, index: int) -> str:
@@ -146,6 +146,9 @@ class Sink(Protocol):
 
     def finish(self, job: uuid.UUID) -> None:
         """The job is done: remove what was needed only until now."""
+
+    def forget(self, job: uuid.UUID) -> None:
+        """The journal says that the job has ended: nobody will ask for its chunks any more."""
 
 
 Transform = Callable[[Rows], tuple[list[Rows], list[Rejected]]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 import time
@@ -48,6 +49,19 @@ def open_executor(wanted: str | Executor, workers: int) -> Iterator[Executor]:
     else:
         with _dask(name.removeprefix(DASK)) as cluster:
             yield cluster
+
+
+def check_sent(wanted: str | Executor, work: object) -> None:
+    """Raise `JobRefused` if *work* is to be sent to processes and cannot be."""
+    if wanted not in ("processes", "auto") and not isinstance(wanted, ProcessPoolExecutor):
+        return
+    try:
+        pickle.dumps(work)
+    except Exception as error:
+        raise JobRefused(
+            f"what worker processes need cannot be sent to them ({error}): a function that gives passwords must stand "
+            "in a module, under its name; or take executor = 'threads'"
+        ) from error
 
 
 def check_name(name: str) -> None:

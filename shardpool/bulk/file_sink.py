@@ -5,10 +5,8 @@ A chunk that was not entered writes its file again, under the same name: so each
 
 from __future__ import annotations
 
-import csv
-import io
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from shardpool.bulk.chunk import Record, Rejected, Rows, Tally, Ticket
@@ -17,9 +15,10 @@ from shardpool.bulk.layout import COPY_TEXT
 from shardpool.bulk.ledger import enter_alone, refuse_entered, written
 from shardpool.bulk.rejects import replace_file, write_rejects
 from shardpool.catalog import Catalog
+from shardpool.topology.tables import Table
 
-#: Makes the content of a file: (table, columns, records) -> bytes.
-Encode = Callable[[str, Sequence[str], Sequence[Record]], bytes]
+#: Makes the content of a file.
+Encode = Callable[[Rows], bytes]
 
 
 class FileSink:
@@ -42,36 +41,51 @@ class FileSink:
         for path in self._directory.glob(f"*/.*.{self._suffix}.*"):
             path.unlink(missing_ok=True)
 
+    def forget(self, job: uuid.UUID) -> None:
+        """The ledger is the catalog's, and stays."""
+
     def write(self, ticket: Ticket, batches: Sequence[Rows], rejects: Sequence[Rejected]) -> Tally:
         refuse_entered(self._catalog, ticket)
         rows = size = 0
         for batch in batches:
             if batch.records:
-                data = self._encode(batch.table, batch.columns, batch.records)
-                path = self._directory / batch.table / f"{ticket.chunk.number:06d}.{self._suffix}"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                replace_file(path, data)
-                rows, size = rows + len(batch.records), size + len(data)
+                rows, size = rows + len(batch.records), size + self._write_file(batch, ticket.chunk.number)
         tally = Tally(rows, size, len(rejects), tuple(rejects))
         write_rejects(ticket, rejects)
         enter_alone(self._catalog, ticket, tally)
         return tally
 
+    def write_empty(self, tables: Iterable[Table]) -> None:
+        """Write a file without rows for each of *tables* that had none: so whoever reads them finds its columns."""
+        for table in tables:
+            if not (self._directory / table.name).exists():
+                types = [it for it in table.columns if not it.generated]
+                self._write_file(Rows(table.name, table.insertable, [], str, types=types), 0)
+
+    def _write_file(self, rows: Rows, number: int) -> int:
+        """Return how many bytes it has."""
+        data = self._encode(rows)
+        path = self._directory / rows.table / f"{number:06d}.{self._suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, data)
+        return len(data)
+
 
 def csv_sink(directory: Path, catalog: Catalog) -> FileSink:
     """Return a sink of CSV files with headers. An empty field is NULL, ``""`` is an empty text."""
-    return FileSink(directory, catalog, "csv", lambda table, columns, records: to_csv(columns, records))
+    return FileSink(directory, catalog, "csv", to_csv)
 
 
-def to_csv(columns: Sequence[str], records: Sequence[Record]) -> bytes:
-    """Return records of COPY's text format as CSV, as PostgreSQL's COPY .. WITH (FORMAT csv, HEADER) would."""
+def to_csv(rows: Rows) -> bytes:
+    """Return rows as CSV, as PostgreSQL's COPY .. WITH (FORMAT csv, HEADER) would. Those that a server has written so
+    are left as they are."""
+    header = b",".join(_quoted(name.encode()) for name in rows.columns) + b"\n"
+    return b"".join([header, *(rows.records if rows.as_text else map(_line, rows.records))])
+
+
+def _line(record: Record) -> bytes:
     decode = Fields(COPY_TEXT).decode
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerow(columns)
-    lines = [out.getvalue().encode()]
-    for record in records:
-        lines.append(b",".join(_quoted(decode(field)) for field in record.split(b"\t")) + b"\n")
-    return b"".join(lines)
+    return b",".join(_quoted(decode(field)) for field in record.split(b"\t")) + b"\n"
 
 
 def _quoted(value: bytes | None) -> bytes:

@@ -28,7 +28,10 @@ class FunctionSink:
         """A chunk of unknown outcome is told again."""
 
     def finish(self, job: uuid.UUID) -> None:
-        """The ledger stays."""
+        """Nothing is ever left half done."""
+
+    def forget(self, job: uuid.UUID) -> None:
+        """The ledger is the catalog's, and stays."""
 
     def write(self, ticket: Ticket, batches: Sequence[Rows], rejects: Sequence[Rejected]) -> Tally:
         refuse_entered(self._catalog, ticket)

@@ -76,6 +76,9 @@ class KeyspaceSink:
         self._resolve(job_label(job))
         forget_decisions(self._keyspace.catalog, load_prefix(self._keyspace.catalog.keyspace, job_label(job)))
 
+    def forget(self, job: uuid.UUID) -> None:
+        """The ledger is the catalog's, and stays."""
+
     def settle(self, ticket: Ticket) -> None:
         """Finish what an attempt at this chunk has left prepared."""
         self._resolve(chunk_label(ticket))

@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import psycopg2
 
-from shardpool.bulk.chunk import Chunk, Rows, Stream
+from shardpool.bulk.binary import copy_messages, copy_out, is_portable
+from shardpool.bulk.chunk import Chunk, Record, Rows, Stream
 from shardpool.bulk.fields import Fields
 from shardpool.bulk.keyset import READING, Keyset
-from shardpool.bulk.layout import COPY_TEXT
+from shardpool.bulk.layout import COPY_TEXT, CSV_LINES
 from shardpool.bulk.records import Block
 from shardpool.bulk.route import RecordRouter
 from shardpool.bulk.translate import refused
@@ -20,10 +21,14 @@ from shardpool.catalog import Catalog
 from shardpool.errors import UnknownTable
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Topology
-from shardpool.topology.tables import Table
+from shardpool.topology.tables import Column, Table
 
 if TYPE_CHECKING:
     from shardpool.engines import Engines
+
+
+#: As what rows are read: COPY's text format, or what the server makes for a sink that takes rows unseen.
+Raw = Literal["text", "binary", "csv"]
 
 
 class Keyspace(Protocol):
@@ -39,10 +44,16 @@ class Keyspace(Protocol):
 
 
 class KeyspaceSource:
-    """*tables* of a keyspace, a table's stage by its name; those of *whole* are not cut within a partition."""
+    """*tables* of a keyspace, a table's stage by its name; those of *whole* are not cut within a partition.
 
-    def __init__(self, keyspace: Keyspace, tables: Mapping[str, int], whole: Iterable[str] = ()) -> None:
-        self._keyspace = keyspace
+    Rows are read as *raw* where no look at them is needed: binary ones need types that mean the same on every server,
+    and of a partition that was merged with another meanwhile it must be told whose a row was.
+    """
+
+    def __init__(
+        self, keyspace: Keyspace, tables: Mapping[str, int], whole: Iterable[str] = (), raw: Raw = "text"
+    ) -> None:
+        self._keyspace, self._raw = keyspace, raw
         self._stages = dict(tables)
         self._whole = frozenset(whole)
         known = keyspace.topology.tables
@@ -71,7 +82,22 @@ class KeyspaceSource:
         return found
 
     def read(self, chunk: Chunk) -> Rows:
-        return self._read(chunk, "")
+        columns = [it for it in self.table(chunk.table).columns if not it.generated]
+        raw = self._raw
+        unseen = self._heirs(chunk.partition) == [chunk.partition] and (raw == "csv" or is_portable(columns))
+        return self._read_raw(chunk, columns, raw) if raw != "text" and columns and unseen else self._read(chunk, "")
+
+    def _read_raw(self, chunk: Chunk, columns: Sequence[Column], raw: Raw) -> Rows:
+        names = tuple(it.name for it in columns)
+
+        def copy(cursor: Any) -> list[Record]:
+            query = self._query(cursor, chunk, chunk.partition, names)
+            return copy_out(cursor, query) if raw == "binary" else copy_messages(cursor, query, CSV_LINES)
+
+        records = self._on(chunk.partition, copy)
+        return Rows(
+            chunk.table, names, records, lambda _: str(chunk), types=columns, as_text=lambda: self._read(chunk, "")
+        )
 
     def sample(self, stream: Stream, rows: int) -> Rows:
         """Return some rows of a stream."""
@@ -80,14 +106,10 @@ class KeyspaceSource:
     def _read(self, chunk: Chunk, limit: str) -> Rows:
         table = self.table(chunk.table)
         columns = table.insertable
-        keyset = self._keyset(chunk.table)
 
         def copy(cursor: Any, partition: int | None) -> list[bytes]:
-            names = ", ".join(map(quote, columns))
-            condition = keyset.condition(cursor, chunk)
-            query = f"SELECT {names} FROM {self.relation(chunk.table, partition)} WHERE {condition}{limit}"
             data = io.BytesIO()
-            cursor.copy_expert(f"COPY ({query}) TO STDOUT", data)
+            cursor.copy_expert(f"COPY ({self._query(cursor, chunk, partition, columns)}{limit}) TO STDOUT", data)
             return self.within(chunk, partition, data.getvalue().split(b"\n")[:-1])
 
         records = []
@@ -96,6 +118,11 @@ class KeyspaceSource:
         key = table.primary_key or table.key or columns[:1]
         types = [it for it in table.columns if not it.generated]
         return Rows(chunk.table, columns, records, Describe(chunk, key, columns, records), types=types)
+
+    def _query(self, cursor: Any, chunk: Chunk, partition: int | None, columns: Sequence[str]) -> str:
+        condition = self._keyset(chunk.table).condition(cursor, chunk)
+        relation = self.relation(chunk.table, partition)
+        return f"SELECT {', '.join(map(quote, columns))} FROM {relation} WHERE {condition}"
 
     def shard_of(self, chunk: Chunk) -> str:
         return self._shard(self._heirs(chunk.partition)[0])
@@ -114,10 +141,10 @@ class KeyspaceSource:
         RecordRouter(table, bounds, COPY_TEXT, Fields(COPY_TEXT), table.insertable, chunk.stream).route(block)
         return [record for record, place in zip(records, block.places, strict=True) if place == 1]
 
-    def _heirs(self, partition: int | None) -> Sequence[int | None]:
+    def _heirs(self, partition: int | None) -> list[int | None]:
         """Return the partitions that have the rows of one: it may have been split or merged since the chunk was cut."""
         if partition is None:
-            return (None,)
+            return [None]
         return [it.partition.id for it in self._keyspace.topology.shard_map.heirs(partition)]
 
     def table(self, name: str) -> Table:

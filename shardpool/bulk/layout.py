@@ -35,6 +35,9 @@ COPY_TEXT = Layout("text", b"\t", rb"\N", header=False)
 _CSV = Layout("csv", b",", b"", header=True)
 _DEFAULTS: dict[Format, Layout] = {"csv": _CSV, "text": COPY_TEXT}
 
+#: The options of COPY for lines of such a file.
+CSV_LINES = "(FORMAT csv, ENCODING 'UTF8')"
+
 #: Suffix -> layout; ``.gz`` may follow.
 SUFFIXES = {
     ".csv": _CSV,

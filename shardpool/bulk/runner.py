@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -21,7 +22,9 @@ from shardpool.bulk.crew import Crew, TaskFailed
 from shardpool.bulk.journal import JobJournal, JobRecord
 from shardpool.bulk.throttle import NO_LIMITS, Limits, Throttle
 from shardpool.bulk.worker import PATIENCE, Patience, cut_stream, run_chunk, serving
-from shardpool.errors import BadRows, CatalogUnavailable, JobFailed
+from shardpool.errors import BadRows, CatalogUnavailable, JobFailed, ShardpoolError
+
+log = logging.getLogger(__name__)
 
 #: How often the catalog is told, and asked, in seconds.
 REPORT_INTERVAL = 1.0
@@ -242,4 +245,8 @@ class Run:
         self._opened.sink.finish(self._record.id)
         progress = self._tell(state)
         self._journal.close(self._record.id, state)
+        try:
+            self._opened.sink.forget(self._record.id)
+        except ShardpoolError as error:
+            log.warning("job %s is %s, but its ledger is not cleared up: %s", self._record.name, state, error)
         return progress

@@ -98,7 +98,7 @@ def _proposal(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
     from shardpool.cli.values import size
 
     skews = {it["table"]: it for it in facts["skew"]}
-    table = new_table("table", "proposed", "key", "rows>", "size>", "largest/mean>", "hottest key>", "in the way")
+    table = new_table("table", "kind", "key", "rows>", "size>", "largest/mean>", "hottest key>", "in the way")
     for it in facts["proposal"]["tables"]:
         skew = skews.get(it["table"])
         style = {"sharded": "green", "undecided": "red"}.get(it["kind"], "")

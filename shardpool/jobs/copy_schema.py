@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shardpool.ddl.log import read_log
+from shardpool.ddl.log import Recorded, read_log
 from shardpool.errors import JobRefused
 from shardpool.jobs.following import change_schema
 from shardpool.router import Router
@@ -33,14 +33,19 @@ def own_tables(tables: Tables) -> Tables:
 def statements_of(source: Router) -> list[str]:
     """Return the statements that made a keyspace's tables, as their authors wrote them."""
     statements, seen = [], set()
-    for recorded in read_log(source.catalog, "done"):
+    for recorded in own_log(source):
         statement = recorded.statement
         text = statement.source or statement.text
         # A foreign key within CREATE TABLE was recorded as a part of its own.
-        if (statement.part == 0 or text not in seen) and f'"{FEED}' not in text:
+        if statement.part == 0 or text not in seen:
             statements.append(text)
         seen.add(text)
     return statements
+
+
+def own_log(source: Router) -> list[Recorded]:
+    """Return the recorded statements, without those of jobs."""
+    return [it for it in read_log(source.catalog, "done") if f'"{FEED}' not in it.statement.text]
 
 
 def check_empty(target: Router, tables: list[str]) -> None:

@@ -1,13 +1,13 @@
 """Digests of whole tables, equal on both sides if and (but for a chance of 1 in 2**64) only if the rows are.
 
-A row's hash is made by the server: of the values of types that have one form for each value, and of the text of all
-others. The sum of all does not depend on their order, nor on where they lie.
+A row's hash is made by the server: of values as they are where PostgreSQL's hash depends on every bit, of their binary
+form where it does not (-1 and 4294967295 have the same hash as bigints, 5 and -5 as numerics, 1.0 and 1.00), and of the
+text of all others. The sum of all does not depend on their order, nor on where they lie.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -29,30 +29,47 @@ Digest = tuple[int, int]
 NO_SNAPSHOTS: Mapping[str, str] = {}
 
 
-#: Types of which equal values have equal bytes. Others (1.0 = 1.00, 0 = -0, labels of an enum) are hashed as text.
-_PLAIN = {"smallint", "integer", "bigint", "boolean", "date", "uuid", "bytea"}
-_PLAIN |= {"timestamp without time zone", "timestamp with time zone"}
-_SCALED = re.compile(r"numeric\(\d+,-?\d+\)")
+#: Types whose hash depends on every bit of a value: texts if their collation does.
+_PLAIN = {"smallint", "integer", "boolean", "date", "uuid", "bytea", "text", "character varying"}
+#: Types whose binary form is another for each value, and the same on every server: what makes it.
+_SEND = {
+    "bigint": "int8send",
+    "real": "float4send",
+    "double precision": "float8send",
+    "numeric": "numeric_send",
+    "text": "textsend",
+    "character varying": "varcharsend",
+    "character": "bpcharsend",
+    "time without time zone": "time_send",
+    "time with time zone": "timetz_send",
+    "timestamp without time zone": "timestamp_send",
+    "timestamp with time zone": "timestamptz_send",
+    "interval": "interval_send",
+    "inet": "inet_send",
+    "json": "json_send",
+    "jsonb": "jsonb_send",
+}
 
 
 def row_hash(columns: Sequence[Column]) -> str:
     """Return the SQL of the hash of a row of *columns*, generated ones aside; 64 bits."""
-    plain: list[str] = []
+    hashed: list[str] = []
     others: list[str] = []
     for column in columns:
-        if not column.generated:
-            (plain if _is_plain(column) else others).append(f"{quote(column.name)}::{column.type}")
+        value = f"{quote(column.name)}::{column.type}"
+        if column.generated:
+            continue
+        if column.base_type in _PLAIN and not column.collation:  # that of a database is deterministic
+            hashed.append(value)
+        elif column.base_type in _SEND:
+            hashed.append(f"{_SEND[column.base_type]}({value})")
+        else:
+            others.append(value)
     # The hash of a record is linear in those of its values: unmixed, values swapped between rows would not be seen.
     if not others:
-        return f"hashint8extended(hash_record_extended(ROW({', '.join(plain)}), 0), 0)"
-    seed = f"hash_record_extended(ROW({', '.join(plain)}), 0)" if plain else "0"
+        return f"hash_record_extended(ROW(int8send(hash_record_extended(ROW({', '.join(hashed)}), 0))), 0)"
+    seed = f"hash_record_extended(ROW({', '.join(hashed)}), 0)" if hashed else "0"
     return f"hashtextextended(ROW({', '.join(others)})::text, {seed})"
-
-
-def _is_plain(column: Column) -> bool:
-    if column.base_type in ("text", "character varying"):
-        return not column.collation  # the collation of a database is deterministic
-    return column.base_type in _PLAIN or _SCALED.fullmatch(column.type) is not None
 
 
 def digest_in(cursor: Any, relation: str, columns: Sequence[Column]) -> Digest:

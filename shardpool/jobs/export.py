@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,14 @@ from shardpool.bulk.arrow import parquet_sink
 from shardpool.bulk.chunk import Opened, Sink
 from shardpool.bulk.database_sink import DatabaseSink
 from shardpool.bulk.database_source import DATABASE, database_config
-from shardpool.bulk.file_sink import csv_sink
-from shardpool.bulk.keyspace_source import KeyspaceSource
+from shardpool.bulk.file_sink import FileSink, csv_sink
+from shardpool.bulk.keyspace_source import KeyspaceSource, Raw
 from shardpool.config import Config, parse_endpoint
 from shardpool.engines import Engines
 from shardpool.errors import ConfigError, JobRefused, UnknownTable
-from shardpool.jobs.constraints import read_constraints, self_referring, stages
-from shardpool.jobs.copy_schema import own_tables, statements_of
+from shardpool.jobs.constraints import Constraints, read_constraints, self_referring, stages
+from shardpool.jobs.copy_schema import own_log, own_tables
+from shardpool.jobs.destination import build_rest, create_tables
 from shardpool.jobs.digest import compare, digest_in, digests_of, whole
 from shardpool.jobs.kind import Prepared, engines_in
 from shardpool.jobs.spec import JobSpec, digest_of
@@ -48,15 +50,15 @@ class ExportWork:
             yield self.ends(router, engines_in(stack, self.target))
 
     def ends(self, router: Router, engines: Engines | None) -> Opened:
-        source = KeyspaceSource(router, self.stages, self.uncut)
+        raw: Raw
         sink: Sink
         if engines is not None and self.target is not None:
-            sink = DatabaseSink(engines, self.target.keyspace)
+            raw, sink = "binary", DatabaseSink(engines, self.target.keyspace)
         elif self.format == "parquet":
-            sink = parquet_sink(self.directory, router.catalog, router.topology.tables)
+            raw, sink = "csv", parquet_sink(self.directory, router.catalog, router.topology.tables)
         else:
-            sink = csv_sink(self.directory, router.catalog)
-        return Opened(source, sink, refresh=router.refresh)
+            raw, sink = "csv", csv_sink(self.directory, router.catalog)
+        return Opened(KeyspaceSource(router, self.stages, self.uncut, raw), sink, refresh=router.refresh)
 
 
 @contextmanager
@@ -82,25 +84,32 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
     )
     with ExitStack() as stack:
         engines = engines_in(stack, target)
+        opened = work.ends(router, engines)
 
         def check_new() -> None:
-            if engines is not None:
-                _create_tables(engines, router, names)
+            if engines is not None and target is not None:
+                _check_tables(engines, router, target.keyspace, names, constraints)
             elif directory.exists() and any(directory.iterdir()):
                 raise JobRefused(f"{directory} is not empty: take a new directory")
 
         def verify() -> Mapping[str, Any]:
-            if engines is None:
+            if engines is None or target is None:
+                if isinstance(opened.sink, FileSink):
+                    opened.sink.write_empty(tables[name] for name in names)
                 return {}
-            with engines.borrow(DATABASE) as connection, connection.cursor() as cursor:
-                found = {name: [digest_in(cursor, quote(name), tables[name].columns)] for name in names}
-            digests = digests_of(router, {name: tables[name] for name in names})
+            with ThreadPoolExecutor(1, thread_name_prefix="shardpool-digest") as thread:
+                keyspace = thread.submit(digests_of, router, {name: tables[name] for name in names})
+                build_rest(engines, target.keyspace)
+                with engines.borrow(DATABASE) as connection, connection.cursor() as cursor:
+                    places = {name: f"{quote(target.keyspace)}.{quote(name)}" for name in names}
+                    found = {name: [digest_in(cursor, places[name], tables[name].columns)] for name in names}
+            digests = keyspace.result()
             compare({name: whole(name, digests[name]) for name in names}, found)
             return {"verified_rows": {name: rows for name, [(rows, _)] in found.items()}}
 
         yield Prepared(
             work=work,
-            opened=work.ends(router, engines),
+            opened=opened,
             digest=digest_of(spec, [(name, repr(tables[name])) for name in names]),
             check_new=check_new,
             verify=verify,
@@ -117,22 +126,27 @@ def target_config(router: Router, spec: JobSpec, to: Mapping[str, Any]) -> Confi
     return database_config(endpoint, to.get("schema", "public"), router.config.timezone, workers + 2)
 
 
-def _create_tables(engines: Engines, router: Router, names: list[str]) -> None:
-    """Run the keyspace's own DDL in the database, if it lacks the tables. Raise `JobRefused` if they have rows."""
+def _check_tables(
+    engines: Engines, router: Router, schema: str, names: Sequence[str], constraints: Constraints
+) -> None:
+    """Create the keyspace's tables in the database, if it lacks them. Raise `JobRefused` if they have rows."""
+    places = {name: f"{quote(schema)}.{quote(name)}" for name in names}
     with engines.borrow(DATABASE) as connection:
         with connection.cursor() as cursor:
             cursor.execute(
-                "SELECT count(*) FROM unnest(%s::text[]) name WHERE to_regclass(name) IS NOT NULL", (_quoted(names),)
+                "SELECT count(*) FROM unnest(%s::text[]) name WHERE to_regclass(name) IS NOT NULL",
+                (list(places.values()),),
             )
             if cursor.fetchone()[0] == 0:
-                for statement in statements_of(router):
-                    cursor.execute(statement)
-            for name in names:
-                cursor.execute(f"SELECT EXISTS (SELECT FROM {quote(name)})")
+                for key in constraints.foreign_keys:
+                    if key.table in names and key.parent not in names:
+                        raise JobRefused(
+                            f"{key.table} refers to {key.parent}, which is not among the tables: add it, or create the "
+                            "tables in the database beforehand, without that foreign key"
+                        )
+                create_tables(cursor, schema, own_log(router), list(own_tables(router.topology.tables)))
+            for name, place in places.items():
+                cursor.execute(f"SELECT EXISTS (SELECT FROM {place})")
                 if cursor.fetchone()[0]:
                     raise JobRefused(f"table {name} of the database has rows already: take an empty one")
         connection.commit()
-
-
-def _quoted(names: list[str]) -> list[str]:
-    return [quote(name) for name in names]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shardpool.bulk.chunk import Stream
-from shardpool.bulk.executors import open_executor
+from shardpool.bulk.executors import check_sent, open_executor
 from shardpool.bulk.journal import OPEN, JobJournal, JobRecord
 from shardpool.bulk.runner import JobProgress, Run
 from shardpool.bulk.throttle import watching
@@ -68,6 +68,7 @@ def run_job(
     found = _begun(router, journal, read_spec(spec))
     with _PREPARE[found.kind](router, found, False) as prepared, journal.held(found.name):
         _check_unfinished(journal.find(found.name))
+        check_sent(executor or found.executor, prepared.work)
         prepared.check_new()
         record = journal.begin(found.name, found.kind, found.to_json(), prepared.digest)
         return _run(journal, record, prepared, router, found, executor, progress)
@@ -92,6 +93,7 @@ def resume_job(
                     f"job {found.name!r} cannot be resumed: its spec, the tables or the secret have changed since it "
                     "began, and half of it would be done differently. Change them back, or cancel it and run it anew"
                 )
+            check_sent(executor or found.executor, prepared.work)
             return _run(journal, record, prepared, router, found, executor, progress)
 
 
@@ -130,6 +132,9 @@ def cancel_job(router: Router, name: str) -> None:
             with _PREPARE[spec.kind](router, spec, False) as prepared:
                 prepared.opened.sink.prepare(record.id)
                 prepared.abandon()
+                journal.close(record.id, "cancelled")
+                prepared.opened.sink.forget(record.id)
+                return
         except SchemaError:
             raise  # what notes writes would stay, and nobody would know
         except ShardpoolError as error:

@@ -16,7 +16,7 @@ import psycopg2
 from sqlalchemy.exc import DBAPIError
 
 from shardpool.bulk.crew import Crew, TaskFailed
-from shardpool.bulk.executors import open_executor
+from shardpool.bulk.executors import check_sent, open_executor
 from shardpool.bulk.worker import serving
 from shardpool.errors import CatalogUnavailable, CutoverTimeout, MoveError, ShardpoolError
 from shardpool.moves.carrying import MoveWork, Outcome, carry_out
@@ -88,6 +88,7 @@ class _Application:
         self, router: Router, parallel: int, per_shard: int, executor: str | Executor, progress: Callback | None
     ) -> None:
         self._router, self._work = router, MoveWork(router.config)
+        check_sent(executor, self._work)
         self._parallel, self._per_shard, self._executor = parallel, per_shard, executor
         self._progress: Callback = progress or (lambda state: None)
         self._reports: list[MoveReport] = []

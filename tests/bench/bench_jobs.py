@@ -1,11 +1,12 @@
 """Jobs against what people write today, side by side on the same servers: `python -m tests.bench.bench_jobs`.
 
 Moving a table in: `pg_dump | psql` into one database, one COPY to COPY pipe per core, and the job ``import``: its copy
-alone, the whole job but the comparison of all rows, and the whole. Anonymising: a loop over a `psycopg2.pool` with an
-INSERT per row, and the job ``anonymise`` on threads, processes, both (``auto``) and a Dask cluster of two. ETL: such a
-loop that prices each row, and the job ``etl`` with the same function over rows, with one over Arrow tables, and with
-SQL. `SHARDPOOL_BENCH_ROWS` (1,000,000). `python -m tests.bench.bench_jobs memory` copies 1 million rows and then 10
-times as many, each in a process of its own, and prints what each has needed.
+alone, the whole job but the comparison of all rows, and the whole. Moving it out again: such a pipe per shard and then
+the key, COPY to a file per shard, and the job ``export`` into one database and to files. Anonymising: a loop over a
+`psycopg2.pool` with an INSERT per row, and the job ``anonymise`` on threads, processes, both (``auto``) and a Dask
+cluster of two. ETL: such a loop that prices each row, and the job ``etl`` with the same function over rows, with one
+over Arrow tables, and with SQL. `SHARDPOOL_BENCH_ROWS` (1,000,000). `python -m tests.bench.bench_jobs memory` copies 1
+million rows and then 10 times as many, each in a process of its own, and prints what each has needed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -154,13 +156,58 @@ def moving_in(folder: Path) -> None:
         path = folder / "import.toml"
         path.write_text(IMPORT.format(url=source))
         works = timed(Run, "_work_off"), timed(migrate, "verify_frozen")
-        with keyspace("shop") as (_, router), works[0] as alone, works[1] as compared:
-            moved = seconds(lambda: run_job(router, path))
-    print(f"moving {ROWS:,} rows in (rows/s, of one COPY per core):")
-    rates = {"pg_dump | psql": dumped, "one COPY per core": copied, "job import, the copy": alone[0]}
-    rates |= {"job import, not verified": moved - compared[0], "job import, verified": moved}
+        with keyspace("shop") as (_, router):
+            with works[0] as alone, works[1] as compared:
+                moved = seconds(lambda: run_job(router, path))
+            rates = {"pg_dump | psql": dumped, "one COPY per core": copied, "job import, the copy": alone[0]}
+            rates |= {"job import, not verified": moved - compared[0], "job import, verified": moved}
+            _print_rates("in (rows/s, of one COPY per core)", rates, copied)
+            router.refresh()
+            moving_out(router, targets[0], folder)
+
+
+def moving_out(router: Router, target: str, folder: Path) -> None:
+    key = ", PRIMARY KEY (customer, number)"
+    execute(target, "DROP TABLE visit", DDL.replace(key, ""))
+    copied = seconds(lambda: copy_per_shard(router, target))
+    copied += seconds(lambda: execute(target, f"ALTER TABLE visit ADD {key[2:]}"))
+    filed = seconds(lambda: copy_per_shard(router, folder))
+    execute(target, "DROP TABLE visit")
+    spec: dict[str, Any] = {"job": "export", "name": "out", "run": {"chunk_rows": 50_000}}
+    with timed(Run, "_work_off") as alone:
+        whole = seconds(lambda: run_job(router, {**spec, "to": {"url": target}}))
+    rates = {"COPY per shard, then the key": copied, "job export, the copy": alone[0], "job export, verified": whole}
+    rates["COPY to CSV per shard"] = filed
+    for format in ("csv", "parquet"):
+        to = {"directory": str(folder / format), "format": format}
+        rates[f"job export, {format}"] = seconds(lambda to=to: run_job(router, {**spec, "to": to}))  # type: ignore[misc]
+    _print_rates("out (rows/s, of COPY per shard and the key)", rates, copied)
+
+
+def _print_rates(what: str, rates: dict[str, float], plain: float) -> None:
+    print(f"moving {ROWS:,} rows {what}:")
     for name, took in rates.items():
-        print(f"  {name:24}{ROWS / took:12,.0f}{copied / took:8.2f}")
+        print(f"  {name:30}{ROWS / took:12,.0f}{plain / took:8.2f}")
+
+
+def copy_per_shard(router: Router, to: str | Path) -> None:
+    """From each shard's partitions, one after another, into a table or a file."""
+    psql = programs(18, None) / "psql"
+
+    def pipe(shard: str) -> None:
+        file = "(FORMAT csv)" if isinstance(to, Path) else ""
+        parts = [f"COPY {it.schema}.visit TO STDOUT {file}" for it in router.shard_map.by_shard()[shard]]
+        source = [psql, "-qc", "; ".join(parts), *options(router.shard_map.shards[shard].url)]
+        if isinstance(to, Path):
+            with (to / f"{shard}.csv").open("wb") as out:
+                subprocess.run(source, stdout=out, check=True)
+            return
+        with subprocess.Popen(source, stdout=subprocess.PIPE) as reader:
+            command = [psql, "-qc", "COPY visit FROM STDIN", *options(to)]
+            subprocess.run(command, stdin=reader.stdout, check=True)
+
+    with ThreadPoolExecutor(len(router.shard_map.shards)) as threads:
+        list(threads.map(pipe, router.shard_map.shards))
 
 
 def loop_over_pool(source: str, target: str, rows: int) -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from shardpool import Router
 from shardpool.bulk import keyspace_source, resolve_loads
+from shardpool.bulk.chunk import Chunk
 from shardpool.errors import MoveError
 from shardpool.moves import change_partitions, plan_merge, plan_split
-from tests.jobs.job_tools import OPTIONS, check_copied, in_process, replace, start
+from tests.jobs.job_tools import OPTIONS, all_rows, check_copied, in_process, replace, start
 
 
 def change_all(router: Router) -> None:
@@ -71,3 +72,16 @@ def test_changes_meanwhile(router: Router) -> None:
         thread.join()
     assert not failures and state == "done" and done
     check_copied(router)
+
+
+@pytest.mark.parametrize("raw", ["binary", "csv"])
+def test_rows_as_the_server_writes_them(router: Router, raw: keyspace_source.Raw) -> None:
+    """A chunk of a partition that is part of a larger one by now has its own rows only, which takes a look at them."""
+    source = keyspace_source.KeyspaceSource(router, {"part": 0}, raw=raw)
+    chunks = [Chunk(at, it.name, it.table, 0, it.partition) for at, it in enumerate(source.streams())]
+    before = [len(source.read(chunk).records) for chunk in chunks]
+    change_all(router)
+    found = [source.read(chunk) for chunk in chunks]
+    assert [len(rows.records) for rows in found] == before
+    assert {rows.as_text is None for rows in found} == {True, False}
+    assert sum(before) == len(all_rows(router, "part"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,27 @@ def test_one_database(router: Router, database: str) -> None:
     assert result.checks["verified_rows"] == {"kind": 3, "item": 700, "part": 2100}
     for table in ("kind", "item", "part"):
         assert rows_of(database, table) == all_rows(router, table)
+    assert left_over(database) == []
     with pytest.raises(JobRefused, match="has rows already"):
         run_job(router, {**SPEC, "to": {"url": database}})
+
+
+def left_over(url: str) -> list[str]:
+    """What jobs keep in a database."""
+    found = ask(url, "SELECT relname::text FROM pg_class WHERE relnamespace = to_regnamespace('shardpool_jobs')")
+    return [name for (name,) in found] + [
+        str(it) for it in ask(url, "SELECT to_regnamespace('shardpool_jobs')") if it[0]
+    ]
+
+
+def ask(url: str, query: str) -> list[tuple[Any, ...]]:
+    connection = plain_connection(url)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(query)
+            return list(cursor.fetchall()) if cursor.description else []
+    finally:
+        connection.close()
 
 
 @pytest.mark.parametrize("point", ["written", "committed"])
@@ -59,9 +79,11 @@ def test_kill_9_into_a_database(router: Router, database: str, point: str, monke
     with pytest.raises(JobFailed):
         run_job(router, spec)
     monkeypatch.delenv("SHARDPOOL_FAULT")
+    assert left_over(database)
     assert resume_job(router, "out").state == "done"
     for table in ("kind", "item", "part"):
         assert rows_of(database, table) == all_rows(router, table)
+    assert left_over(database) == []
 
 
 def test_a_reference_table_that_differs_is_found_out(router: Router, database: str) -> None:
@@ -94,6 +116,28 @@ def test_csv(router: Router, tmp_path: Path, kill: str, monkeypatch: pytest.Monk
     rows = [row for it in texts for row in csv.DictReader(io.StringIO(it, newline=""))]
     expected = [(str(key), kind, note or "", str(amount)) for key, kind, note, amount in all_rows(router, "item")]
     assert sorted((it["id"], it["kind"], it["note"], it["amount"]) for it in rows) == sorted(expected)
+
+
+def noted_password(shard: str) -> str:
+    """Notes in which process a password was asked for; the servers of the tests want none."""
+    with Path(os.environ["NOTED_PASSWORDS"]).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    return "secret"
+
+
+def test_worker_processes_know_passwords(router: Router, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTED_PASSWORDS", str(tmp_path / "noted"))
+    run = {"chunk_rows": 100, "executor": "processes", "workers": 2}
+    spec = {**SPEC, "to": {"directory": str(tmp_path / "out")}, "run": run}
+    with Router(router.config, password=noted_password, listen=False) as asking:
+        assert "secret" not in repr(asking.config) and "noted_password" not in repr(asking.config)
+        run_job(asking, spec)
+    assert len(set((tmp_path / "noted").read_text().split()) - {str(os.getpid())}) == 2
+    with (
+        Router(router.config, password=lambda shard: "secret", listen=False) as asking,
+        pytest.raises(JobRefused, match="must stand in a module, under its name; or take executor = 'threads'"),
+    ):
+        run_job(asking, {**spec, "name": "unsent", "to": {"directory": str(tmp_path / "other")}})
 
 
 def test_parquet(router: Router, tmp_path: Path) -> None:

@@ -311,6 +311,19 @@ def test_the_proposal(place: MoveIn) -> None:
         run_job(place.router, place.spec)
 
 
+def test_the_proposal_keeps_to_the_spec(place: MoveIn) -> None:
+    said = '[tables]\ncustomers = { reference = true }\norders = { key = "number" }\nitems = { skip = true }\n'
+    place.spec.write_text(place.spec.read_text().split("[tables]")[0] + said)
+    plan = plan_job(place.router, place.spec)
+    found = {it["table"]: (it["kind"], it["key"], it["obstacles"]) for it in plan["proposal"]["tables"]}
+    assert found == {
+        "country": ("reference", "", ()),
+        "customers": ("reference", "", ()),
+        "orders": ("sharded", "number", ()),
+        "items": ("skipped", "", ()),
+    }
+
+
 def test_a_dry_run_tells_what_the_run_would_refuse(place: MoveIn) -> None:
     connection = plain_connection(place.url)
     with connection.cursor() as cursor:

@@ -9,6 +9,7 @@ from decimal import Decimal
 
 import pytest
 
+from shardpool.bulk.chunk import Rows
 from shardpool.bulk.file_sink import to_csv
 from shardpool.bulk.values import NULL, BadValue, to_field, to_text
 from shardpool.jobs.anonymise import rules
@@ -223,7 +224,7 @@ def test_shuffling_keeps_the_values_and_moves_all() -> None:
 
 def test_csv_tells_null_from_nothing() -> None:
     records = [b"\t".join([to_field(value), NULL]) for value in ("", 'say "a, b"', "line\nbreak", "\\.", "ö")]
-    data = to_csv(("a", "b"), records).decode()
+    data = to_csv(Rows("t", ("a", "b"), records, str)).decode()
     assert data == 'a,b\n"",\n"say ""a, b""",\n"line\nbreak",\n"\\.",\nö,\n'
 
 

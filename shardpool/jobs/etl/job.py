@@ -96,6 +96,8 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
         source_engines, target_engines = engines_in(stack, source), engines_in(stack, target)
         read = _read(router, spec, source_engines)
         table = _target_table(router, target, target_engines, load, read)
+        if function is None:
+            _check_computed(table, read.table)
         if target is None and "table" in load:
             _check_reserved(router, table, load)
         work = EtlWork(uuid.uuid4().hex, router.config, source, target, read, function, table, dict(load), directory)
@@ -132,6 +134,13 @@ def _read(router: Router, spec: JobSpec, source: Engines | None) -> Extract | Fi
 def _matching(directory: Path, pattern: str) -> Iterator[Path]:
     root = Path(pattern).anchor
     return (Path(root) if root else directory).glob(pattern.removeprefix(root))
+
+
+def _check_computed(table: Table, read: Table) -> None:
+    """Raise `JobRefused` if what is read has columns that PostgreSQL computes in the table that is loaded."""
+    computed = {it.name for it in table.columns if it.generated}
+    if both := [it.name for it in read.columns if it.name in computed]:
+        raise JobRefused(f"{table.name} computes {', '.join(both)} by itself: name the other columns in extract.query")
 
 
 def _check_reserved(router: Router, table: Table, load: Mapping[str, Any]) -> None:

@@ -68,18 +68,24 @@ def verify(ends: Ends) -> dict[str, Digest]:
     return expected
 
 
-def verify_frozen(ends: Ends) -> dict[str, Digest]:
-    """The same for a database that nobody writes, and that has no capture."""
+def verify_frozen(ends: Ends, first: Callable[[], object] = lambda: None) -> dict[str, Digest]:
+    """The same for a database that nobody writes, and that has no capture. What the keyspace needs *first* is done
+    while the database's rows are read."""
     with ends.engines.borrow(DATABASE) as connection:
         _begin_snapshot(connection)
         with connection.cursor() as cursor:
-            return _compared(cursor, ends)
+            return _compared(cursor, ends, first)
 
 
-def _compared(cursor: Any, ends: Ends) -> dict[str, Digest]:
+def _compared(cursor: Any, ends: Ends, first: Callable[[], object] = lambda: None) -> dict[str, Digest]:
     """Return the digests of the database at the cursor's snapshot. Raise `JobRefused` if the keyspace has others."""
+
+    def copies() -> dict[str, list[Digest]]:
+        first()
+        return digests_of(ends.router, ends.tables)
+
     with ThreadPoolExecutor(1, thread_name_prefix="shardpool-digest") as thread:
-        keyspace = thread.submit(digests_of, ends.router, ends.tables)
+        keyspace = thread.submit(copies)
         expected = {name: digest_in(cursor, quote(name), table.columns) for name, table in ends.tables.items()}
     compare(expected, keyspace.result())
     return expected

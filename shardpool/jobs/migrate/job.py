@@ -115,10 +115,14 @@ def prepare(router: Router, spec: JobSpec, dry: bool) -> Iterator[Prepared]:
         def finish() -> Mapping[str, Any]:
             pause = 0.0
             without = [name for name in kinds if not router.topology.tables[name].primary_key]
-            change_schema(router, primary_keys_ddl(found, without), {})
+
+            def add_primary_keys() -> None:
+                change_schema(router, primary_keys_ddl(found, without), {})
+
             if frozen:
-                digests = verify_frozen(ends)
+                digests = verify_frozen(ends, add_primary_keys)
             elif not switched(ends):
+                add_primary_keys()
                 catch_up(ends)
                 digests = verify(ends)
                 change_schema(router, indexes_ddl(found, kinds), {})
@@ -181,7 +185,7 @@ def _kinds(document: Mapping[str, Any], found: Survey, dry: bool) -> dict[str, T
             f"[tables] says nothing about {', '.join(missing)}: give a key, reference = true or skip = true "
             "(--dry-run proposes something)"
         )
-    for name, proposal in propose(found).tables.items():
+    for name, proposal in propose(found, {name: kinds.get(name) for name in given}).tables.items():
         if name in missing and proposal.kind != "undecided":
             kinds[name] = Sharded(proposal.key) if proposal.kind == "sharded" else Reference()
     return kinds
@@ -224,7 +228,8 @@ def _plan(
                 shard_map = router.topology.shard_map
                 skews.append(asdict(measure_skew(connection, name, column.name, column.type, shard_map)))
     notes = [_counted(found, *column) for column in found.counted]
-    plan: dict[str, Any] = {"proposal": propose(found).to_json(), "skew": skews, "notes": sorted(notes)}
+    proposal = propose(found, {name: kinds.get(name) for name in spec.document.get("tables", {})})
+    plan: dict[str, Any] = {"proposal": proposal.to_json(), "skew": skews, "notes": sorted(notes)}
     if "query_log" in spec.document["from"]:
         path = spec.path(spec.document["from"]["query_log"])
         plan["query_log"] = asdict(judge_log(path, found.tables, kinds, router.topology.shard_map))

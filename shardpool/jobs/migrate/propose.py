@@ -14,7 +14,7 @@ from shardpool.jobs.constraints import ForeignKey
 from shardpool.jobs.migrate.left_out import LeftOut
 from shardpool.jobs.migrate.survey import Survey
 from shardpool.topology.key import KEY_TYPES
-from shardpool.topology.tables import Table
+from shardpool.topology.tables import Sharded, Table, TableKind
 
 #: A table outside a key's reach is proposed as a reference table if it is smaller, in bytes.
 REFERENCE_BYTES = 64 << 20
@@ -22,7 +22,8 @@ REFERENCE_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class TableProposal:
-    """What to do with a table: `kind` is sharded, reference or undecided; `obstacles` are to be removed before."""
+    """What to do with a table: `kind` is sharded, reference, undecided, or skipped by the spec; `obstacles` are to be
+    removed before."""
 
     table: str
     kind: str
@@ -46,15 +47,23 @@ class Proposal:
         }
 
 
-def propose(found: Survey) -> Proposal:
-    """Return the proposal for a database."""
+def propose(found: Survey, given: Mapping[str, TableKind | None]) -> Proposal:
+    """Return the proposal for a database. What is *given* about a table stands; None: it is skipped."""
     carried = max((_carried(found, table) for table in found.tables.values()), key=lambda it: _worth(found, it))
+    keys = {name: key for name, key in carried.items() if name not in given}
+    keys |= {name: kind.columns[0] for name, kind in given.items() if isinstance(kind, Sharded)}
     tables = {}
     for name, table in found.tables.items():
-        key = carried.get(name)
+        key = keys.get(name)
         size = found.bytes.get(name, 0)
-        if key is not None:
-            kind, obstacles = "sharded", obstacles_of(found, table, key, carried)
+        decided = given.get(name)
+        if isinstance(decided, Sharded):
+            problems = [it for column in decided.columns for it in obstacles_of(found, table, column, keys)]
+            kind, key, obstacles = "sharded", ", ".join(decided.columns), tuple(dict.fromkeys(problems))
+        elif name in given:
+            kind, key, obstacles = "skipped" if decided is None else "reference", "", ()
+        elif key is not None:
+            kind, obstacles = "sharded", obstacles_of(found, table, key, keys)
         elif size < REFERENCE_BYTES:
             kind, key, obstacles = "reference", "", ()
         else:

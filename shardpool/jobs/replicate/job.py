@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shardpool.bulk.chunk import Opened, Record, Sink
+from shardpool.bulk.chunk import Opened, Rows, Sink
 from shardpool.bulk.database_sink import DatabaseSink
 from shardpool.bulk.database_source import DATABASE
 from shardpool.bulk.file_sink import FileSink
@@ -74,10 +74,10 @@ class ReplicateWork:
             return FunctionSink(self.function.load(), catalog)
         return FileSink(self.directory, catalog, "jsonl", self._encode)
 
-    def _encode(self, table: str, names: Sequence[str], records: Sequence[Record]) -> bytes:
-        columns = [it for it in self.tables[table].columns if not it.generated]
-        begin = head(table, "copy")
-        return "".join(f"{{{begin}: {row}}}\n" for row in json_rows(columns, records)).encode()
+    def _encode(self, rows: Rows) -> bytes:
+        columns = [it for it in self.tables[rows.table].columns if not it.generated]
+        begin = head(rows.table, "copy")
+        return "".join(f"{{{begin}: {row}}}\n" for row in json_rows(columns, rows.records)).encode()
 
 
 @contextmanager
