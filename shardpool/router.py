@@ -137,7 +137,9 @@ class Router(Transactional):
             Hands(SCATTER_THREADS),
             config.query.max_gather_bytes,
         )
-        self._sessions = routed_engine(lambda isolation: self.transaction(isolation=isolation), self._ids)
+        self._engine = routed_engine(
+            lambda isolation, read_only: self.transaction(isolation=isolation, read_only=read_only), self._ids
+        )
         self._by_id = ById(self._current, self._statements, self.transaction)
         self._writes = Writes(self._current, self._statements, self.transaction)
         self._resolver = Resolver(self.engines, self._current, coordinator, self._resolve_loads)
@@ -273,16 +275,23 @@ class Router(Transactional):
         with self.engines.engine(placement.shard).connect().execution_options(**options) as connection:
             yield connection
 
+    @property
+    def engine(self) -> Engine:
+        """SQLAlchemy's Engine over all shards, that of `session`: ``sessionmaker(router.engine)``, ``scoped_session``,
+        ``router.engine.begin()``. Its connections are transactions over shards, from the pools of these."""
+        return self._engine
+
     @contextmanager
     def session(self, key: KeyValue = None, table: str | None = None, **options: Any) -> Iterator[Session]:
         """Give an ORM Session over all shards, whose commit is that of a `transaction`; or, with *key*, one on its
         partition. *options* go to `sqlalchemy.orm.Session`.
 
         Over all shards its statements are answered as by `Transaction.query`, and raise as that does. Isolation levels
-        are chosen as in SQLAlchemy: ``session.connection(execution_options={"isolation_level": "REPEATABLE READ"})``.
+        are chosen as in SQLAlchemy: ``session.connection(execution_options={"isolation_level": "REPEATABLE READ"})``,
+        or ``"postgresql_readonly": True``. `engine` makes others.
         """
         if key is None:
-            with Session(bind=self._sessions, **options) as session:
+            with Session(bind=self._engine, **options) as session:
                 yield session
             return
         with self.connect(key, table) as connection, Session(bind=connection, **options) as session:

@@ -23,12 +23,15 @@ from sqlalchemy.pool import ConnectionPoolEntry, Pool
 from sqlalchemy.pool.base import _ConnectionRecord
 
 from shardpool.config import PoolConfig
+from shardpool.engines.right_of_way import Passage
 from shardpool.errors import PoolClosed, PoolTimeout, ShardUnavailable
 
 #: max_age is stretched or shrunk by up to this share, so that connections opened together do not all end together.
 AGE_JITTER = 0.1
 
 DEFAULT_LIMITS = PoolConfig()
+#: Marks an entry that is beyond the pool's limits.
+_APART = "shardpool apart"
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,11 @@ class ShardPool(Pool):
 
     # -- leasing ----------------------------------------------------------------------------------------------------
 
-    def lease(self) -> ConnectionPoolEntry:
-        """Return an entry whose `dbapi_connection` is alive, in autocommit mode and clean; the caller gives it back."""
+    def lease(self, passage: Passage | None = None) -> ConnectionPoolEntry:
+        """Return an entry whose `dbapi_connection` is alive, in autocommit mode and clean; the caller gives it back.
+
+        *passage*: of a caller that holds connections of other pools, or of this one, already.
+        """
         waiter = entry = None
         with self._lock:
             if self._shut:
@@ -92,9 +98,12 @@ class ShardPool(Pool):
                 self._size += 1
             else:
                 waiter = _Waiter()
-                self._waiters.append(waiter)
+                if passage is None:
+                    self._waiters.append(waiter)
+                else:
+                    self._waiters.appendleft(waiter)
         if waiter is not None:
-            entry = self._wait(waiter)
+            entry = self._wait(waiter, passage)
         if entry is None:
             return self._open()
         info = entry.info
@@ -106,6 +115,9 @@ class ShardPool(Pool):
     def give_back(self, entry: ConnectionPoolEntry) -> None:
         """Return an entry whose connection is clean. A closed connection frees its slot."""
         connection: Any = entry.dbapi_connection
+        if _APART in entry.info:
+            self.close_apart(entry)
+            return
         if connection is None or connection.closed or self._shut:
             self.discard(entry)
             return
@@ -118,6 +130,9 @@ class ShardPool(Pool):
 
     def discard(self, entry: ConnectionPoolEntry) -> None:
         """Close an entry's connection, if it is not yet closed, and free its slot."""
+        if _APART in entry.info:
+            self.close_apart(entry)
+            return
         self._close_entry(entry)
         self._release_slot()
 
@@ -138,17 +153,22 @@ class ShardPool(Pool):
         """Return a connection beyond the pool's limits, to be closed by `close_apart`: for what must go on when all
         others wait, as they may for the locks of a transaction that is in doubt. Raise `ShardUnavailable`."""
         try:
-            return self._create_connection()
+            entry = self._create_connection()
         except psycopg2.OperationalError as error:
             raise ShardUnavailable(self.shard, _first_line(error)) from error
+        entry.info[_APART] = True
+        return entry
 
     def close_apart(self, entry: ConnectionPoolEntry) -> None:
         if entry.dbapi_connection is not None:
             entry.close()
 
-    def _wait(self, waiter: _Waiter) -> ConnectionPoolEntry | None:
+    def _wait(self, waiter: _Waiter, passage: Passage | None) -> ConnectionPoolEntry | None:
         try:
-            waiter.woken.wait(self.limits.timeout)
+            if passage is None:
+                waiter.woken.wait(self.limits.timeout)
+            else:
+                passage.wait(waiter.woken, self.limits.timeout)
         except BaseException:
             self._leave_queue(waiter)
             raise
@@ -158,8 +178,11 @@ class ShardPool(Pool):
             if waiter.granted:
                 return waiter.record
             self._waiters.remove(waiter)
-            self._timeouts += 1
+            passes = passage is not None and passage.open
+            self._timeouts += not passes
             busy = self._size
+        if passes:
+            return self.open_apart()
         raise PoolTimeout(
             f"no connection to shard {self.shard!r} became free within {self.limits.timeout:g} s "
             f"({busy} of {self.limits.max_size} are in use)"

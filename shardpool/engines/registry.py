@@ -14,6 +14,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from shardpool.config import Config, Endpoint
 from shardpool.engines.pool import PoolStats, ShardPool, clean
+from shardpool.engines.right_of_way import RightOfWay
 from shardpool.errors import NoSuchShard
 from shardpool.topology.shard_map import Shard
 
@@ -33,6 +34,7 @@ class Engines:
         self._endpoints: dict[str, Endpoint] = dict(config.shards)
         self._engines: dict[str, Engine] = {}
         self._lock = threading.Lock()
+        self.right_of_way = RightOfWay()
         self._closing = threading.Event()
         self._sweeper: threading.Thread | None = None
 

@@ -11,6 +11,7 @@ from typing import Any
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from shardpool.engines import Engines
+from shardpool.engines.right_of_way import Passage
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.texts import open_cursor
 from shardpool.topology.names import literal
@@ -20,8 +21,8 @@ GRAMMAR = 180000
 
 
 class Branch:
-    """Takes a connection of *shard*, in autocommit mode; *begin* opens the transaction. Raise `ShardUnavailable`,
-    `PoolTimeout`. `release` gives the connection back."""
+    """Takes a connection of *shard*, in autocommit mode; *begin* opens the transaction. One that has others already
+    comes with its *passage*. Raise `ShardUnavailable`, `PoolTimeout`. `release` gives the connection back."""
 
     may_write = False
     #: Rows are locked, or written.
@@ -34,11 +35,11 @@ class Branch:
     _name = _mark = ""
     _savepoints: Sequence[str] = ()
 
-    def __init__(self, engines: Engines, shard: str, begin: str) -> None:
+    def __init__(self, engines: Engines, shard: str, begin: str, passage: Passage | None = None) -> None:
         self.shard = shard
         self._begin = begin
         self._pool = engines.pool(shard)
-        self._entry = self._pool.lease()
+        self._entry = self._pool.lease(passage)
         connection: Any = self._entry.dbapi_connection
         self.connection = connection
         self.cursor = connection.cursor()

@@ -7,7 +7,8 @@ only the sending is different.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -18,12 +19,17 @@ from sqlalchemy.engine import Result
 from sqlalchemy.pool import NullPool
 from sqlalchemy.sql import Executable
 
+from shardpool.errors import WrongParameters
 from shardpool.executor.ids import IDS, GivesIds
 from shardpool.executor.parameters import check_mapping
 from shardpool.executor.results import RoutedResult
 
 #: Runs text in psycopg2's spelling.
 Run = Callable[[str, Mapping[str, Any]], RoutedResult]
+#: What psycopg2 takes as parameters of a statement.
+Given = Mapping[str, Any] | Sequence[Any] | None
+
+_PLACEHOLDER = re.compile("%[%s]")
 
 
 class RoutedDialect(PGDialect_psycopg2):
@@ -50,6 +56,16 @@ class RoutedDialect(PGDialect_psycopg2):
 
     def set_isolation_level(self, dbapi_connection: Any, level: Any) -> None:
         dbapi_connection.isolation = level
+
+    def set_deferrable(self, connection: Any, value: bool) -> None:
+        if value:
+            raise NotImplementedError("transactions over shards are never DEFERRABLE")
+
+    def do_begin_twophase(self, connection: Any, xid: Any) -> None:
+        raise NotImplementedError(
+            "a commit over several shards is one by itself, and cannot be a part of another engine's two-phase commit: "
+            "leave out twophase=True"
+        )
 
     def do_savepoint(self, connection: Any, name: str) -> None:
         connection.connection.dbapi_connection.savepoint(name)
@@ -119,12 +135,12 @@ class Cursor:
         self.rowcount = -1
         self._rows: list[Any] = []
 
-    def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
-        result = self._run(sql, parameters or {})
+    def execute(self, sql: str, parameters: Given = None) -> None:
+        result = self._run(*_named(sql, parameters))
         self.description, self.rowcount = result.description, result.rowcount
         self._rows = result.rows[::-1]
 
-    def executemany(self, sql: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    def executemany(self, sql: str, rows: Iterable[Given]) -> None:
         written = 0
         for row in rows:
             self.execute(sql, row)
@@ -142,3 +158,27 @@ class Cursor:
         return rows
 
     def close(self) -> None: ...
+
+
+def _named(sql: str, parameters: Given) -> tuple[str, Mapping[str, Any]]:
+    """Return text whose parameters have names. As for psycopg2, percent signs mean themselves where there are none."""
+    if parameters is None:
+        return sql.replace("%", "%%"), {}
+    if isinstance(parameters, Mapping):
+        return sql, parameters
+    found: dict[str, Any] = {}
+    rest = iter(parameters)
+
+    def name(place: re.Match[str]) -> str:
+        if place.group() == "%%":
+            return "%%"
+        try:
+            found[f"p{len(found) + 1}"] = next(rest)
+        except StopIteration:
+            raise WrongParameters(f"the statement has more %s than the {len(found)} parameters given") from None
+        return f"%(p{len(found)})s"
+
+    words = _PLACEHOLDER.sub(name, sql)
+    if len(found) < len(parameters):
+        raise WrongParameters(f"the statement has {len(found)} %s, got {len(parameters)} parameters")
+    return words, found

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from shardpool.engines import ShardPool
+from shardpool.engines.right_of_way import Passage
+
 if TYPE_CHECKING:
     from shardpool.executor.transaction import Transaction
 
@@ -26,8 +31,25 @@ class LentPools:
 
     def pool(self, shard: str) -> Any:
         if shard == APART:
-            return self.transaction.around.engines.pool(self.home)
+            return _PoolBeside(self.transaction.around.engines.pool(self.home), self.transaction.passage)
         return _LentPool(self.transaction, shard, self.entered)
+
+
+@dataclass(frozen=True)
+class _PoolBeside:
+    """A pool, for who holds connections already."""
+
+    pool: ShardPool
+    passage: Passage
+
+    def lease(self) -> ConnectionPoolEntry:
+        return self.pool.lease(self.passage)
+
+    def give_back(self, entry: ConnectionPoolEntry) -> None:
+        self.pool.give_back(entry)
+
+    def discard(self, entry: ConnectionPoolEntry) -> None:
+        self.pool.discard(entry)
 
 
 @dataclass(frozen=True)

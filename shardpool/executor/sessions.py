@@ -19,12 +19,12 @@ from shardpool.executor.ids import IDS, GivesIds
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.transaction import Isolation, Transaction
 
-#: Begins a transaction in this isolation level.
-Begin = Callable[[Isolation], Transaction]
+#: Begins a transaction in this isolation level, read-only or not.
+Begin = Callable[[Isolation, bool], Transaction]
 
 
 def routed_engine(begin: Begin, ids: GivesIds) -> Engine:
-    """Return an engine for Sessions over all shards; it holds no connections of its own."""
+    """Return an engine over all shards, for Sessions and connections; it holds no connections of its own."""
     engine = create_engine("postgresql+shardpool://", creator=lambda: RoutedConnection(begin), poolclass=NullPool)
     return engine.execution_options(**{IDS: ids})
 
@@ -34,6 +34,7 @@ class RoutedConnection:
 
     closed = 0
     notices: tuple[str, ...] = ()
+    readonly = deferrable = False
 
     def __init__(self, begin: Begin) -> None:
         self.isolation = "READ COMMITTED"
@@ -44,7 +45,7 @@ class RoutedConnection:
     @property
     def _current(self) -> Transaction:
         if self._transaction is None:
-            self._transaction = self._begin(cast(Isolation, self.isolation))
+            self._transaction = self._begin(cast(Isolation, self.isolation), self.readonly)
         return self._transaction
 
     def cursor(self, *arguments: object, **options: object) -> Cursor:

@@ -22,6 +22,7 @@ from sqlalchemy.engine import Result
 from sqlalchemy.sql import Executable
 
 from shardpool.engines import Engines
+from shardpool.engines.right_of_way import Passage
 from shardpool.engines.translate import is_lost, is_stale, translate
 from shardpool.errors import CrossShardDeadlock, StalePlacement, TransactionAborted
 from shardpool.executor.at_once import Hands
@@ -95,6 +96,7 @@ class Transaction:
         self._read_only = read_only
         self._begin = _BEGIN[isolation, read_only]
         self._branches: dict[str, Branch] = {}
+        self.passage = Passage(around.engines.right_of_way)
         self._savepoints: list[str] = []
         self._pin()
 
@@ -240,7 +242,8 @@ class Transaction:
         if found is None:
             if len(self._branches) == 1:
                 self._name_sessions()
-            found = Branch(self._around.engines, shard, self.begin_on(shard))
+            passage = self.passage if self._branches else None
+            found = Branch(self._around.engines, shard, self.begin_on(shard), passage)
             if self._branches:
                 found.mark(SESSIONS + self._name)
             self._branches[shard] = found
@@ -412,6 +415,7 @@ class Transaction:
         for branch in self._branches.values():
             branch.release()
         self._branches.clear()
+        self.passage.end()
 
     def __enter__(self) -> Self:
         return self

@@ -8,13 +8,23 @@ from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import BigInteger, ForeignKey, Numeric, String, delete, func, insert, select, text, update
-from sqlalchemy.exc import IntegrityError, StatementError
-from sqlalchemy.orm import DeclarativeBase, Mapped, joinedload, mapped_column, relationship, selectinload
+from sqlalchemy.exc import IntegrityError, InternalError, StatementError
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    joinedload,
+    mapped_column,
+    relationship,
+    scoped_session,
+    selectinload,
+    sessionmaker,
+)
 from sqlalchemy.orm.exc import StaleDataError
 
 import shardpool
 from shardpool import Router, Sharded
-from shardpool.errors import MissingPartitionKey
+from shardpool.errors import MissingPartitionKey, WrongParameters
 
 
 class Base(DeclarativeBase):
@@ -189,6 +199,63 @@ def test_isolation(shop: Router) -> None:
         assert session.get_one(Customer, 3).name == "c3"
         session.rollback()
         assert session.get_one(Customer, 3).name == "later"
+
+
+def test_read_only_sessions_write_nothing(shop: Router) -> None:
+    with shop.session() as session:
+        session.connection(execution_options={"postgresql_readonly": True})
+        session.get_one(Customer, 3).name = "new"
+        with pytest.raises(InternalError, match="read-only"):
+            session.flush()
+    with shop.session() as session:
+        session.get_one(Customer, 3).name = "new"
+        session.commit()
+
+
+def test_what_a_commit_over_shards_cannot_be_is_refused(shop: Router) -> None:
+    with shop.session(twophase=True) as session, pytest.raises(NotImplementedError, match="leave out twophase"):
+        session.get(Customer, 3)
+    with shop.session() as session, pytest.raises(NotImplementedError, match="DEFERRABLE"):
+        session.connection(execution_options={"postgresql_deferrable": True})
+
+
+def test_an_engine_makes_sessions_and_connections(shop: Router) -> None:
+    class Mine(Session):
+        pass
+
+    sessions = scoped_session(sessionmaker(shop.engine, class_=Mine))
+    for key in two_shards(shop):
+        sessions.get_one(Customer, key).name = "scoped"
+    sessions.commit()
+    assert isinstance(sessions(), Mine)
+    sessions.remove()
+    with shop.engine.begin() as connection:
+        renamed = update(Customer).where(Customer.name == "scoped").values(name="core")
+        assert connection.execute(renamed).rowcount == 2
+    # A test's transaction, in which the code under test commits as it likes.
+    with shop.engine.connect() as connection, connection.begin() as outer:
+        with Session(connection, join_transaction_mode="create_savepoint") as session:
+            session.execute(delete(Order))
+            session.commit()
+        outer.rollback()
+    assert shop.query("SELECT count(*) FROM orders").scalar_one() == 12
+
+
+def test_statements_in_the_words_of_the_driver(shop: Router) -> None:
+    with shop.session() as session:
+        connection = session.connection()
+        both = "SELECT count(*), '%%' FROM orders WHERE total > %s AND customer_id < %s"
+        assert connection.exec_driver_sql(both, (3, 8)).one() == (4, "%")
+        named = "SELECT count(*) FROM orders WHERE total > %(low)s AND note IS NULL OR total > %(low)s"
+        assert connection.exec_driver_sql(named, {"low": 3}).scalar_one() == 8
+        raw = connection.connection.cursor()
+        raw.execute("SELECT count(*), 'a%%' FROM customers WHERE name LIKE 'c%'")
+        assert raw.fetchone() == (12, "a%%")
+        raw.executemany("UPDATE orders SET note = %s WHERE customer_id = %s", [("a", 1), ("b", 2)])
+        assert raw.rowcount == 2
+        for given in ((3,), (3, 8, 9)):
+            with pytest.raises(WrongParameters, match="%s"):
+                connection.exec_driver_sql(both, given)
 
 
 def test_a_row_that_is_gone_is_noticed(shop: Router) -> None:
