@@ -53,17 +53,17 @@ def select(
         raise refuse("SP130", compiled.unknown_function)
     failed = {"stages": IN_TRANSACTION}
     plan = compiled.bind(parameters, topology, failed=failed, locking=True)
-    if compiled.locks is not None:
-        return _locked(transaction, compiled.locks, plan, parameters, texts)
     if isinstance(plan, PushdownPlan) and plan.reads_tables:
         failed["pushdown"] = "the merge query would not see what the transaction wrote"
         plan = compiled.bind(parameters, topology, failed=failed)
     try:
+        if compiled.locks is not None:
+            return _locked(transaction, compiled.locks, plan, parameters, texts)
         return _run(transaction, compiled, plan, parameters, texts)
     except DBAPIError as error:
         code = str(getattr(error.orig, "pgcode", None))
         # After TRUNCATE, the session apart cannot even ask what the columns of partial rows are like.
-        locked = isinstance(plan, PushdownPlan) and code == errorcodes.LOCK_NOT_AVAILABLE
+        locked = isinstance(plan, PushdownPlan) and not plan.locks and code == errorcodes.LOCK_NOT_AVAILABLE
         rung = "pushdown" if locked else gives_way(plan, code)
         if rung is None:
             raise

@@ -93,7 +93,7 @@ def compile_query(statement: Statement, topology: Topology) -> CompiledQuery:
 def _why_whole(analysis: Analysis, unknown: str | None, locks: RowLocks | None) -> str:
     """Why a statement can only be evaluated as a whole; "" if parts of it may be."""
     if locks is not None and locks.below:
-        return "row locks of a subquery"
+        return "it locks rows of a subquery or a view"
     if unknown is not None:
         return f"function {unknown}() may read anything"
     if aggregates_of_outer_queries(analysis):
@@ -225,6 +225,8 @@ class CompiledQuery:
             locks.check_copies()
         if isinstance(plan, PushdownPlan) and not locking:
             raise refuse("SP104", f"{locks.words}: there is no transaction")
+        if self.unknown_function is not None:
+            raise refuse("SP104", f"{locks.words}: function {self.unknown_function}() may read or write anything")
 
     def _pushdown(
         self, pinned: list[frozenset[int] | None], parameters: Mapping[str, Any], topology: Topology, failed: str

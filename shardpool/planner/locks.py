@@ -7,7 +7,6 @@ copies are locked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from postgast import pg_query_pb2 as pb
@@ -31,7 +30,7 @@ class RowLocks:
 
     #: The strength of the first clause, e.g. UPDATE.
     words: str
-    #: There are such clauses in subqueries.
+    #: Rows of subqueries, or views, are locked.
     below: bool
     #: Which of the rows are locked is left open: a LIMIT, or SKIP LOCKED.
     some: bool
@@ -56,22 +55,20 @@ def row_locks(select: Tree, analysis: Analysis) -> RowLocks | None:
         return None
     own = [node.locking_clause for node in select.locking_clause]
     below = len(clauses) > len(own) or select.op != pb.SETOP_NONE
-    exclusive = [clause for clause in clauses if clause.strength in _EXCLUSIVE]
-    found = () if below else (item for clause in exclusive for item in _locked(clause, select, analysis))
-    tables = [item.table.name for item in found if item.table is not None and not item.table.sharded]
-    if below and exclusive:
-        tables = _references(analysis)
+    locked = [] if below else [(clause, item) for clause in own for item in _named(clause, select, analysis)]
+    below = below or any(item.query is not None for _, item in locked)
+    if below:
+        locked = [(clause, item) for clause in clauses for item in analysis.occurrences]
+    copies = [
+        item.table.name
+        for clause, item in locked
+        if clause.strength in _EXCLUSIVE and item.table is not None and not item.table.sharded
+    ]
     some = select.HasField("limit_count") or any(it.wait_policy == pb.LockWaitSkip for it in clauses)
-    return RowLocks(_WORDS.get(clauses[0].strength, "UPDATE"), below, some, next(iter(tables), ""))
+    return RowLocks(_WORDS.get(clauses[0].strength, "UPDATE"), below, some, next(iter(copies), ""))
 
 
-def _locked(clause: Tree, select: Tree, analysis: Analysis) -> Iterator[Item]:
-    """The items that a clause names, or all of FROM; of a query there, whatever the statement reads."""
+def _named(clause: Tree, select: Tree, analysis: Analysis) -> list[Item]:
+    """The items of FROM that a clause names: all, if it names none."""
     names = {node.range_var.relname for node in clause.locked_rels}
-    for item in analysis.scope_of(select).items:
-        if not names or item.alias in names:
-            yield from [item] if item.table is not None else analysis.occurrences
-
-
-def _references(analysis: Analysis) -> list[str]:
-    return [it.table.name for it in analysis.occurrences if it.table is not None and not it.table.sharded]
+    return [item for item in analysis.scope_of(select).items if not names or item.alias in names]
