@@ -15,6 +15,7 @@ import psycopg2
 from shardpool.ddl.introspect import find_behind, read_functions, search_path
 from shardpool.ddl.log import Recorded
 from shardpool.ddl.objects import is_sql_function
+from shardpool.ddl.owner import act_as_owner
 from shardpool.ddl.refusals import refuse
 from shardpool.ddl.statement import Scope
 from shardpool.ddl.views import VIEWS, Printed
@@ -46,6 +47,8 @@ class ShardSession:
             DURABLE,  # the catalog will say that it is done
         )
         self.run("; ".join(settings))
+        with self._translated("SET ROLE", f"schema {self.keyspace}"):
+            act_as_owner(self.connection, self.keyspace)
         key = f"shardpool ddl {self.keyspace}"
         self.run("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (key,))
 

@@ -158,6 +158,9 @@ def connect_arguments(config: Config, endpoint: Endpoint) -> dict[str, Any]:
         "bytea_output": "hex",
         "array_nulls": "on",
         "quote_all_identifiers": "off",
+        # As the planner reads statements.
+        "standard_conforming_strings": "on",
+        "transform_null_equals": "off",
         "statement_timeout": str(int(config.pool.statement_timeout * 1000)),
     }
     return {

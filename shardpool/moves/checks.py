@@ -11,6 +11,7 @@ import psycopg2
 
 from shardpool.ddl.introspect import find_behind
 from shardpool.ddl.log import read_log
+from shardpool.ddl.owner import act_as_owner
 from shardpool.errors import PreflightFailed, ShardUnavailable
 from shardpool.moves.grants import missing_roles, read_grants
 from shardpool.moves.holders import read_holders
@@ -43,6 +44,13 @@ def check_move(router: Router, partition: int, source: str, target: str) -> None
     failures: list[str] = []
     with ExitStack() as stack:
         connections = {shard: stack.enter_context(router.engines.borrow(shard)) for shard in (source, target)}
+        for shard, connection in connections.items():
+            try:
+                act_as_owner(connection, router.topology.keyspace)
+            except psycopg2.errors.InsufficientPrivilege as error:
+                owned = f"schema {router.topology.keyspace} on shard {shard} belongs to another role"
+                raise PreflightFailed([f"{owned}: {str(error).strip()}"]) from error
+            connection.commit()
         checked = Checked(router, partition, source, target, connections[source], connections[target])
         for check in CHECKS:
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal, cast
 
+from shardpool.ddl.owner import act_as_owner
 from shardpool.errors import PreflightFailed
 from shardpool.moves.holders import read_server_writers
 from shardpool.moves.record import Mode
@@ -65,6 +66,7 @@ def _no_temporary_tables(router: Router, shard: str) -> Iterator[str]:
 def _no_slot(router: Router, partition: int, source: str) -> list[str]:
     """Say why no replication slot can tell what is written."""
     with router.engines.borrow(source) as connection:
+        act_as_owner(connection, router.topology.keyspace)
         level, slots, used, rights, encoding = _ask(connection, _SETTINGS)
         found = [
             f"{reason} on shard {source}"

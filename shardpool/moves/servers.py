@@ -15,6 +15,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import errors
 
+from shardpool.ddl.owner import act_as_owner
 from shardpool.engines.interrupt import AS_LOGGED_IN
 from shardpool.errors import MoveError, ShardUnavailable
 from shardpool.moves.journal import Journal
@@ -114,6 +115,8 @@ class Servers:
             connection = self._borrowed.enter_context(self._router.engines.borrow(shard))
             self._open[shard, schema] = connection
             configure(connection, self._record.session_name)
+            act_as_owner(connection, self._record.keyspace)
+            connection.commit()
             Journal(self._router.catalog).check(self._record)
         return self._open[shard, schema]
 

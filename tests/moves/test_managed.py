@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -10,18 +11,20 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import make_url
 
-from shardpool import Sharded
+from shardpool import Router, Sharded
 from shardpool.bulk.foreground import others_work
 from shardpool.bulk.watcher import Watcher
-from shardpool.errors import MoveError, MoveInProgress
-from shardpool.moves import move_partition
+from shardpool.config import Endpoint
+from shardpool.errors import MoveError, MoveInProgress, PreflightFailed, SchemaError
+from shardpool.moves import change_partitions, move_partition, plan_merge, plan_split
 from shardpool.moves.locks import break_move_lock, move_locked
 from shardpool.moves.record import Mode, MoveRecord
+from shardpool.moves.recovery import care_for_moves
 from shardpool.moves.servers import configure, end_sessions
 from tests.moves.conftest import shop_config
 from tests.moves.move_tools import Background, Place, schema
 from tests.support.backends import plain_connection
-from tests.support.managed import managed_databases
+from tests.support.managed import managed_databases, run
 from tests.support.waiting import eventually
 
 
@@ -119,6 +122,51 @@ def test_moves_make_way_for_their_own_role(managed: Place) -> None:
             watcher.close()
             cursor.connection.cancel()
             eventually(lambda: statement.done, "it has ended")
+
+
+def test_what_an_administrator_changes_stays_the_applications(managed: Place) -> None:
+    """Who creates a table owns it, and an owner's rights are no grants that would travel."""
+    router = managed.router
+    with router_of(managed, "shardpool") as administrator:
+        move_partition(administrator, 0, managed.other(0), keep=600)
+        router.query("UPDATE lines SET n = 7")
+        care_for_moves(router)
+        move_partition(router, 0, managed.other(0))
+        report = change_partitions(administrator, plan_split(administrator, 1))
+        script = "CREATE TABLE more (key bigint PRIMARY KEY); ALTER TABLE lines ADD COLUMN t text"
+        administrator.create_schema(script, {"more": Sharded("key")})
+    router.refresh()
+    router.query("UPDATE lines SET n = 8, t = 'x' WHERE n = 7")
+    assert router.query("SELECT count(*) FROM lines WHERE n = 8").scalar_one() == 100
+    router.query("INSERT INTO more VALUES (1), (2), (3)")
+    change_partitions(router, plan_merge(router, report.partitions))
+    managed.assert_clean()
+
+
+def test_a_stranger_changes_nothing(managed: Place) -> None:
+    stranger = f"stranger_{uuid.uuid4().hex[:12]}"
+    superuser = as_superuser(managed, "s0")
+    database = make_url(superuser).database
+    for name in managed.config.shards:
+        run(as_superuser(managed, name), f"CREATE ROLE {stranger} LOGIN")
+        run(as_superuser(managed, name), f"GRANT ALL ON DATABASE {database} TO {stranger}")
+    try:
+        with router_of(managed, stranger, catalog=superuser) as router:
+            with pytest.raises(PreflightFailed, match="belongs to another role"):
+                move_partition(router, 0, managed.other(0))
+            with pytest.raises(SchemaError, match="permission denied"):
+                router.create_schema("CREATE TABLE mine (key bigint PRIMARY KEY)", {"mine": Sharded("key")})
+    finally:
+        for name in managed.config.shards:
+            run(as_superuser(managed, name), f"DROP OWNED BY {stranger}", f"DROP ROLE {stranger}")
+
+
+def router_of(place: Place, role: str, catalog: str | None = None) -> Router:
+    """A router whose sessions are those of a role."""
+    urls = {name: make_url(it.url).set(username=role) for name, it in place.config.shards.items()}
+    shards = {name: Endpoint(url.render_as_string(hide_password=False)) for name, url in urls.items()}
+    found = replace(place.config, catalog=shards["s0"] if catalog is None else Endpoint(catalog), shards=shards)
+    return Router(found, listen=False)
 
 
 def as_superuser(place: Place, shard: str) -> str:
