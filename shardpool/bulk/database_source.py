@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from shardpool.engines import Engines
 
 #: What the one "shard" of a database that is none is called.
-DATABASE = "source"
+DATABASE = "database"
 
 
 def database_config(endpoint: Endpoint, schema: str, timezone: str, connections: int) -> Config:

@@ -51,30 +51,37 @@ _SEND = {
 }
 
 
-def row_hash(columns: Sequence[Column]) -> str:
-    """Return the SQL of the hash of a row of *columns*, generated ones aside; 64 bits."""
+def row_hash(columns: Sequence[Column], encoding: str = "UTF8") -> str:
+    """Return the SQL of the hash of a row of *columns*, generated ones aside; 64 bits. Where a server keeps texts in
+    another *encoding*, their binary form is hashed, which the session has in UTF-8: that is the same hash.
+    """
     hashed: list[str] = []
     others: list[str] = []
     for column in columns:
         value = f"{quote(column.name)}::{column.type}"
         if column.generated:
             continue
-        if column.base_type in _PLAIN and not column.collation:  # that of a database is deterministic
-            hashed.append(value)
+        if (
+            column.base_type in _PLAIN
+            and not column.collation
+            and (encoding == "UTF8" or column.base_type not in _SEND)
+        ):
+            hashed.append(value)  # a database's own collation is deterministic
         elif column.base_type in _SEND:
             hashed.append(f"{_SEND[column.base_type]}({value})")
         else:
             others.append(value)
+    if others:
+        text = f"ROW({', '.join(others)})::text"
+        hashed.append(text if encoding == "UTF8" else f"textsend({text})")
     # The hash of a record is linear in those of its values: unmixed, values swapped between rows would not be seen.
-    if not others:
-        return f"hash_record_extended(ROW(int8send(hash_record_extended(ROW({', '.join(hashed)}), 0))), 0)"
-    seed = f"hash_record_extended(ROW({', '.join(hashed)}), 0)" if hashed else "0"
-    return f"hashtextextended(ROW({', '.join(others)})::text, {seed})"
+    return f"hash_record_extended(ROW(int8send(hash_record_extended(ROW({', '.join(hashed)}), 0))), 0)"
 
 
 def digest_in(cursor: Any, relation: str, columns: Sequence[Column]) -> Digest:
     """Return the digest of *relation* (quoted), of these *columns*, as the cursor's snapshot has it."""
-    cursor.execute(f"{READING} SELECT count(*), coalesce(sum({row_hash(columns)}), 0) FROM {relation}")
+    value = row_hash(columns, cursor.connection.info.parameter_status("server_encoding"))
+    cursor.execute(f"{READING} SELECT count(*), coalesce(sum({value}), 0) FROM {relation}")
     rows, total = cursor.fetchone()
     return int(rows), int(total)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 from sqlalchemy.engine import make_url
 
 from shardpool.bulk.arrow import parquet_sink
@@ -18,6 +19,7 @@ from shardpool.bulk.database_sink import DatabaseSink
 from shardpool.bulk.database_source import DATABASE, database_config
 from shardpool.bulk.file_sink import FileSink, csv_sink
 from shardpool.bulk.keyspace_source import KeyspaceSource, Raw
+from shardpool.bulk.translate import refused
 from shardpool.config import Config, parse_endpoint
 from shardpool.engines import Engines
 from shardpool.errors import ConfigError, JobRefused, UnknownTable
@@ -132,21 +134,28 @@ def _check_tables(
     """Create the keyspace's tables in the database, if it lacks them. Raise `JobRefused` if they have rows."""
     places = {name: f"{quote(schema)}.{quote(name)}" for name in names}
     with engines.borrow(DATABASE) as connection:
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT count(*) FROM unnest(%s::text[]) name WHERE to_regclass(name) IS NOT NULL",
-                (list(places.values()),),
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT count(*) FROM unnest(%s::text[]) name WHERE to_regclass(name) IS NOT NULL",
+                    (list(places.values()),),
+                )
+                if cursor.fetchone()[0] == 0:
+                    _check_parents(names, constraints)
+                    create_tables(cursor, schema, own_log(router), list(own_tables(router.topology.tables)))
+                for name, place in places.items():
+                    cursor.execute(f"SELECT EXISTS (SELECT FROM {place})")
+                    if cursor.fetchone()[0]:
+                        raise JobRefused(f"table {name} of the database has rows already: take an empty one")
+            connection.commit()
+        except psycopg2.Error as error:
+            raise refused(error, DATABASE, gone=bool(connection.closed)) from error
+
+
+def _check_parents(names: Sequence[str], constraints: Constraints) -> None:
+    for key in constraints.foreign_keys:
+        if key.table in names and key.parent not in names:
+            raise JobRefused(
+                f"{key.table} refers to {key.parent}, which is not among the tables: add it, or create the tables in "
+                "the database beforehand, without that foreign key"
             )
-            if cursor.fetchone()[0] == 0:
-                for key in constraints.foreign_keys:
-                    if key.table in names and key.parent not in names:
-                        raise JobRefused(
-                            f"{key.table} refers to {key.parent}, which is not among the tables: add it, or create the "
-                            "tables in the database beforehand, without that foreign key"
-                        )
-                create_tables(cursor, schema, own_log(router), list(own_tables(router.topology.tables)))
-            for name, place in places.items():
-                cursor.execute(f"SELECT EXISTS (SELECT FROM {place})")
-                if cursor.fetchone()[0]:
-                    raise JobRefused(f"table {name} of the database has rows already: take an empty one")
-        connection.commit()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from shardpool import Router, Sharded, read_config
 from shardpool.bulk.chunk import Chunk, Rows, Ticket
@@ -20,7 +21,7 @@ from shardpool.bulk.database_source import database_config
 from shardpool.config import parse_endpoint
 from shardpool.ddl.features import read_features
 from shardpool.engines import Engines
-from shardpool.errors import ChunkDone, JobFailed, JobRefused, StalePlacement
+from shardpool.errors import ChunkDone, JobFailed, JobRefused, LoadError, StalePlacement
 from shardpool.jobs import cancel_job, resume_job, run_job
 from shardpool.jobs.copy_schema import own_log
 from tests.jobs.anonymise_tools import write_config
@@ -203,6 +204,17 @@ def test_what_the_database_refuses_is_told(router: Router, database: str) -> Non
         JobRefused, match='the database refuses the keyspace\'s tables: relation "names" already exists'
     ):
         run_job(router, spec(database))
+
+
+def test_a_role_that_may_not_create(router: Router, database: str) -> None:
+    role = f"weak_{uuid.uuid4().hex[:8]}"
+    ask(database, f"CREATE ROLE {role} LOGIN")
+    try:
+        weak = make_url(database).set(username=role).render_as_string()
+        with pytest.raises(LoadError, match="'database': permission denied for database"):
+            run_job(router, spec(weak))
+    finally:
+        ask(database, f"DROP ROLE {role}")
 
 
 def test_other_types_take_the_rows_as_text(router: Router, database: str) -> None:

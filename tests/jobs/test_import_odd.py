@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from shardpool import Router, read_config
 from shardpool.bulk import binary, database_source
 from shardpool.errors import JobFailed
 from shardpool.jobs import run_job
+from shardpool.jobs.digest import digest_in, digests_of
 from tests.jobs.anonymise_tools import write_config
 from tests.jobs.import_tools import rows_in
 from tests.support.backends import databases, plain_connection
@@ -264,3 +266,32 @@ def test_streams_that_are_not_one_row_each(rows: int, messages: list[bytes]) -> 
         binary.copy_out(Cursor(rows, *messages), "SELECT")
     assert binary.copy_out(Cursor(1, binary.HEADER + ROW, binary.TRAILER), "SELECT") == [ROW]
     assert binary.copy_out(Cursor(0, binary.HEADER + binary.TRAILER), "SELECT") == []
+
+
+def test_another_encoding(router: Router, server_urls: list[str]) -> None:
+    """Of an older database: its texts have other bytes, and are the same. It takes them back, too."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    create = f"CREATE DATABASE {name} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' LOCALE_PROVIDER libc"
+    execute(server_urls[2], f"{create} TEMPLATE template0")
+    url = make_url(server_urls[2]).set(database=name).render_as_string(hide_password=False)
+    try:
+        execute(url, "CREATE TABLE t (k varchar(9) PRIMARY KEY, v text, tags text[])")
+        execute(
+            url, "INSERT INTO t SELECT U&'\\00e9' || n, U&'\\00fc', ARRAY[U&'\\00df'] FROM generate_series(1, 90) n"
+        )
+        assert run_job(router, spec(url, {"t": ("k",)})).checks["verified_rows"] == {"t": 90}
+        router.refresh()
+        assert router.execute("é7", "SELECT v, tags FROM t WHERE k = 'é7'").one() == ("ü", ["ß"])
+        execute(url, "CREATE SCHEMA back")
+        to = {"url": url, "schema": "back"}
+        assert run_job(router, {"job": "export", "name": "out", "to": to}).checks["verified_rows"] == {"t": 90}
+        execute(url, "UPDATE back.t SET v = U&'\\00e4' WHERE k = U&'\\00e97'")
+        digests = digests_of(router, router.topology.tables)["t"][0]
+        connection = plain_connection(url)
+        connection.set_client_encoding("UTF8")
+        with connection.cursor() as cursor:
+            columns = router.topology.tables["t"].columns
+            assert digest_in(cursor, "t", columns) == digests != digest_in(cursor, "back.t", columns)
+        connection.close()
+    finally:
+        execute(server_urls[2], f"DROP DATABASE {name} WITH (FORCE)")
