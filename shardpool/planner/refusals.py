@@ -133,6 +133,12 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
         "name the columns, or make it a value by to_jsonb; another alias, if a column of this name is meant",
         "select large, pg_typeof(large) from large",
     ),
+    "SP144": (
+        "a schema change is no part of a transaction, and this one has written something or has a savepoint",
+        "commit before it: Alembic does with transaction_per_migration=True, and a migration writes rows after its "
+        "changes, or is one of its own",
+        "alter table orders add note text",
+    ),
     "SP110": (
         "{what} inside execute(): every call is a transaction of its own",
         "use router.connect(key) and its begin(), commit() and rollback()",
