@@ -44,7 +44,7 @@ from shardpool.executor.parameters import with_parameters
 from shardpool.executor.partition import OPTION, PartitionContext, watch
 from shardpool.executor.queries import Queries
 from shardpool.executor.results import RoutedResult, StreamedResult
-from shardpool.executor.sessions import routed_engine
+from shardpool.executor.sessions import Schema, routed_engine
 from shardpool.executor.sizes import TableSizes
 from shardpool.executor.statements import MAX_RETRIES, Statements
 from shardpool.executor.trace import Trace
@@ -138,7 +138,9 @@ class Router(Transactional):
             config.query.max_gather_bytes,
         )
         self._engine = routed_engine(
-            lambda isolation, read_only: self.transaction(isolation=isolation, read_only=read_only), self._ids
+            lambda isolation, read_only: self.transaction(isolation=isolation, read_only=read_only),
+            Schema(lambda: self._current.value.tables, self.create_schema),
+            self._ids,
         )
         self._by_id = ById(self._current, self._statements, self.transaction)
         self._writes = Writes(self._current, self._statements, self.transaction)
@@ -278,7 +280,9 @@ class Router(Transactional):
     @property
     def engine(self) -> Engine:
         """SQLAlchemy's Engine over all shards, that of `session`: ``sessionmaker(router.engine)``, ``scoped_session``,
-        ``router.engine.begin()``. Its connections are transactions over shards, from the pools of these."""
+        ``router.engine.begin()``. Its connections are transactions over shards, from the pools of these. Schema
+        changes, as of ``MetaData.create_all(router.engine)``, are done as by `create_schema`, before the next statement
+        that is none, or by the commit; how new tables are sharded is told by the configuration."""
         return self._engine
 
     @contextmanager

@@ -57,6 +57,14 @@ class RoutedDialect(PGDialect_psycopg2):
     def set_isolation_level(self, dbapi_connection: Any, level: Any) -> None:
         dbapi_connection.isolation = level
 
+    def has_table(self, connection: Any, table_name: str, schema: str | None = None, **options: Any) -> bool:
+        return schema is None and connection.connection.dbapi_connection.has_table(table_name)
+
+    def has_multi_table(
+        self, connection: Any, table_names: Iterable[str], schema: str | None = None, **options: Any
+    ) -> Iterable[tuple[tuple[str | None, str], bool]]:
+        return [((schema, name), self.has_table(connection, name, schema)) for name in table_names]
+
     def set_deferrable(self, connection: Any, value: bool) -> None:
         if value:
             raise NotImplementedError("transactions over shards are never DEFERRABLE")

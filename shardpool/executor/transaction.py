@@ -169,6 +169,11 @@ class Transaction:
         """The shards that take part so far; those that were written first."""
         return sorted(self._branches, key=lambda shard: (not self._branches[shard].may_write, shard))
 
+    @property
+    def may_write(self) -> bool:
+        """Whether anything was done that may have written."""
+        return any(branch.may_write for branch in self._branches.values())
+
     def following(self, work: Callable[[Topology], T]) -> T:
         """Do *work* with the pinned topology, or with a newer one if a partition had moved before anything was done."""
         for _ in range(self._retries):

@@ -139,6 +139,12 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
         "without LIMIT and SKIP LOCKED, in the same transaction",
         "select o.total from orders o, country c for update",
     ),
+    "SP145": (
+        "a schema change is no part of a transaction, and this one has written something or has a savepoint",
+        "commit before it: Alembic does with transaction_per_migration=True, and a migration writes rows after its "
+        "changes, or is one of its own",
+        "alter table orders add note text",
+    ),
     "SP110": (
         "{what} inside execute(): every call is a transaction of its own",
         "use router.connect(key) and its begin(), commit() and rollback()",

@@ -17,7 +17,7 @@ from tests.planner.hand_made import TOPOLOGY, plan
 #: Raised when a server has answered; their examples run in tests/oracle/corpus.
 FROM_SERVERS = frozenset({"SP116"})
 #: Refused in a transaction, or by explain(); their examples run in tests/router and tests/oracle.
-ELSEWHERE = frozenset({"SP130", "SP134", "SP137", "SP138", "SP139"})
+ELSEWHERE = frozenset({"SP130", "SP134", "SP137", "SP138", "SP139", "SP145"})
 
 
 def codes_of(example: str) -> set[str]:
