@@ -138,11 +138,11 @@ class Transaction:
         """Answer a SELECT over all shards, with the transaction's own writes, or write. Raises as `Router.query`."""
         if not isinstance(sql, str):
             return self._around.constructs.execute(sql, params, self.pyformat)
-        return answer(self, *self._around.queries.find(sql, params or {}, self._topology))
+        return answer(self, lambda topology: self._around.queries.find(sql, params or {}, topology))
 
     def pyformat(self, sql: str, params: Parameters) -> RoutedResult:
         """Do as `query` for a text in psycopg2's spelling, as SQLAlchemy writes it."""
-        return answer(self, self._around.queries.pyformat(sql, self._topology), params)
+        return answer(self, lambda topology: (self._around.queries.pyformat(sql, topology), params))
 
     # -- what the parts of a transaction use ------------------------------------------------------------------------
 
