@@ -41,6 +41,7 @@
     │ ├ PreflightFailed       checks that failed before anything was created
     │ ├ CutoverTimeout        writers did not let go in time; nothing moved (retryable)
     │ ├ DigestMismatch        the copy differs from the source; nothing moved
+    │ ├ NotUnique             several rows have a value that was to be unique; it is undone
     │ └ OwnershipAmbiguous    recovery needs a human: says what to look at
     ├ LoadError
     │ ├ BadRow                a row that cannot be loaded: source, line, reason
@@ -309,6 +310,18 @@ class CutoverTimeout(MoveError):
 
 class DigestMismatch(MoveError):
     pass
+
+
+class NotUnique(MoveError):
+    """Rows have the same value in a column that was to become unique. `duplicates` are some of these values."""
+
+    def __init__(self, table: str, column: str, duplicates: Sequence[object]) -> None:
+        super().__init__(
+            f"{table}.{column} cannot be unique over all partitions, there are several rows with "
+            f"{'; '.join(map(str, duplicates))}. Give these rows different values, and begin again; nothing is left of "
+            "it but new numbers of partitions"
+        )
+        self.table, self.column, self.duplicates = table, column, tuple(duplicates)
 
 
 class OwnershipAmbiguous(MoveError):

@@ -35,7 +35,7 @@ from shardpool.executor.at_once import Hands
 from shardpool.executor.background import Resolver
 from shardpool.executor.cache import PlanCache
 from shardpool.executor.constructs import Constructs
-from shardpool.executor.current import CurrentTopology
+from shardpool.executor.current import CurrentTopology, OutdatedPlan
 from shardpool.executor.deadlocks import Deadlocks
 from shardpool.executor.explain import Explanation, WriteExplanation
 from shardpool.executor.ids import IDS, ById, GivesIds, IdClock
@@ -220,13 +220,18 @@ class Router(Transactional):
 
     def _on_partition(self, key: KeyValue, sql: str, params: Parameters, pyformat: bool) -> RoutedResult:
         """As `execute`, for a text; *pyformat*: as SQLAlchemy writes it."""
-        topology, keyed, queries = self._current.value, self._keyed, self._queries
-        compiled, values = keyed.find(sql, params, topology, pyformat)
-        if not compiled.reserved:
-            return self._statements.on_partition(key, compiled, values)
-        whole, values = queries.find(sql, params, topology, pyformat)
-        assert not isinstance(whole, CompiledQuery)
-        return self._writes.on_partition(topology.place(key, compiled.key_types), whole, values, topology)
+        keyed, queries = self._keyed, self._queries
+        while True:
+            topology = self._current.value
+            compiled, values = keyed.find(sql, params, topology, pyformat)
+            try:
+                if not compiled.reserved:
+                    return self._statements.on_partition(key, compiled, values, topology)
+                whole, values = queries.find(sql, params, topology, pyformat)
+                assert not isinstance(whole, CompiledQuery)
+                return self._writes.on_partition(topology.place(key, compiled.key_types), whole, values, topology)
+            except OutdatedPlan:
+                continue
 
     def next_id(self, key: KeyValue, table: str | None = None) -> int:
         """Return a 63-bit id for a new row of *key*: unique in the keyspace, later ones greater (between routers to
@@ -241,10 +246,15 @@ class Router(Transactional):
         by ``id = :id`` or so: where partitions are smaller than what an id tells, it runs on several.
 
         Raise `ValueError` for an id that `next_id` cannot have given, like those of an imported sequence."""
-        compiled = self._keyed.text(sql, self._current.value)
-        if compiled.reserved:
-            raise refuse_statement("SP139", "a row that an id finds: name its key, by execute() or query()")
-        return self._by_id.execute(identity, compiled, params or _NO_PARAMETERS)
+        while True:
+            topology = self._current.value
+            compiled = self._keyed.text(sql, topology)
+            if compiled.reserved:
+                raise refuse_statement("SP139", "a row that an id finds: name its key, by execute() or query()")
+            try:
+                return self._by_id.execute(identity, compiled, params or _NO_PARAMETERS, topology)
+            except OutdatedPlan:
+                continue
 
     def find_key(self, table: str, **unique: Any) -> KeyValue:
         """Return the partition key of the row of *table* that has a value in a column which is unique over all
@@ -255,7 +265,7 @@ class Router(Transactional):
         topology = self._current.value
         if table not in topology.tables:
             raise UnknownTable(table, topology.keyspace, list(topology.tables))
-        declared = dict(topology.tables[table].unique)
+        declared = topology.tables[table].unique_columns
         if len(unique) != 1 or not unique.keys() <= declared.keys():
             known = ", ".join(declared) or "it has none"
             raise ValueError(f"got {', '.join(unique) or 'nothing'}, expected a unique column of {table!r} ({known})")
@@ -340,18 +350,22 @@ class Router(Transactional):
         statement itself. A write of several shards also raises as the end of a `transaction` does.
         """
         if not isinstance(sql, str):
-            queries, run = self._queries.pyformat, self._answer
-            return self._constructs.execute(
-                sql, params, lambda text, values: run(queries(text, self._current.value), values)
-            )
-        return self._answer(*self._queries.find(sql, params or _NO_PARAMETERS, self._current.value))
+            return self._constructs.execute(sql, params, lambda text, values: self._answer(text, values, True))
+        return self._answer(sql, params or _NO_PARAMETERS, False)
 
-    def _answer(self, compiled: CompiledQuery | CompiledWrite, params: Parameters) -> RoutedResult:
-        if not isinstance(compiled, CompiledQuery):
-            return self._writes.answer(compiled, params)
-        if compiled.locks_partitions(params, self._current.value):
-            return self._writes.lock(compiled, params)
-        return self._answers.answer(compiled, params)
+    def _answer(self, sql: str, params: Parameters, pyformat: bool) -> RoutedResult:
+        """As `query`, for a text; *pyformat*: as SQLAlchemy writes it."""
+        while True:
+            topology = self._current.value
+            compiled, values = self._queries.find(sql, params, topology, pyformat)
+            if isinstance(compiled, CompiledQuery):
+                if compiled.locks_partitions(values, topology):
+                    return self._writes.lock(lambda its: self._queries.find(sql, params, its, pyformat))
+                return self._answers.answer(compiled, values)
+            try:
+                return self._writes.answer(compiled, values, topology)
+            except OutdatedPlan:
+                continue
 
     @with_parameters
     def stream(self, sql: str, params: Parameters | None = None) -> StreamedResult:

@@ -43,6 +43,7 @@ def test_every_error_is_drawn_and_says_whether_it_is_retryable(error: type[error
 
 #: Arguments of errors that take more than a message.
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "NotUnique": ("users", "email", ["'a' (keys 1 and 2)"]),
     "ConfigError": ("cluster.toml", "pool", 3, "a table"),
     "UnknownTable": ("a", "shop", ["b"]),
     "KeyTypeMismatch": ("42", "bigint"),

@@ -17,6 +17,7 @@ from shardpool.bulk.layout import Layout
 from shardpool.bulk.records import Block
 from shardpool.bulk.route import RecordRouter
 from shardpool.bulk.translate import refused
+from shardpool.errors import StalePlacement
 from shardpool.planner.refusals import refuse
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Topology
@@ -66,7 +67,8 @@ def reservations_of(
     """Return how the reservations of records with *columns* are made, none for a table without unique columns.
 
     Raise `UnsupportedStatement` for a table that holds reservations itself, and where a record's value may not be the
-    one that is stored; `StalePlacement`, `ShardUnavailable`, `PoolTimeout`.
+    one that is stored; `StalePlacement`, also in the moment in which a column begins to be made unique;
+    `ShardUnavailable`, `PoolTimeout`.
     """
     if table.name in topology.reservations:
         raise refuse("SP139", table.name)
@@ -75,6 +77,8 @@ def reservations_of(
     found = []
     for column, name in table.unique:
         reservation = topology.tables.get(name)
+        if any(it.id < dict(table.building).get(column, 0) for it in topology.shard_map.partitions):
+            raise StalePlacement(f"{table.name}.{column} is just being made unique: load again in a moment")
         if reservation is None:
             raise refuse("SP139", f"{table.name} (its table {name} was not created)")
         if column in columns:

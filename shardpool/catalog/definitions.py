@@ -16,6 +16,7 @@ def table_to_json(table: Table) -> dict[str, Any]:
         "key": list(table.key),
         "key_types": [key_type.value for key_type in table.key_types],
         "unique": dict(table.unique),
+        "building": dict(table.building),
     }
 
 
@@ -27,4 +28,5 @@ def table_from_json(name: str, definition: dict[str, Any]) -> Table:
         key=tuple(definition["key"]),
         key_types=tuple(KeyType(value) for value in definition["key_types"]),
         unique=tuple(sorted(definition.get("unique", {}).items())),
+        building=tuple(sorted(definition.get("building", {}).items())),
     )

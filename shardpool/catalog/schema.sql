@@ -174,3 +174,14 @@ CREATE TABLE shardpool_catalog.keyspace_view (
     sharded boolean NOT NULL,
     PRIMARY KEY (keyspace, name)
 );
+
+-- A column of a table with rows that is being made unique over all partitions. Each process that works on it has its own
+-- `attempt`; nothing is accepted from an earlier one.
+CREATE TABLE shardpool_catalog.unique_build (
+    keyspace text PRIMARY KEY REFERENCES shardpool_catalog.keyspace,
+    table_name text NOT NULL,
+    column_name text NOT NULL,
+    attempt int NOT NULL DEFAULT 1,
+    state text NOT NULL DEFAULT 'building' CHECK (state IN ('building', 'dropping')),
+    started_at timestamptz NOT NULL DEFAULT now()
+);

@@ -20,6 +20,7 @@ from shardpool.cli import (
     shard,
     status,
     transactions,
+    unique,
 )
 
 EXIT_CODES = """[bold]Exit codes[/bold]
@@ -52,6 +53,7 @@ app.command("status", rich_help_panel=ASK)(status.status)
 app.command("doctor", rich_help_panel=ASK)(doctor.doctor)
 app.add_typer(schema.app, name="schema", rich_help_panel=CHANGE)
 app.command("load", rich_help_panel=CHANGE)(load.load)
+app.add_typer(unique.app, name="unique", rich_help_panel=CHANGE)
 app.add_typer(shard.app, name="shard", rich_help_panel=OPERATE)
 app.command("rebalance", rich_help_panel=OPERATE)(rebalance.rebalance)
 app.add_typer(job.app, name="job", rich_help_panel=OPERATE)

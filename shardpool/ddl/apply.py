@@ -26,15 +26,16 @@ from tenacity import (
 
 from shardpool.catalog import Catalog
 from shardpool.ddl.change import Change
-from shardpool.ddl.log import Recorded, forget, read_log, record, running_move
+from shardpool.ddl.log import Recorded, forget, read_log, record, running_move, unique_build
 from shardpool.ddl.refusals import refuse
 from shardpool.ddl.replay import phase
 from shardpool.ddl.rules import plan_statements
 from shardpool.ddl.script import parse_script
 from shardpool.ddl.session import ShardSession
-from shardpool.ddl.statement import DdlStatement, Scope
+from shardpool.ddl.statement import DdlStatement, Effect, Scope
 from shardpool.errors import CatalogUnavailable, SchemaBusy, SchemaError
 from shardpool.planner.depth import deep_trees
+from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Partition
 from shardpool.topology.tables import TableKind
 
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
     from shardpool.engines import Engines
 
 _T = TypeVar("_T")
+
+#: How long, in seconds, the drop of tables that every writer takes waits for one of them: all its waits together are to
+#: be shorter than a writer waits before its server looks for a deadlock.
+BRIEFLY = 0.1
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,25 @@ class SchemaManager:
 
     def resume(self) -> list[StatementReport]:
         """Finish a schema change that was interrupted, and return its statements; none if it was undone instead."""
-        with self._locked():
+        with self._locked(building=True):
             return [_report(it.statement) for it in self._finish_unfinished()]
+
+    def drop_reservations(self, table: str, column: str) -> None:
+        """Drop the table of reservations of a column, which ceases to be unique: both at once for who writes.
+
+        Raise as `create_schema` does.
+        """
+        with self._locked(building=True):
+            self._finish_unfinished()
+            topology = self.catalog.load()
+            name = dict(topology.tables[table].unique).get(column)
+            if name is None:
+                return
+            words = f"DROP TABLE {quote(name)}"
+            effects = (Effect("drop", "table", name),)
+            statement = DdlStatement(words, "partition", False, words, 0, {name: None}, effects)
+            done, batch = read_log(self.catalog, "done"), record(self.catalog, [statement])
+            self._apply(Change(self.catalog, self.engines, topology, done, batch, BRIEFLY))
 
     def prepare_shard(self, shard: str, partitions: Sequence[Partition] = ()) -> None:
         """Give a new, empty shard the shared objects, and empty schemas for *partitions* if it lacks them.
@@ -125,8 +147,9 @@ class SchemaManager:
     # -- the steps --------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the lock under which moves begin and cut over; while one is under way, tables stay as they are."""
+    def _locked(self, building: bool = False) -> Iterator[None]:
+        """Hold the lock under which moves begin and cut over; while one is under way, tables stay as they are, and
+        unless *building* while a column becomes unique."""
         with ExitStack() as stack:
             stack.enter_context(deep_trees())
             # A lock whose holder has just ended is free a moment later, when its server has noticed.
@@ -141,6 +164,9 @@ class SchemaManager:
             if move is not None:
                 partition, source, target = move
                 raise refuse("SP261", partition=partition, source=source, target=target)
+            found = unique_build(self.catalog)
+            if found is not None and not building:
+                raise refuse("SP272", table=found[0], column=found[1])
             yield
 
     def _busy(self) -> Exception:

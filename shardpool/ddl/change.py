@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -128,6 +128,7 @@ class Change:
         kinds: dict[str, TableKind | None] = {}
         for it in self.batch:
             kinds.update(it.statement.tables)
+        kinds.update(_not_unique_any_more(self.topology, {name for name, kind in kinds.items() if kind is None}))
         partitioned = {name: kind for name, kind in kinds.items() if isinstance(kind, Sharded)}
         shared = {name: kind for name, kind in kinds.items() if kind is not None and name not in partitioned}
         tables: dict[str, Table | None] = {name: None for name, kind in kinds.items() if kind is None}
@@ -208,3 +209,13 @@ class Change:
         missing = [it for it in sorted(self.topology.shard_map.shards) if it not in committed] or ["the catalog"]
         names = ", ".join(committed) or "no shard"
         return refuse("SP265", committed=names, missing=", ".join(missing), reason=first_line(error))
+
+
+def _not_unique_any_more(topology: Topology, dropped: Collection[str]) -> dict[str, TableKind]:
+    """The tables that lose unique columns with the tables of their reservations."""
+    found: dict[str, TableKind] = {}
+    for table in topology.tables.values():
+        kept = {column: name for column, name in table.unique if name not in dropped}
+        if len(kept) < len(table.unique) and table.name not in dropped:
+            found[table.name] = Sharded(table.key[0] if len(table.key) == 1 else table.key, kept)
+    return found

@@ -96,6 +96,14 @@ def running_move(catalog: Catalog) -> tuple[int, str, str] | None:
     return (row.partition, row.source, row.target) if row else None
 
 
+def unique_build(catalog: Catalog) -> tuple[str, str] | None:
+    """Return (table, column) of what is being made unique."""
+    query = text("SELECT table_name, column_name FROM shardpool_catalog.unique_build WHERE keyspace = :keyspace")
+    with catalog.begin() as connection:
+        row = connection.execute(query, {"keyspace": catalog.keyspace}).first()
+    return (row.table_name, row.column_name) if row else None
+
+
 def moving_partitions(catalog: Catalog) -> frozenset[int]:
     """Return the partitions that a move, split or merge is copying or has yet to clean up after."""
     query = text(

@@ -107,8 +107,7 @@ REFUSALS: Mapping[str, Refusal] = {
     "SP214": Refusal(
         "table {table!r} is declared with these columns as unique over all partitions: {got}; it exists with: "
         "{expected}",
-        "declare it as it is; for others create a new table, declared with them, and its tables of reservations, fill "
-        "it by INSERT .. SELECT, which also tells what is there twice, and drop the old one",
+        "declare it as it is; `shardpool unique add` makes a column of a table with rows unique, `drop` ends that",
         "comment on table customers is 'who buys'",
         {"customers": Sharded("customer_id", {"email": "emails"})},
     ),
@@ -180,7 +179,7 @@ REFUSALS: Mapping[str, Refusal] = {
     "SP235": Refusal(
         "{what} of table {table!r} does not contain the key ({expected}) as plain columns: partitions are checked one "
         "by one, so that it would not hold for the whole table",
-        "add the key columns to it; what must be unique for itself needs a table of its own that has it as the key",
+        "add the key columns to it; a column that must be unique by itself gets that by `shardpool unique add`",
         "create table orders (customer_id bigint not null, id bigint primary key)",
     ),
     "SP236": Refusal(
@@ -372,13 +371,17 @@ REFUSALS: Mapping[str, Refusal] = {
         "partition by then, and would have the key of another one",
         "nothing was changed on any shard: give rows their keys before they are written",
     ),
+    "SP272": Refusal(
+        "{table}.{column} is being made unique over all partitions: the tables must stay as they are meanwhile",
+        "wait for it, or give it up: `shardpool unique drop`",
+    ),
     "SP269": Refusal(
         "the keyspace changed while the script was executed",
         "nothing was changed on any shard: apply the script again",
     ),
 }
 
-_BUSY = frozenset({"SP260", "SP261", "SP264", "SP269"})
+_BUSY = frozenset({"SP260", "SP261", "SP264", "SP269", "SP272"})
 
 
 def refuse(code: str, **values: object) -> SchemaError:

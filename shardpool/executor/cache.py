@@ -22,6 +22,9 @@ CACHED_CHARACTERS = 4_000_000
 class PlanCache(Generic[T]):
     """Compiled statements of one kind. Its dictionary may be read without a lock: entries are immutable.
 
+    What is returned fits the topology that is given: it writes the reservations of just the columns that are unique
+    there, whoever put it into the cache.
+
     *serves_all*: whether one that was compiled with parameters in the place of literals is as good as with these.
     """
 
@@ -32,7 +35,7 @@ class PlanCache(Generic[T]):
     ) -> None:
         self._compile = compile_statement
         self._serves_all = serves_all
-        self._entries: dict[str, T] = {}
+        self._entries: dict[str, tuple[frozenset[object], T]] = {}
         self._generation = self._characters = 0
         self.hits = self.misses = 0
 
@@ -49,9 +52,9 @@ class PlanCache(Generic[T]):
     def text(self, sql: str, topology: Topology) -> T:
         """Return what was compiled for text with ``:name`` parameters."""
         found = self._entries.get(sql)
-        if found is not None:
+        if found is not None and found[0] == topology.reserving:
             self.hits += 1
-            return found
+            return found[1]
         return self._add(sql, from_text(sql), topology)
 
     def find(
@@ -61,9 +64,9 @@ class PlanCache(Generic[T]):
         if pyformat:
             return self.pyformat(sql, topology), parameters
         found = self._entries.get(sql)
-        if found is not None:
+        if found is not None and found[0] == topology.reserving:
             self.hits += 1
-            return found, parameters
+            return found[1], parameters
         words, values = lift(sql)
         shared = self._shared(words, values, topology) if values else None
         return (self.text(sql, topology), parameters) if shared is None else (shared, {**parameters, **values})
@@ -81,9 +84,9 @@ class PlanCache(Generic[T]):
         """Return what was compiled for text in psycopg2's spelling, as SQLAlchemy writes it."""
         # No text starts with a NUL: the two spellings do not meet.
         found = self._entries.get("\0" + sql)
-        if found is not None:
+        if found is not None and found[0] == topology.reserving:
             self.hits += 1
-            return found
+            return found[1]
         return self._add("\0" + sql, from_pyformat(sql), topology)
 
     def _add(self, key: str, statement: Statement, topology: Topology) -> T:
@@ -93,6 +96,6 @@ class PlanCache(Generic[T]):
         if len(self._entries) >= CACHED_STATEMENTS or self._characters > CACHED_CHARACTERS:
             self._empty()
         if generation == self._generation:
-            self._entries[key] = compiled
+            self._entries[key] = topology.reserving, compiled
             self._characters += len(key)
         return compiled

@@ -23,6 +23,16 @@ CUTOVER_WAIT = 10.0
 CUTOVER_POLL = 0.02
 
 
+class OutdatedPlan(Exception):
+    """A plan was made for other unique columns than the topology has with which it is to be carried out."""
+
+
+def check_plan(planned: Topology, topology: Topology) -> None:
+    """Raise `OutdatedPlan` unless a plan for *planned* may be carried out with *topology*."""
+    if topology is not planned and topology.reserving != planned.reserving:
+        raise OutdatedPlan
+
+
 class CurrentTopology:
     """Holds the topology of a router. *on_new_tables* is called after a change of the tables or views. Thread-safe."""
 
@@ -76,6 +86,18 @@ class CurrentTopology:
             return any(self._settled(seen, placement) for placement in placements)
         except CatalogUnavailable:
             return False
+
+    def outdated(self, seen: Topology) -> bool:
+        """Whether there is a newer topology than *seen*, or will be in a moment."""
+        deadline = time.monotonic() + CUTOVER_WAIT
+        try:
+            while self.value.shard_map.epoch == seen.shard_map.epoch and time.monotonic() < deadline:
+                with self._changed:
+                    self._changed.wait(CUTOVER_POLL)
+                self.refresh()
+        except CatalogUnavailable:
+            return False
+        return self.value.shard_map.epoch != seen.shard_map.epoch
 
     def _settled(self, seen: Topology, placement: Placement) -> bool:
         deadline = time.monotonic() + CUTOVER_WAIT

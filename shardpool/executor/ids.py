@@ -15,7 +15,7 @@ from sqlalchemy import text
 from shardpool.catalog import Catalog
 from shardpool.engines.translate import translate
 from shardpool.errors import MissingPartitionKey, StalePlacement
-from shardpool.executor.current import CurrentTopology
+from shardpool.executor.current import CurrentTopology, check_plan
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.statements import MAX_RETRIES, Statements
 from shardpool.planner.keyed import KeyedStatement, types_of_key
@@ -124,16 +124,20 @@ class ById:
         self._statements = statements
         self._begin = begin
 
-    def execute(self, identity: int, compiled: KeyedStatement, parameters: Mapping[str, Any]) -> RoutedResult:
-        """Run a statement on the partition of an id. If the id may be in one of several, it runs on each."""
+    def execute(
+        self, identity: int, compiled: KeyedStatement, parameters: Mapping[str, Any], planned: Topology
+    ) -> RoutedResult:
+        """Run a statement that was compiled for *planned* on the partition of an id; if that may be one of several, on
+        each. Raise `OutdatedPlan`."""
         for _ in range(MAX_RETRIES):
             topology = self._current.value
+            check_plan(planned, topology)
             placements = placements_of(identity, topology.shard_map)
             for placement in placements:
                 compiled.check_written(placement.partition, parameters, topology)
             try:
                 if len(placements) > 1 and compiled.needs_path:
-                    return self._together(placements, compiled, parameters)
+                    return self._together(placements, compiled, parameters, planned)
                 return _joined([self._one(it, topology, compiled, parameters) for it in placements])
             except StalePlacement:
                 self._current.refresh()
@@ -149,9 +153,14 @@ class ById:
         return self._statements.on_shard(placement.shard, sql, parameters, compiled.writes)
 
     def _together(
-        self, placements: tuple[Placement, ...], compiled: KeyedStatement, parameters: Mapping[str, Any]
+        self,
+        placements: tuple[Placement, ...],
+        compiled: KeyedStatement,
+        parameters: Mapping[str, Any],
+        planned: Topology,
     ) -> RoutedResult:
         with self._begin() as transaction:
+            check_plan(planned, transaction.topology)
             results = [
                 transaction.on_shard(it.shard, _text(it, transaction.topology, compiled), parameters, [it], True)
                 for it in placements

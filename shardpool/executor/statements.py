@@ -12,11 +12,11 @@ import psycopg2
 from shardpool.engines import Engines
 from shardpool.engines.translate import is_stale, translate
 from shardpool.errors import PoolTimeout
-from shardpool.executor.current import CurrentTopology
+from shardpool.executor.current import CurrentTopology, check_plan
 from shardpool.executor.results import RoutedResult
 from shardpool.planner.keyed import KeyedStatement, types_of_key
 from shardpool.topology.key import KeyValue
-from shardpool.topology.shard_map import Placement
+from shardpool.topology.shard_map import Placement, Topology
 
 #: How often a statement follows a partition that moves again and again.
 MAX_RETRIES = 20
@@ -31,11 +31,15 @@ class Statements:
         self._lock = threading.Lock()
         self._rooms: dict[int, threading.Semaphore] = {}
 
-    def on_partition(self, key: KeyValue, compiled: KeyedStatement, parameters: Mapping[str, Any]) -> RoutedResult:
-        """Run a statement on the partition of *key*, wherever that is by now."""
+    def on_partition(
+        self, key: KeyValue, compiled: KeyedStatement, parameters: Mapping[str, Any], planned: Topology
+    ) -> RoutedResult:
+        """Run a statement that was compiled for *planned* on the partition of *key*, wherever that is by now. Raise
+        `OutdatedPlan`."""
         retries = 0
         while True:
             topology = self._current.value
+            check_plan(planned, topology)
             placement = topology.place(key, compiled.key_types or types_of_key(key, topology))
             partition = placement.partition
             if compiled.written:

@@ -129,7 +129,7 @@ class Transaction:
             whole, values = self._around.queries.find(sql, params, topology, pyformat)
             return write_reserved(self, cast(CompiledWrite, whole), values, placement)
         if compiled.locks_copies:
-            return lock_reference(self, *self._around.queries.find(sql, params, topology, pyformat))
+            return lock_reference(self, lambda its: self._around.queries.find(sql, params, its, pyformat), topology)
         if compiled.written:
             compiled.check_written(partition, values, topology)
         text = topology.qualifiers[partition.id].join(compiled.template)
@@ -142,11 +142,11 @@ class Transaction:
         """Answer a SELECT over all shards, with the transaction's own writes, or write. Raises as `Router.query`."""
         if not isinstance(sql, str):
             return self._around.constructs.execute(sql, params, self.pyformat)
-        return answer(self, *self._around.queries.find(sql, params or {}, self._topology))
+        return answer(self, lambda topology: self._around.queries.find(sql, params or {}, topology))
 
     def pyformat(self, sql: str, params: Parameters) -> RoutedResult:
         """Do as `query` for a text in psycopg2's spelling, as SQLAlchemy writes it."""
-        return answer(self, self._around.queries.pyformat(sql, self._topology), params)
+        return answer(self, lambda topology: (self._around.queries.pyformat(sql, topology), params))
 
     # -- what the parts of a transaction use ------------------------------------------------------------------------
 

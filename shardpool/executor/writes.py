@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 from sqlalchemy.exc import DBAPIError
 
-from shardpool.engines.translate import translate
+from shardpool.engines.translate import is_stale, translate
 from shardpool.errors import CrossShardDeadlock, GatherTooLarge, SchemaDrift, StalePlacement, WriteConflict
 from shardpool.executor.at_once import alone, write_at_once
 from shardpool.executor.copied import copied
-from shardpool.executor.current import CurrentTopology
+from shardpool.executor.current import CurrentTopology, check_plan
 from shardpool.executor.moving_rows import beside_movers, keep_out
 from shardpool.executor.queries import placements_of
 from shardpool.executor.results import RoutedResult
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from shardpool.executor.transaction import Transaction
 
 Parameters = Mapping[str, Any]
+#: Compiles a statement for a topology, and tells its parameters.
+Find = Callable[[Topology], tuple[CompiledQuery | CompiledWrite, Parameters]]
 #: How often a write gives way to the transactions with which it came to a deadlock.
 DEADLOCKS = 3
 #: The version since which RETURNING has the rows as they were, too.
@@ -77,15 +79,17 @@ class Writes:
         self._statements = statements
         self._begin = begin
 
-    def lock(self, compiled: CompiledQuery, parameters: Parameters) -> RoutedResult:
-        """Answer a SELECT that locks rows of several partitions. Raises as `answer`."""
-        return self._repeated(lambda transaction, _: answer(transaction, compiled, parameters))
+    def lock(self, find: Find) -> RoutedResult:
+        """Answer the SELECT, which locks rows of several partitions, that *find* compiles. Raises as `answer`."""
+        return self._repeated(lambda transaction, _: answer(transaction, find))
 
-    def answer(self, compiled: CompiledWrite, parameters: Parameters) -> RoutedResult:
-        """Raises as `Router.query`; `InDoubt` and `CannotPrepare` where several shards are written."""
+    def answer(self, compiled: CompiledWrite, parameters: Parameters, planned: Topology) -> RoutedResult:
+        """Carry out what was compiled for *planned*. Raises `OutdatedPlan`, and as `Router.query`; `InDoubt` and
+        `CannotPrepare` where several shards are written."""
         retries = 0
         while True:
             topology = self._current.value
+            check_plan(planned, topology)
             steps = compiled.bind(parameters, topology)
             if isinstance(compiled, Guarded) or not isinstance(steps, Steps) or len(steps.steps) != 1 or steps.copies:
                 return self._together(compiled, parameters, Bound(topology, steps))
@@ -105,7 +109,11 @@ class Writes:
         return self._together(compiled, parameters, Bound(topology, within(compiled, placement, parameters, topology)))
 
     def _together(self, compiled: CompiledWrite, parameters: Parameters, bound: Bound) -> RoutedResult:
-        return self._repeated(lambda transaction, at_once: write(transaction, compiled, parameters, bound, at_once))
+        def work(transaction: Transaction, at_once: bool) -> RoutedResult:
+            check_plan(bound.topology, transaction.topology)
+            return write(transaction, compiled, parameters, bound, at_once)
+
+        return self._repeated(work)
 
     def _repeated(self, work: Callable[[Transaction, bool], RoutedResult]) -> RoutedResult:
         """Do *work* in a transaction, at once on its shards at first; again where it may succeed then."""
@@ -125,22 +133,27 @@ class Writes:
                     raise
 
 
-def answer(transaction: Transaction, compiled: CompiledQuery | CompiledWrite, parameters: Parameters) -> RoutedResult:
-    """Answer a SELECT in a transaction, or write. Raises as `Router.query`; refuses functions of unknown effect."""
-    if isinstance(compiled, CompiledQuery):
-        return transaction.following(lambda topology: select(transaction, compiled, parameters, topology))
-    return transaction.following(lambda topology: write(transaction, compiled, parameters))
+def answer(transaction: Transaction, find: Find) -> RoutedResult:
+    """Answer the SELECT in a transaction, or write, what *find* compiles for its topology. Raises as `Router.query`;
+    refuses functions of unknown effect."""
+
+    def work(topology: Topology) -> RoutedResult:
+        compiled, parameters = find(topology)
+        if isinstance(compiled, CompiledQuery):
+            return select(transaction, compiled, parameters, topology)
+        return write(transaction, compiled, parameters)
+
+    return transaction.following(work)
 
 
-def lock_reference(
-    transaction: Transaction, compiled: CompiledQuery | CompiledWrite, parameters: Parameters
-) -> RoutedResult:
+def lock_reference(transaction: Transaction, find: Find, topology: Topology) -> RoutedResult:
     """Answer a statement that `planner.keyed` says locks copies of reference tables: all, if it reads nothing else."""
+    compiled, parameters = find(topology)
     if not isinstance(compiled, CompiledQuery) or compiled.locks is None:
         raise refuse("SP144", "it locks rows in a subquery")
     if compiled.sharded:
         compiled.locks.check_copies()
-    return answer(transaction, compiled, parameters)
+    return select(transaction, compiled, parameters, topology)
 
 
 def write_reserved(
@@ -216,18 +229,29 @@ def _with_reservations(transaction: Transaction, guarded: Guarded, result: Route
     after = [row[-width:] for row in result.rows]
     for step in guarded.reservations(steps.before, after, transaction.topology):
         placements = [step.placement] if step.placement else []
-        written = transaction.on_shard(step.shard, step.sql, step.parameters, placements, True)
-        if written.rowcount != step.expected:
+        try:
+            written = transaction.on_shard(step.shard, step.sql, step.parameters, placements, True)
+        except DBAPIError as error:
+            # The table of reservations was dropped: the column is not unique any more, or will not be in a moment.
+            if isinstance(error.orig, psycopg2.Error) and is_stale(error.orig) and _outdated(transaction):
+                stale = StalePlacement("a column ceased to be unique since the transaction began: run it again")
+                raise transaction.give_up(stale) from error
+            raise
+        if step.expected is not None and written.rowcount != step.expected:
             if step.why:
                 transaction.on_shard(step.shard, step.why, step.parameters, placements, True)
-            error = SchemaDrift(
+            drift = SchemaDrift(
                 f"the reservations of table {guarded.table.name!r} do not agree with its rows: shardpool doctor tells "
                 "more; nothing was changed"
             )
-            raise transaction.give_up(error)
+            raise transaction.give_up(drift)
     if not guarded.returns:
         return RoutedResult(None, [], result.rowcount)
     return RoutedResult(result.description[:-width], [row[:-width] for row in result.rows], result.rowcount)
+
+
+def _outdated(transaction: Transaction) -> bool:
+    return transaction.around.current.outdated(transaction.topology)
 
 
 def _staged(

@@ -1,9 +1,4 @@
-"""Digests of whole tables, equal on both sides if and (but for a chance of 1 in 2**64) only if the rows are.
-
-A row's hash is made by the server: of values as they are where PostgreSQL's hash depends on every bit, of their binary
-form where it does not (-1 and 4294967295 have the same hash as bigints, 5 and -5 as numerics, 1.0 and 1.00), and of the
-text of all others. The sum of all does not depend on their order, nor on where they lie.
-"""
+"""Digests of a keyspace's tables, and what differs by them (`bulk.digest` has how they are made)."""
 
 from __future__ import annotations
 
@@ -12,78 +7,18 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from shardpool.bulk.keyset import READING
+from shardpool.bulk.digest import Digest, digest_in, sum_of
 from shardpool.errors import JobRefused
 from shardpool.jobs.following import following_moves
 from shardpool.router import Router
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Topology
-from shardpool.topology.tables import Column, Table
+from shardpool.topology.tables import Table
 
 if TYPE_CHECKING:
     from shardpool.engines import Engines
 
-#: Rows, and the sum of their hashes.
-Digest = tuple[int, int]
-
 NO_SNAPSHOTS: Mapping[str, str] = {}
-
-
-#: Types whose hash depends on every bit of a value: texts if their collation does.
-_PLAIN = {"smallint", "integer", "boolean", "date", "uuid", "bytea", "text", "character varying"}
-#: Types whose binary form is another for each value, and the same on every server: what makes it.
-_SEND = {
-    "bigint": "int8send",
-    "real": "float4send",
-    "double precision": "float8send",
-    "numeric": "numeric_send",
-    "text": "textsend",
-    "character varying": "varcharsend",
-    "character": "bpcharsend",
-    "time without time zone": "time_send",
-    "time with time zone": "timetz_send",
-    "timestamp without time zone": "timestamp_send",
-    "timestamp with time zone": "timestamptz_send",
-    "interval": "interval_send",
-    "inet": "inet_send",
-    "json": "json_send",
-    "jsonb": "jsonb_send",
-}
-
-
-def row_hash(columns: Sequence[Column], encoding: str = "UTF8") -> str:
-    """Return the SQL of the hash of a row of *columns*, generated ones aside; 64 bits. Where a server keeps texts in
-    another *encoding*, their binary form is hashed, which the session has in UTF-8: that is the same hash.
-    """
-    hashed: list[str] = []
-    others: list[str] = []
-    for column in columns:
-        value = f"{quote(column.name)}::{column.type}"
-        if column.generated:
-            continue
-        if (
-            column.base_type in _PLAIN
-            and not column.collation
-            and (encoding == "UTF8" or column.base_type not in _SEND)
-        ):
-            hashed.append(value)  # a database's own collation is deterministic
-        elif column.base_type in _SEND:
-            hashed.append(f"{_SEND[column.base_type]}({value})")
-        else:
-            others.append(value)
-    if others:
-        text = f"ROW({', '.join(others)})::text"
-        hashed.append(text if encoding == "UTF8" else f"textsend({text})")
-    # The hash of a record is linear in those of its values: unmixed, values swapped between rows would not be seen.
-    return f"hash_record_extended(ROW(int8send(hash_record_extended(ROW({', '.join(hashed)}), 0))), 0)"
-
-
-def digest_in(cursor: Any, relation: str, columns: Sequence[Column]) -> Digest:
-    """Return the digest of *relation* (quoted), of these *columns*, as the cursor's snapshot has it."""
-    value = row_hash(columns, cursor.connection.info.parameter_status("server_encoding"))
-    cursor.execute(f"{READING} SELECT count(*), coalesce(sum({value}), 0) FROM {relation}")
-    rows, total = cursor.fetchone()
-    return int(rows), int(total)
 
 
 def digests_of(router: Router, tables: Mapping[str, Table]) -> dict[str, list[Digest]]:
@@ -162,7 +97,7 @@ def differing_reservations(
     snapshots = _names(snapshot)
     found = {}
     for table in topology.tables.values():
-        for column, name in table.unique:
+        for column, name in table.unique_columns.items():
             if name in topology.tables:
                 mine = _digest_of_columns(engines, topology, name, column, table.key, snapshots)
                 theirs = _digest_of_columns(engines, topology, table.name, column, table.key, snapshots)
@@ -196,10 +131,6 @@ def _see(cursor: Any, snapshot: str | None) -> None:
     if snapshot is not None:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         cursor.execute("SET TRANSACTION SNAPSHOT %s", (snapshot,))
-
-
-def sum_of(digests: Sequence[Digest]) -> Digest:
-    return sum(rows for rows, _ in digests), sum(total for _, total in digests)
 
 
 def compare(expected: Mapping[str, Digest], found: Mapping[str, Sequence[Digest]]) -> None:

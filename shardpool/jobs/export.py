@@ -17,6 +17,7 @@ from shardpool.bulk.arrow import parquet_sink
 from shardpool.bulk.chunk import Opened, Sink
 from shardpool.bulk.database_sink import DatabaseSink
 from shardpool.bulk.database_source import DATABASE, database_config
+from shardpool.bulk.digest import digest_in
 from shardpool.bulk.file_sink import FileSink, csv_sink
 from shardpool.bulk.keyspace_source import KeyspaceSource, Raw
 from shardpool.bulk.translate import refused
@@ -26,7 +27,7 @@ from shardpool.errors import ConfigError, JobRefused, UnknownTable
 from shardpool.jobs.constraints import Constraints, read_constraints, self_referring, stages
 from shardpool.jobs.copy_schema import own_log, own_tables
 from shardpool.jobs.destination import build_rest, create_tables
-from shardpool.jobs.digest import compare, digest_in, digests_of, whole
+from shardpool.jobs.digest import compare, digests_of, whole
 from shardpool.jobs.kind import Prepared, engines_in
 from shardpool.jobs.spec import JobSpec, digest_of
 from shardpool.router import Router

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 
+from shardpool.bulk.digest import digest_in
 from shardpool.bulk.translate import refused
 from shardpool.bulk.upsert import Upsert
 from shardpool.bulk.values import to_text
 from shardpool.errors import JobRefused, UnknownTable
-from shardpool.jobs.digest import digest_in
 from shardpool.jobs.keyed_rows import Key, delete_rows
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Topology

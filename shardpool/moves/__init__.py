@@ -15,6 +15,8 @@ A split, merge, pin or unpin (`change`) is the second tuple over several sources
 
 A plan of several moves (`plan`, `rebalance`) is carried out on any executor of the runner (`carrying`).
 
+A column of a table with rows becomes unique over all partitions (`unique`) by giving these new numbers where they are.
+
 What can go wrong is met in one place each. `guarded`: nobody changes the catalog for a move that another process has
 taken over. `servers`: nobody has a connection for it either. `settle`: from what the catalog says, any process undoes
 or completes any move. `fence`: why no statement reads or writes a partition where it no longer is. `lock`: how writers
@@ -33,6 +35,7 @@ from shardpool.moves.runner import MoveReport
 from shardpool.moves.shards import add_shard, drain_shard, register_shard, remove_shard
 from shardpool.moves.status import MoveStatus, move_status
 from shardpool.moves.steps import STEPS, Step
+from shardpool.moves.unique import UniquePlan, UniqueReport, add_unique, drop_unique, plan_unique
 
 __all__ = [
     "STEPS",
@@ -48,18 +51,23 @@ __all__ = [
     "Recovered",
     "ShardTotals",
     "Step",
+    "UniquePlan",
+    "UniqueReport",
     "abort_move",
     "add_shard",
+    "add_unique",
     "apply_rebalance",
     "care_for_moves",
     "change_partitions",
     "drain_shard",
+    "drop_unique",
     "move_partition",
     "move_status",
     "plan_merge",
     "plan_pin",
     "plan_rebalance",
     "plan_split",
+    "plan_unique",
     "plan_unpin",
     "recover_moves",
     "register_shard",

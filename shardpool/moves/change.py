@@ -20,7 +20,7 @@ from shardpool.moves.record import Mode, MoveRecord
 from shardpool.moves.recovery import recover_moves, settle_partition
 from shardpool.moves.resume import resume
 from shardpool.moves.runner import MoveReport, run_move
-from shardpool.moves.steps import FIRST
+from shardpool.moves.steps import first_of
 from shardpool.router import Router
 
 
@@ -74,7 +74,7 @@ def _begin(router: Router, plan: ChangePlan, wanted: Wanted, meter: Meter, locks
         faults.fault_point("move:register:before")
         pieces = [(it.low, it.high, it.shard) for it in plan.pieces]
         detail = {"kind": plan.kind, "mode": mode, "reason": reason}
-        record = Journal(router.catalog).register_change(dict(plan.sources), pieces, FIRST, detail)
+        record = Journal(router.catalog).register_change(dict(plan.sources), pieces, first_of(mode), detail)
         faults.fault_point("move:register:after")
     for number in record.bounds:
         # Nobody could have known the new numbers before.

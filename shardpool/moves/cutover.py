@@ -9,7 +9,7 @@ import time
 from psycopg2 import errors
 
 from shardpool.moves.move import Move
-from shardpool.moves.steps import LOCK, RETRY, names_of, steps_to_undo
+from shardpool.moves.steps import LOCK, names_of, retry_of, steps_to_undo
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class CutoverRetry:
         move.pause.began = None
         for undone in steps_to_undo(move.record.mode, step, back_to=LOCK):
             undone.undo(move)
-        move.journal.enter(move.record, RETRY, moving=False)
+        move.journal.enter(move.record, retry_of(move.record.mode), moving=False)
         self._tries += 1
         time.sleep(random.uniform(0.5, 1.0) * min(0.1 * 2**self._tries, LONGEST_PAUSE))
         return True

@@ -34,8 +34,9 @@ class Flipping(Guarded):
             connection.execute(text(step), {"id": record.id, "step": next_step, "detail": json.dumps(dict(detail))})
             for leg in record.legs:
                 self._forget(connection, record.id, leg.incoming)
-            for schema, shard in {leg.moved: leg.source for leg in record.legs}.items():
-                self._note(connection, record.id, shard, schema)
+            if record.kind != "renumber":  # which leaves no old side
+                for schema, shard in {leg.moved: leg.source for leg in record.legs}.items():
+                    self._note(connection, record.id, shard, schema)
             faults.fault_point("move:flip:inside")
 
     def _give(self, connection: Connection, record: MoveRecord, epoch: int) -> None:

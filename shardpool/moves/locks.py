@@ -37,6 +37,14 @@ def move_locked(router: Router, partition: int, patience: float = 0.0) -> Iterat
 
 
 @contextmanager
+def unique_locked(router: Router) -> Iterator[None]:
+    """Be the only one that makes a column unique, or drops that. Raise `MoveInProgress` if another process does."""
+    busy = MoveInProgress("another process makes a column unique, or drops that")
+    with _locked(router, "unique", busy, GRACE):
+        yield
+
+
+@contextmanager
 def way_back_locked(router: Router, partition: int) -> Iterator[None]:
     """Be the only one that keeps a way back current. Raise `MoveInProgress` if another process does."""
     busy = MoveInProgress(f"the way back of partition {partition} is kept current by another process")

@@ -17,7 +17,7 @@ from shardpool.moves.record import MoveRecord
 from shardpool.moves.recovery import recover_moves, settle_partition
 from shardpool.moves.resume import resume
 from shardpool.moves.runner import MoveReport, run_move
-from shardpool.moves.steps import FIRST
+from shardpool.moves.steps import first_of
 from shardpool.router import Router
 
 
@@ -110,6 +110,6 @@ def _register(router: Router, partition: int, source: str, target: str, detail: 
     """Write the move into the catalog, while no schema change can begin."""
     with keyspace_locked(router):
         faults.fault_point("move:register:before")
-        record = Journal(router.catalog).register(partition, source, target, FIRST, detail)
+        record = Journal(router.catalog).register(partition, source, target, first_of(detail["mode"]), detail)
         faults.fault_point("move:register:after")
         return record

@@ -16,8 +16,10 @@ from typing import Any, Literal, cast
 from shardpool.topology.names import MAX_IDENTIFIER_BYTES, partition_schema
 
 #: What becomes of writes while rows are copied: `block` makes them wait, `trigger` and `logical` note their keys.
-Mode = Literal["block", "trigger", "logical"]
-Kind = Literal["move", "split", "merge", "pin", "unpin"]
+#: `rename` copies none.
+Mode = Literal["block", "trigger", "logical", "rename"]
+#: `renumber`: the partition stays as it is, and where it is, and gets a number that no router knew before.
+Kind = Literal["move", "split", "merge", "pin", "unpin", "renumber"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class MoveRecord:
     @property
     def moved(self) -> str:
         """The schema on the source once it is fenced off."""
-        return f"{self.schema}__moved_{self.id}"
+        return self.incoming if self.kind == "renumber" else f"{self.schema}__moved_{self.id}"
 
     @property
     def capture(self) -> str:

@@ -28,6 +28,7 @@ class Registering(Guarded):
         the partition moves already, `PreflightFailed` if its placement or the target changed since they were checked.
         """
         with self._bounded() as connection:
+            self._check_not_building(connection)
             epoch = self._check_unchanged(connection, partition, source)
             self._check_takes(connection, target)
             return self._insert(connection, partition, source, target, step, {**detail, "epoch": epoch})
@@ -45,6 +46,8 @@ class Registering(Guarded):
             "WHERE keyspace = :keyspace RETURNING id"
         )
         with self._bounded() as connection:
+            if detail["kind"] != "renumber":
+                self._check_not_building(connection)
             # Numbers are given by one at a time.
             lock = "SELECT 1 FROM shardpool_catalog.keyspace WHERE name = :keyspace FOR UPDATE"
             connection.execute(text(lock), self._values())
@@ -79,6 +82,14 @@ class Registering(Guarded):
         if connection.execute(text(query), self._values(partition=partition)).first() is not None:
             raise MoveInProgress(f"partition {partition} is being moved by another process")
         return int(placement.epoch)
+
+    def _check_not_building(self, connection: Connection) -> None:
+        """Every partition is read while a column becomes unique: they stay where they are."""
+        query = "SELECT table_name, column_name FROM shardpool_catalog.unique_build WHERE keyspace = :keyspace"
+        found = connection.execute(text(query), self._values()).first()
+        if found is not None:
+            what = f"{found.table_name}.{found.column_name}"
+            raise PreflightFailed([f"{what} is being made unique: wait for it, or `shardpool unique drop`"])
 
     def _check_takes(self, connection: Connection, target: str) -> None:
         state = connection.execute(

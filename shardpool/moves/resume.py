@@ -21,7 +21,8 @@ def resume(router: Router, record: MoveRecord, meter: Meter) -> MoveReport | Non
     Raise as `run_move` and `settle` do.
     """
     names = names_of(record.mode)
-    if not record.online or is_committed(record.mode, record.step) or names.index(record.step) < names.index(RESUME):
+    begun = RESUME in names and names.index(record.step) >= names.index(RESUME)
+    if not record.online or is_committed(record.mode, record.step) or not begun:
         settle(router, record, meter)
         return None
     record = Journal(router.catalog).take_over(record)

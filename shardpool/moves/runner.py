@@ -21,7 +21,7 @@ from shardpool.moves.progress import Meter
 from shardpool.moves.record import MoveRecord
 from shardpool.moves.servers import Servers
 from shardpool.moves.settle import settle
-from shardpool.moves.steps import FIRST, LOCK, RETRY, STEPS, Step
+from shardpool.moves.steps import LOCK, STEPS, Step, first_of, retry_of
 from shardpool.router import Router
 
 log = logging.getLogger(__name__)
@@ -56,8 +56,8 @@ class MoveReport:
     partitions: tuple[int, ...] = ()
 
 
-def run_move(router: Router, record: MoveRecord, meter: Meter, first: str = FIRST) -> MoveReport:
-    """Run a registered move to its end, from step *first*. The caller holds the move's lock.
+def run_move(router: Router, record: MoveRecord, meter: Meter, first: str | None = None) -> MoveReport:
+    """Run a registered move to its end, from step *first* or its beginning. The caller holds the move's lock.
 
     If it fails, or is interrupted, it is settled: undone, or completed if it was past its commit point. Then the error
     is raised, unless the move is complete; only `KeyboardInterrupt` is raised even so.
@@ -66,7 +66,7 @@ def run_move(router: Router, record: MoveRecord, meter: Meter, first: str = FIRS
     try:
         with _heartbeat(move), watching(router.engines, record.shards, router.config.moves, str(record)) as throttle:
             move.throttle = throttle
-            _run_steps(move, first)
+            _run_steps(move, first or first_of(record.mode))
         return _report(move, move.pause)
     except MoveTakenOver:
         raise
@@ -92,7 +92,7 @@ def _run_steps(move: Move, first: str) -> None:
         except (CutoverTimeout, *LOCKED) as error:
             if not retry.step_back(steps[position].name, error):
                 raise
-            position = names.index(RETRY)
+            position = names.index(retry_of(move.record.mode))
 
 
 def _run_step(move: Move, step: Step) -> None:

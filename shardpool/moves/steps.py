@@ -29,7 +29,7 @@ from shardpool.moves.online import (
 )
 from shardpool.moves.record import Mode
 from shardpool.moves.reverse import undo_notes
-from shardpool.moves.switch import flip, release, switch_on
+from shardpool.moves.switch import end, flip, release, switch_on
 from shardpool.moves.verify import verify
 
 
@@ -100,8 +100,14 @@ STEPS: Mapping[Mode, tuple[Step, ...]] = {
     ),
     "trigger": _online("have triggers note which rows are written"),
     "logical": _online("have a replication slot tell which rows are written"),
+    "rename": (
+        Step("lock", each_source(lock_briefly), nothing, _LOCK),
+        _FENCE,
+        _FLIP,
+        _SWITCH_ON,
+        Step("release", end, nothing, "end"),
+    ),
 }
-FIRST = "create"
 #: Where writers begin to wait: a cutover that takes too long is undone back to here, and an online move goes on before.
 LOCK = "lock"
 RETRY = "catch_up"
@@ -111,6 +117,15 @@ RESUME = "copy"
 
 def names_of(mode: Mode) -> list[str]:
     return [step.name for step in STEPS[mode]]
+
+
+def first_of(mode: Mode) -> str:
+    return STEPS[mode][0].name
+
+
+def retry_of(mode: Mode) -> str:
+    """Where a move goes on whose cutover was undone."""
+    return RETRY if RETRY in names_of(mode) else LOCK
 
 
 def is_committed(mode: Mode, name: str) -> bool:
@@ -131,10 +146,10 @@ def steps_to_run(mode: Mode, name: str) -> tuple[Step, ...]:
     return forward[names.index(name) :] if name in names else ()
 
 
-def steps_to_undo(mode: Mode, name: str, back_to: str = FIRST) -> tuple[Step, ...]:
+def steps_to_undo(mode: Mode, name: str, back_to: str | None = None) -> tuple[Step, ...]:
     """Return the step of that name and those before it, the last first."""
     names = names_of(mode)
-    return tuple(reversed(STEPS[mode][names.index(back_to) : names.index(name) + 1]))
+    return tuple(reversed(STEPS[mode][names.index(back_to or names[0]) : names.index(name) + 1]))
 
 
 def _forward(mode: Mode) -> tuple[Step, ...]:

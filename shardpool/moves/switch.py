@@ -76,6 +76,11 @@ def release(move: Move) -> None:
     move.journal.close(record, "done", forget=gone)
 
 
+def end(move: Move) -> None:
+    """End a move that leaves nothing on the source."""
+    move.journal.close(move.record, "done")
+
+
 def _old_schemas(move: Move) -> Iterator[tuple[Move, Literal["source", "target"], str]]:
     """Yield (leg, side, schema) of all that is not needed any more; old tables before their triggers' functions."""
     for leg in move.by_source:

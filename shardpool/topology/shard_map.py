@@ -178,6 +178,11 @@ class Topology:
         return frozenset(name for table in self.tables.values() for _, name in table.unique)
 
     @cached_property
+    def reserving(self) -> frozenset[object]:
+        """Which columns' values writes reserve. A plan that was made for others does not fit: it could reserve none."""
+        return frozenset((table.name, table.unique, table.building) for table in self.tables.values() if table.unique)
+
+    @cached_property
     def sharded_names(self) -> tuple[str, ...]:
         """The names that mean something in partitions only: those of sharded tables and views."""
         tables = [table.name for table in self.tables.values() if table.sharded]

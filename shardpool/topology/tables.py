@@ -60,6 +60,9 @@ class Table:
     key_types: tuple[KeyType, ...] = ()
     #: (column, table of its reservations): the columns that are unique over all partitions.
     unique: tuple[tuple[str, str], ...] = ()
+    #: (column, number): those of them that are only being made unique. Writes of rows in partitions from this number on
+    #: reserve their values; rows that were there before may have no reservation yet.
+    building: tuple[tuple[str, int], ...] = ()
 
     @property
     def sharded(self) -> bool:
@@ -71,6 +74,11 @@ class Table:
         if not self.sharded:
             return Reference()
         return Sharded(self.key[0] if len(self.key) == 1 else self.key, dict(self.unique))
+
+    @property
+    def unique_columns(self) -> Mapping[str, str]:
+        """The columns that are unique over all partitions, without those that are only being made so."""
+        return {column: name for column, name in self.unique if column not in dict(self.building)}
 
     def column(self, name: str) -> Column | None:
         return next((column for column in self.columns if column.name == name), None)

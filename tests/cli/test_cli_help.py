@@ -19,6 +19,8 @@ COMMANDS = (
     ("explain",),
     ("schema", "apply"),
     ("load",),
+    ("unique", "add"),
+    ("unique", "drop"),
     ("shard", "add"),
     ("shard", "drain"),
     ("shard", "register"),

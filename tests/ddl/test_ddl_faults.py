@@ -172,7 +172,7 @@ def test_somebody_else_took_over(shop: Place, monkeypatch: pytest.MonkeyPatch, w
 def test_who_comes_late_does_not_overwrite(shop: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frozen after its commits, the change was finished by another process, and followed by another change."""
     second = SchemaManager(shop.catalog, shop.engines, lock_timeout=0.2)
-    monkeypatch.setattr(second, "_locked", nullcontext)
+    monkeypatch.setattr(second, "_locked", lambda *_, **options: nullcontext())
     original = Change._register
 
     def late(self: Change, findings: object) -> None:
@@ -190,7 +190,7 @@ def test_who_comes_late_does_not_overwrite(shop: Place, monkeypatch: pytest.Monk
 def test_a_change_that_still_runs_is_not_taken_for_dead(shop: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its shards' locks tell, should the catalog's lock be lost: whoever wants to resume it waits."""
     second = SchemaManager(shop.catalog, shop.engines, lock_timeout=0.1, attempts=2)
-    monkeypatch.setattr(second, "_locked", nullcontext)
+    monkeypatch.setattr(second, "_locked", lambda *_, **options: nullcontext())
     original, codes = Change._inspect, []
 
     def overtaken(self: Change, *arguments: object) -> object:

@@ -20,7 +20,6 @@ from shardpool.errors import (
 )
 from shardpool.local import LocalCluster
 from shardpool.moves import (
-    STEPS,
     Recovered,
     apply_rebalance,
     move_partition,
@@ -67,7 +66,7 @@ def in_slice(mode: Mode, at: int, point: str) -> bool:
 
 EVERYWHERE = [
     pytest.param(mode, it, marks=() if in_slice(mode, at, it) else BY_HAND)
-    for mode in STEPS
+    for mode in INSIDE
     for at, it in enumerate(points(mode))
 ]
 POINTS = points("trigger")  # and of "logical"

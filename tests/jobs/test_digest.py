@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from shardpool.bulk.digest import digest_in, row_hash
 from shardpool.ddl.introspect import read_columns
-from shardpool.jobs.digest import digest_in, row_hash
 from tests.support.backends import databases, plain_connection
 
 DDL = """

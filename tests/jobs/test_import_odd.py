@@ -14,9 +14,10 @@ from sqlalchemy.exc import IntegrityError
 
 from shardpool import Router, read_config
 from shardpool.bulk import binary, database_source
+from shardpool.bulk.digest import digest_in
 from shardpool.errors import JobFailed
 from shardpool.jobs import run_job
-from shardpool.jobs.digest import digest_in, digests_of
+from shardpool.jobs.digest import digests_of
 from tests.jobs.anonymise_tools import write_config
 from tests.jobs.import_tools import rows_in
 from tests.support.backends import databases, plain_connection

@@ -11,9 +11,10 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from shardpool import Router, Sharded, read_config
+from shardpool.bulk.digest import Digest
 from shardpool.errors import JobFailed
 from shardpool.jobs import resume_job, run_job
-from shardpool.jobs.digest import Digest, digests_of
+from shardpool.jobs.digest import digests_of
 from shardpool.topology.tables import Table
 from tests.jobs.anonymise_tools import write_config
 from tests.support.backends import databases, plain_connection

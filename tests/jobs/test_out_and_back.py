@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from shardpool import Router, read_config
+from shardpool.bulk.digest import digest_in
 from shardpool.errors import JobFailed, JobRefused
 from shardpool.jobs import cancel_job, run_job
-from shardpool.jobs.digest import digest_in, digests_of
+from shardpool.jobs.digest import digests_of
 from shardpool.topology.names import quote
 from tests.jobs.anonymise_tools import write_config
 from tests.support.backends import databases, plain_connection

@@ -177,7 +177,7 @@ def test_rows_that_are_not_updated_on_conflict_need_a_free_value(club: Router, r
 
 
 def test_without_the_count_a_value_would_be_there_twice(club: Router, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guarded, "_ENSURE", guarded._ENSURE.replace("IS NOT DISTINCT FROM", "IS DISTINCT FROM"))
+    monkeypatch.setattr(guarded, "ENSURE", guarded.ENSURE.replace("IS NOT DISTINCT FROM", "IS DISTINCT FROM"))
     monkeypatch.setattr(guarded, "_WHY", "SELECT FROM {rows}")
     club.query("INSERT INTO users VALUES (1, 'u1'), (3, 'u3')")
     club.query(f"INSERT INTO users VALUES (50, 'u3') {UPSERT}")
@@ -517,12 +517,12 @@ def test_another_router_knows_of_them(club: Router, config: Config) -> None:
 @pytest.mark.parametrize("fault", ["_DELETE", "_INSERT"])
 def test_a_forgotten_reservation_is_noticed(club: Router, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     fill(club)
-    real = guarded._steps
+    real = guarded.reservation_steps
 
     def forgetful(reservation: Any, column: Any, entries: Any, words: str, topology: Any) -> Any:
         return [] if words == getattr(guarded, fault) else real(reservation, column, entries, words, topology)
 
-    monkeypatch.setattr(guarded, "_steps", forgetful)
+    monkeypatch.setattr(guarded, "reservation_steps", forgetful)
     club.query("UPDATE members SET email = 'lost' WHERE member_id = 5")
     monkeypatch.undo()
     assert differing_reservations(club.engines, club.topology) == {"emails": (21 if fault == "_DELETE" else 19, 20)}

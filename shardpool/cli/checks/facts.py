@@ -42,6 +42,9 @@ _RUNNING_MOVES = """
 SELECT format('partition %s from %s to %s, at step %s', partition, source, target, step)
 FROM shardpool_catalog.move WHERE keyspace = :keyspace AND state = 'running' ORDER BY id
 """
+_UNIQUE_BUILDS = """
+SELECT format('%s %s', table_name, column_name) FROM shardpool_catalog.unique_build WHERE keyspace = :keyspace
+"""
 _LEFTOVERS = """
 SELECT format('schema %s on %s', c.name, c.shard)
 FROM shardpool_catalog.cleanup c JOIN shardpool_catalog.move m ON m.id = c.move
@@ -90,6 +93,8 @@ class CatalogFacts:
     running_ddl: Sequence[str] = ()
     running_moves: Sequence[str] = ()
     leftovers: Sequence[str] = ()
+    #: Table and column, with a space between.
+    unique_builds: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -161,11 +166,11 @@ def _read_catalog(catalog: Catalog) -> CatalogFacts:
         return CatalogFacts(fault=fault)
     values = {"keyspace": catalog.keyspace}
     with catalog.begin() as connection:
-        time_zone, ddl, moves, leftovers = (
+        time_zone, ddl, moves, leftovers, builds = (
             list(connection.execute(text(query), values).scalars())
-            for query in (_TIME_ZONE, _RUNNING_DDL, _RUNNING_MOVES, _LEFTOVERS)
+            for query in (_TIME_ZONE, _RUNNING_DDL, _RUNNING_MOVES, _LEFTOVERS, _UNIQUE_BUILDS)
         )
-    return CatalogFacts(topology, fault, time_zone[0], catalog.identities(), ddl, moves, leftovers)
+    return CatalogFacts(topology, fault, time_zone[0], catalog.identities(), ddl, moves, leftovers, builds)
 
 
 def _differing(

@@ -89,10 +89,13 @@ def references(facts: ClusterFacts) -> Iterator[Finding]:
 
 def reservations(facts: ClusterFacts) -> Iterator[Finding]:
     """What must be unique over all partitions is reserved, and nothing else is."""
+    for it in facts.catalog.unique_builds:
+        hint = f"if its process is dead: shardpool unique add {it} goes on with it, unique drop {it} gives it up"
+        yield warning("unique columns", KEYSPACE, f"{it.replace(' ', '.')} is being made unique", hint)
     for name, (rows, values) in sorted((facts.reservations or {}).items()):
         hint = "compare the two tables; writers that go around the router, or write meanwhile, make them differ"
         yield wrong("unique columns", KEYSPACE, f"{name} has {rows:,} rows for {values:,} values, or others", hint)
-    if facts.reservations is not None and not facts.reservations:
+    if facts.reservations is not None and not facts.reservations and not facts.catalog.unique_builds:
         yield ok("unique columns", KEYSPACE, "all reserved")
 
 

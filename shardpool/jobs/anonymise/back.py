@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shardpool.bulk.chunk import Opened
+from shardpool.bulk.digest import Digest, sum_of
 from shardpool.bulk.executors import open_executor
 from shardpool.bulk.journal import OPEN, JobJournal, JobRecord
 from shardpool.bulk.keyspace_sink import KeyspaceSink
@@ -23,7 +24,7 @@ from shardpool.bulk.throttle import watching
 from shardpool.config import Config
 from shardpool.errors import JobRefused
 from shardpool.faults import fault_point
-from shardpool.jobs.digest import Digest, digests_of, sum_of
+from shardpool.jobs.digest import digests_of
 from shardpool.jobs.empty import empty
 from shardpool.jobs.spec import JobSpec
 from shardpool.router import Router

@@ -14,10 +14,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shardpool.bulk.database_source import DATABASE
+from shardpool.bulk.digest import Digest, digest_in
 from shardpool.ddl.introspect import read_columns
 from shardpool.errors import JobRefused
 from shardpool.faults import fault_point
-from shardpool.jobs.digest import Digest, compare, digest_in, digests_of
+from shardpool.jobs.digest import compare, digests_of
 from shardpool.jobs.following import following_moves
 from shardpool.jobs.keyed_rows import Key, read_rows
 from shardpool.jobs.migrate.apply import Changes, apply_changes, forget_changes, read_changes

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 
 from shardpool.bulk.database_source import DATABASE
+from shardpool.bulk.digest import Digest
 from shardpool.bulk.runner import PauseJob, RunOptions
 from shardpool.bulk.translate import refused
 from shardpool.bulk.upsert import Upsert
 from shardpool.faults import fault_point
 from shardpool.jobs.copy_schema import FEED
-from shardpool.jobs.digest import Digest
 from shardpool.jobs.following import change_schema, following_moves
 from shardpool.jobs.keyed_rows import Key, delete_rows
 from shardpool.jobs.migrate.capture import MAY_WRITE

@@ -13,8 +13,8 @@ from typing import Any
 
 import psycopg2
 
+from shardpool.bulk.digest import Digest, digest_in
 from shardpool.bulk.translate import refused
-from shardpool.jobs.digest import Digest, digest_in
 from shardpool.jobs.reference import all_rows
 from shardpool.jobs.replicate.receivers import DatabaseReceiver
 from shardpool.router import Router

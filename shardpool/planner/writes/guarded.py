@@ -4,6 +4,9 @@ A table of reservations has a row for each value of the column that is not NULL,
 its primary key keeps it unique; the row says the key of the row that has it. The write returns, hidden behind the
 user's columns, what was written; what was there before it is found first, or returned by DELETE. What may do several of
 these (MERGE, ON CONFLICT) returns both, which PostgreSQL 18 can.
+
+While a column of a filled table is made unique (`moves.unique`), only the rows of partitions that no older router can
+reach any more have their reservations written along, and those that go may not have had one yet.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from shardpool.planner.ast import Tree, kind, unwrap, walk
 from shardpool.planner.keyed import reserved_columns
 from shardpool.planner.refusals import refuse
 from shardpool.planner.statement import Statement
-from shardpool.planner.writes.staged import cell, row_step, rows_item, stored_key, unbounded
+from shardpool.planner.writes.staged import cell, place_key, row_step, rows_item, stored_key, unbounded
 from shardpool.planner.writes.steps import NEW_ROW, OLD_ROW, CompiledWrite, Step, alias_of
 from shardpool.topology.names import quote
 from shardpool.topology.shard_map import Placement, Topology
@@ -69,13 +72,28 @@ class Guarded:
             wanted = [place, *range(len(self.table.unique), len(self.hidden))]
             gone = [tuple(row[it] for it in wanted) for row in old if row[place] is not None]
             come = [tuple(row[it] for it in wanted) for row in new if row[place] is not None]
+            building = column in dict(self.table.building)
+            if building:
+                gone, come = self._reserved(column, gone, topology), self._reserved(column, come, topology)
             kept = set(gone) & set(come)
             # The same value twice is an error in any case, and the plain words tell it.
             ensure = self.updates and len({it[0] for it in come}) == len(come)
-            words = _ENSURE if ensure else _INSERT
-            deleting += _steps(reservation, column, [it for it in gone if it not in kept], _DELETE, topology)
-            inserting += _steps(reservation, column, [it for it in come if it not in kept], words, topology)
+            words = ENSURE if ensure else _INSERT
+            removed = reservation_steps(reservation, column, [it for it in gone if it not in kept], _DELETE, topology)
+            deleting += [replace(it, expected=None) for it in removed] if building else removed
+            inserting += reservation_steps(reservation, column, [it for it in come if it not in kept], words, topology)
         return deleting + inserting
+
+    def _reserved(self, column: str, entries: Sequence[Entry], topology: Topology) -> list[Entry]:
+        """Those of rows in partitions that write reservations of *column* already."""
+        first = dict(self.table.building)[column]
+        columns = [found for name in self.table.key if (found := self.table.column(name)) is not None]
+
+        def partition(entry: Entry) -> int:
+            parts = zip(entry[1:], columns, self.table.key_types, strict=True)
+            return place_key([stored_key(*part) for part in parts], self.table, topology).partition.id
+
+        return [entry for entry in entries if partition(entry) >= first]
 
     def _changes(
         self, before: Sequence[Sequence[str | None]], after: Sequence[Sequence[str | None]]
@@ -96,7 +114,7 @@ class Guarded:
 _DELETE = "DELETE FROM {table} USING {rows} WHERE {match}"
 _INSERT = "INSERT INTO {table} ({columns}) SELECT {values} FROM {rows}"
 #: Counts the rows that have their reservations now, whether they had them before or not.
-_ENSURE = (
+ENSURE = (
     "INSERT INTO {table} AS shardpool_there ({columns}) SELECT {values} FROM {rows} "
     "ON CONFLICT ({unique}) DO UPDATE SET {unique} = excluded.{unique} "
     "WHERE ROW(shardpool_there.*) IS NOT DISTINCT FROM ROW(excluded.*)"
@@ -105,7 +123,10 @@ _ENSURE = (
 _WHY = _INSERT + " WHERE NOT EXISTS (SELECT FROM {table} WHERE {match})"
 
 
-def _steps(reservation: Table, column: str, entries: Sequence[Entry], words: str, topology: Topology) -> list[Step]:
+def reservation_steps(
+    reservation: Table, column: str, entries: Sequence[Entry], words: str, topology: Topology
+) -> list[Step]:
+    """Return what does *words* to the reservations *entries*: one step for each partition that they are in."""
     unique = reservation.column(column)
     assert unique is not None
     names = [column, *(it.name for it in reservation.columns if it.name != column)]
@@ -126,7 +147,7 @@ def _steps(reservation: Table, column: str, entries: Sequence[Entry], words: str
     def filled(sql: str) -> str:
         return sql.format(**parts).replace("%", "%%").replace("{rows}", rows_item(len(columns)))
 
-    sql, why = filled(words), filled(_WHY) if words == _ENSURE else ""
+    sql, why = filled(words), filled(_WHY) if words == ENSURE else ""
     by_placement: dict[Placement, list[Entry]] = {}
     for entry in entries:
         key = stored_key(entry[0], unique, reservation.key_types[0])
