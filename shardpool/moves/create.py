@@ -13,7 +13,7 @@ import psycopg2
 from shardpool.ddl import SchemaManager
 from shardpool.errors import CutoverTimeout, MoveError, SchemaBusy, SchemaError, ShardUnavailable
 from shardpool.moves.definition import compare_features
-from shardpool.moves.grants import give_grants, read_grants
+from shardpool.moves.grants import carry_grants
 from shardpool.moves.journal import Leftover
 from shardpool.moves.layout import qualified, read_layout, schemas_of
 from shardpool.moves.move import Move
@@ -59,7 +59,7 @@ def build_rest(move: Move) -> None:
     for leg in move.legs:
         if leg.record.result == move.record.result:
             compare_features(leg)
-            give_grants(target, leg.record.incoming, read_grants(leg.servers.source, leg.record.schema))
+    carry_grants(move)
 
 
 def analyze(move: Move) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from shardpool.moves.move import Move
 from shardpool.topology.names import quote
 
 # What the owner has is not told; grantee 0 is PUBLIC.
@@ -37,11 +38,21 @@ class Grant:
 
     def statement(self, schema: str) -> str:
         """Return the GRANT for it in *schema*."""
+        option = " WITH GRANT OPTION" if self.grantable else ""
+        return f"GRANT {self._what(schema)} TO {self._whom}{option}"
+
+    def revoking(self, schema: str) -> str:
+        """Return the REVOKE for it in *schema*."""
+        return f"REVOKE {self._what(schema)} FROM {self._whom}"
+
+    def _what(self, schema: str) -> str:
         what = f"TABLE {quote(schema)}.{quote(self.table)}" if self.table else f"SCHEMA {quote(schema)}"
         columns = f" ({quote(self.column)})" if self.column else ""
-        option = " WITH GRANT OPTION" if self.grantable else ""
-        to = "PUBLIC" if self.grantee is None else quote(self.grantee)
-        return f"GRANT {self.privilege}{columns} ON {what} TO {to}{option}"
+        return f"{self.privilege}{columns} ON {what}"
+
+    @property
+    def _whom(self) -> str:
+        return "PUBLIC" if self.grantee is None else quote(self.grantee)
 
 
 def read_grants(connection: Any, schema: str) -> list[Grant]:
@@ -51,11 +62,18 @@ def read_grants(connection: Any, schema: str) -> list[Grant]:
         return [Grant(*row) for row in cursor.fetchall()]
 
 
-def give_grants(connection: Any, schema: str, grants: Iterable[Grant]) -> None:
-    """Give these rights in *schema*, in the transaction that the connection is in."""
-    with connection.cursor() as cursor:
-        for grant in grants:
-            cursor.execute(grant.statement(schema))
+def carry_grants(move: Move) -> None:
+    """Give others the rights on the target that they have on its sources, in its transaction; and take away any more,
+    such as come of default privileges."""
+    record, target = move.record, move.servers.target
+    legs = [leg for leg in move.legs if leg.record.result == record.result]
+    wanted = {grant for leg in legs for grant in read_grants(leg.servers.source, leg.record.schema)}
+    surplus = set(read_grants(target, record.incoming)) - wanted
+    with target.cursor() as cursor:
+        for grant in surplus:
+            cursor.execute(grant.revoking(record.incoming))
+        for grant in wanted:
+            cursor.execute(grant.statement(record.incoming))
 
 
 def missing_roles(connection: Any, grants: Iterable[Grant]) -> list[str]:

@@ -20,7 +20,7 @@ from shardpool.moves.capture import check_captured
 from shardpool.moves.constraints import put_on, read_kept, take_off, validate_foreign_keys
 from shardpool.moves.create import analyze, build_rest, create
 from shardpool.moves.definition import Definition, compare_definitions, read_definition, unproven
-from shardpool.moves.grants import give_grants, read_grants
+from shardpool.moves.grants import carry_grants
 from shardpool.moves.layout import TableLayout, look_into, qualified, read_layout
 from shardpool.moves.ledger import create_ledger, note, read_ledger
 from shardpool.moves.move import Move, each_source
@@ -122,9 +122,8 @@ def verify_ahead(move: Move) -> None:
 def catch_up(move: Move) -> None:
     """Carry over what was written meanwhile, until only little is left."""
     _take_off(move)
-    for leg in move.legs:
-        grants = read_grants(leg.servers.source, leg.record.schema)
-        give_grants(leg.servers.target, leg.record.incoming, grants)
+    for leg in move.by_target:
+        carry_grants(leg)
         leg.servers.target.commit()
     _follow(move, closely=True)
 

@@ -143,6 +143,25 @@ def test_what_an_administrator_changes_stays_the_applications(managed: Place) ->
     managed.assert_clean()
 
 
+def test_no_right_comes_with_a_move(managed: Place) -> None:
+    """Default privileges of the target are not those of the tables."""
+    source, target = managed.owner(0), managed.other(0)
+    ((app, owner),) = managed.sql(target, "SELECT session_user, current_user")
+    default = f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} {{}} ON TABLES {{}} {app}"
+    run(as_superuser(managed, target), default.format("GRANT SELECT, INSERT", "TO"))
+    managed.sql(source, f"GRANT UPDATE (n) ON {schema(0)}.lines TO {app}")
+    try:
+        move_partition(managed.router, 0, target)
+        name = f"'{schema(0)}.lines'"
+        asked = (
+            f"has_table_privilege(session_user, {name}, 'SELECT')",
+            f"has_column_privilege(session_user, {name}, 'n', 'UPDATE')",
+        )
+        assert managed.sql(target, f"SELECT {', '.join(asked)}") == [(False, True)]
+    finally:
+        run(as_superuser(managed, target), default.format("REVOKE SELECT, INSERT", "FROM"))
+
+
 def test_a_stranger_changes_nothing(managed: Place) -> None:
     stranger = f"stranger_{uuid.uuid4().hex[:12]}"
     superuser = as_superuser(managed, "s0")
