@@ -20,6 +20,8 @@ READING = "SET LOCAL row_security = off; SET LOCAL idle_in_transaction_session_t
 #: From so many bytes on, one page of so many is read to cut a table.
 LARGE, SAMPLED = 64 << 20, 10
 _NAME = re.compile(r'"(?:[^"]|"")*"')
+#: Without a length, as columns of queries have it, these names mean one character, or one bit.
+_ANY_LENGTH = {"character": "bpchar", "bit": '"bit"'}
 #: Types whose order depends on a collation.
 _COLLATED = {"text", "character varying", "character"}
 
@@ -95,7 +97,7 @@ class Keyset:
 
     def _compare(self, cursor: Any, sign: str, bound: Sequence[str]) -> str:
         values = ", ".join(
-            f"{cursor.mogrify('%s', (value,)).decode()}::{column.type}"
+            f"{cursor.mogrify('%s', (value,)).decode()}::{_ANY_LENGTH.get(column.type, column.type)}"
             for value, column in zip(bound, self.columns, strict=True)
         )
         return f"({', '.join(self._terms)}) {sign} ({values})"

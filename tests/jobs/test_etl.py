@@ -248,6 +248,16 @@ def test_a_key_that_is_null_somewhere_is_refused(router: Router, folder: Path) -
         run_job(router, spec({"query": "SELECT * FROM item", "key": ["note"]}, {"directory": "out"}))
 
 
+@pytest.mark.parametrize("key", ["('a' || lpad(id::text, 3, '0'))::char(4)", "id::bit(12)"])
+def test_chunks_are_cut_by_whole_keys(router: Router, folder: Path, database: str, key: str) -> None:
+    """In a query, a char(4) is called character, which as a type would be one: all keys would lie beyond each cut."""
+    on(database, f"CREATE TABLE coded AS SELECT id, {key} AS code FROM generate_series(1, 200) id")
+    extract = {"url": database, "query": "SELECT * FROM coded", "key": ["code"]}
+    run_job(router, spec(extract, {"directory": "out"}, run={"chunk_rows": 20}))
+    sizes = [len(path.read_text().splitlines()) - 1 for path in (folder / "out" / "rows").iterdir()]
+    assert sum(sizes) == 200 and max(sizes) <= 40
+
+
 def test_what_does_not_fit_is_refused(router: Router, folder: Path) -> None:
     with pytest.raises(UnknownTable):
         plan_job(router, spec({"table": "nothing"}, {"directory": "out"}))
