@@ -16,6 +16,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.engine import Result
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.sql import Executable
 
@@ -94,7 +95,10 @@ class Constructs:
     def __init__(self, ids: GivesIds) -> None:
         self._run: ContextVar[Run] = ContextVar("shardpool construct")
         engine = create_engine(
-            "postgresql+shardpool://", creator=lambda: _Connection(self._run.get()), poolclass=NullPool
+            "postgresql+shardpool://",
+            creator=lambda: _Connection(self._run.get()),
+            poolclass=NullPool,
+            hide_parameters=True,
         )
         self._engine = engine.execution_options(**{IDS: ids})
 
@@ -144,7 +148,11 @@ class Cursor:
         self._rows: list[Any] = []
 
     def execute(self, sql: str, parameters: Given = None) -> None:
-        result = self._run(*_named(sql, parameters))
+        try:
+            result = self._run(*_named(sql, parameters))
+        except DBAPIError as error:
+            # SQLAlchemy makes the same of it, with the statement that failed.
+            raise error.orig or error from None
         self.description, self.rowcount = result.description, result.rowcount
         self._rows = result.rows[::-1]
 

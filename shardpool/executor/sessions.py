@@ -42,7 +42,10 @@ class Schema:
 def routed_engine(begin: Begin, schema: Schema, ids: GivesIds) -> Engine:
     """Return an engine over all shards, for Sessions and connections; it holds no connections of its own."""
     engine = create_engine(
-        "postgresql+shardpool://", creator=lambda: RoutedConnection(begin, schema), poolclass=NullPool
+        "postgresql+shardpool://",
+        creator=lambda: RoutedConnection(begin, schema),
+        poolclass=NullPool,
+        hide_parameters=True,
     )
     return engine.execution_options(**{IDS: ids})
 

@@ -181,3 +181,12 @@ def test_a_schema_change_is_no_part_of_a_transaction(shop: Router) -> None:
         session.execute(text("ALTER TABLE orders ADD COLUMN n serial"))
         with pytest.raises(SchemaError, match="SP223"):
             session.commit()
+
+
+def test_a_table_is_reflected_from_a_partition(shop: Router) -> None:
+    with shop.engine.connect() as connection, pytest.raises(UnsupportedStatement, match="SP106"):
+        Table("orders", MetaData(), autoload_with=connection)
+    partition = shop.partition_of(7)
+    shard = shop.shard(shop.shard_of(7).name)
+    orders = Table("orders", MetaData(), autoload_with=shard.engine, schema=partition.schema)
+    assert [column.name for column in orders.primary_key] == ["customer_id", "order_id"]

@@ -258,6 +258,18 @@ def test_statements_in_the_words_of_the_driver(shop: Router) -> None:
                 connection.exec_driver_sql(both, given)
 
 
+def test_an_error_names_its_statement_and_no_values(shop: Router) -> None:
+    again = insert(Customer).values(customer_id=7, name="secret")
+    with shop.session() as session, pytest.raises(IntegrityError, match="duplicate key") as found:
+        session.execute(again)
+    with pytest.raises(IntegrityError) as constructed:
+        shop.query(again)
+    for error in (found.value, constructed.value):
+        assert str(error.statement).startswith("INSERT INTO customers")
+        assert "[SQL: INSERT INTO customers" in str(error) and "secret" not in str(error)
+        assert error.orig is not None and error.orig.pgcode == "23505"  # type: ignore[attr-defined]
+
+
 def test_a_row_that_is_gone_is_noticed(shop: Router) -> None:
     with shop.session() as session, pytest.raises(StaleDataError):
         order = session.get_one(Order, (4, 1))
