@@ -22,6 +22,7 @@ ELSEWHERE = {
     "SP266": "test_ddl_replay.py",
     "SP270": "test_ddl_views.py",
     "SP271": "test_key_triggers.py",
+    "SP272": "moves/test_unique_columns.py",
 }
 
 

@@ -331,7 +331,8 @@ def test_a_dry_run_tells_what_the_run_would_refuse(place: MoveIn) -> None:
         cursor.execute("ALTER TABLE orders ADD COLUMN ticket bigserial")
     connection.close()
     plan = plan_job(place.router, place.spec)
-    assert plan["problems"] == ["customers: unique (email) does not contain id"]
+    way = "customers: unique (email) does not contain id (drop that, and after the import: shardpool unique add "
+    assert plan["problems"] == [f"{way}customers email)"]
     assert plan["notes"] == [
         "customers.number counts by itself: ids must come from the application; those of router.next_id() are bigint, "
         "this is integer: change its type before the import",

@@ -128,20 +128,20 @@ def test_what_is_there_twice_is_told(shop: Router, table: str) -> None:
 def test_what_comes_in_twice_meanwhile(
     shop: Router, config: Config, table: str, gates: Gates, keys: tuple[int, int]
 ) -> None:
-    """A router that hears nothing writes it before its partitions have new numbers."""
+    """Routers write it before their partitions have new numbers, one that hears nothing, and one that knows."""
     gates.close("unique:begun")
-    making = Background(lambda: add_unique(shop, table, "email", "emails"))
-    gates.wait_for("unique:begun")
-    with Router(config, listen=False) as router:
-        for key in keys:
-            router.query(
-                f"INSERT INTO {table} (id, email) VALUES (:key, 'twice') "
-                "ON CONFLICT (id) DO UPDATE SET email = 'twice'",
-                {"key": key},
-            )
-    gates.open("unique:begun")
-    with pytest.raises(NotUnique, match="'twice'"):
-        making.wait(60)
+    with Router(config, listen=False) as deaf:
+        making = Background(lambda: add_unique(shop, table, "email", "emails"))
+        gates.wait_for("unique:begun")
+        with Router(config, listen=False) as knowing:
+            for router, key in zip((deaf, knowing), keys, strict=True):
+                if key < 100:
+                    router.query(f"INSERT INTO {table} (id, email) VALUES (:key, 'twice')", {"key": key})
+                else:
+                    router.query(f"UPDATE {table} SET email = 'twice' WHERE id = :key", {"key": key})
+        gates.open("unique:begun")
+        with pytest.raises(NotUnique, match="'twice'"):
+            making.wait(60)
     assert state_of(shop, table) == NOTHING and "emails" not in shop.topology.tables
     assert len(emails(shop, table)) == sum(key < 100 for key in keys)
 

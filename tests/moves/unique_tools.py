@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from shardpool import Router, Sharded
 from shardpool.errors import StalePlacement
 from shardpool.executor.transaction import Transaction
+from shardpool.executor.writes import RETURNS_BOTH
 from shardpool.jobs.digest import differing_reservations
-from shardpool.topology.names import quote
 
 #: Keys and values of each writer.
 KEYS, VALUES = 10, 14
@@ -70,9 +69,12 @@ class Writer(threading.Thread):
         self.error: BaseException | None = None
 
     def run(self) -> None:
+        kinds = [self.add, self.change, self.remove, self.rekey, self.swap, self.load]
         try:
+            if self._version() >= RETURNS_BOTH:
+                kinds.append(self.upsert)
             while not self._enough.is_set():
-                kind = self._choose.choice([self.add, self.change, self.remove, self.upsert, self.swap, self.load])
+                kind = self._choose.choice(kinds)
                 if kind():
                     self.done[kind.__name__] = self.done.get(kind.__name__, 0) + 1
         except BaseException as error:
@@ -122,6 +124,17 @@ class Writer(threading.Thread):
         self.rows[key] = email
         return True
 
+    def rekey(self) -> bool:
+        """A row goes to the partition of another key."""
+        free = [key for key in self._keys if key not in self.rows]
+        if not self.rows or not free:
+            return False
+        key, new = self._choose.choice(list(self.rows)), self._choose.choice(free)
+        words = f"UPDATE {self._table} SET id = :new WHERE id = :key"
+        assert self._router.query(words, {"key": key, "new": new}).rowcount == 1  # type: ignore[attr-defined]
+        self.rows[new] = self.rows.pop(key)
+        return True
+
     def swap(self) -> bool:
         """A value goes from one row to another, in a transaction over shards."""
         if len(self.rows) < 2:
@@ -147,6 +160,9 @@ class Writer(threading.Thread):
             self._router.copy_into(self._table, rows)
             self.rows |= {key: value for key, value, _ in rows}
         return True
+
+    def _version(self) -> int:
+        return int(self._router.execute(0, "SELECT current_setting('server_version_num')").scalar_one())
 
     def _value(self) -> str | None:
         """One that no row of this writer has; or none."""
@@ -177,13 +193,3 @@ class Late:
 
     def thaw(self) -> None:
         self._gate.set()
-
-
-def in_thread(work: Callable[[], Any]) -> threading.Thread:
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    return thread
-
-
-def quoted(*names: str) -> str:
-    return ", ".join(map(quote, names))

@@ -6,7 +6,7 @@ customer's id. Of all candidates the one is proposed that takes most bytes along
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,11 +84,19 @@ def obstacles_of(found: Survey, table: Table, key: str, keys: Mapping[str, str])
         problems.append(f"{key} may be NULL")
     for owner, columns in found.promises.unique:
         if owner == table.name and key not in columns:
-            problems.append(f"unique ({', '.join(sorted(columns))}) does not contain {key}")
+            problems.append(f"unique ({', '.join(sorted(columns))}) does not contain {key}{_way(table, columns)}")
     for reference in found.promises.foreign_keys:
         if reference.table == table.name and reference.parent in keys and not _within(reference, key, keys):
             problems.append(f"its foreign key ({', '.join(reference.columns)}) leads to other partitions")
     return tuple(problems)
+
+
+def _way(table: Table, columns: Collection[str]) -> str:
+    """What a column that must be unique by itself can have in a keyspace."""
+    found = [it for name in columns if (it := table.column(name)) is not None and it.base_type in KEY_TYPES]
+    if len(columns) != 1 or not found:
+        return ""
+    return f" (drop that, and after the import: shardpool unique add {table.name} {found[0].name})"
 
 
 def _carried(found: Survey, root: Table) -> dict[str, str]:

@@ -88,7 +88,7 @@ def add_unique(
             try:
                 making.undo()
             except (ShardpoolError, DBAPIError) as second:
-                error.add_note(f"it is not undone yet; `shardpool unique drop` does that. {second}")
+                error.add_note(f"whether it is undone is not known: `shardpool doctor` tells. {second}")
             raise
         finally:
             with suppress(CatalogUnavailable):  # then the router will hear of it later
