@@ -161,6 +161,7 @@ def connect_arguments(config: Config) -> dict[str, Any]:
         "bytea_output": "hex",
         "array_nulls": "on",
         "quote_all_identifiers": "off",
+        "default_transaction_isolation": "read committed",
         "statement_timeout": str(int(config.pool.statement_timeout * 1000)),
     }
     return {
