@@ -95,7 +95,7 @@ class Engines:
         """Return a leased entry whose session may have been changed: reset it, or close it if that fails."""
         pool = self.pool(shard)
         try:
-            clean(entry.dbapi_connection)
+            clean(entry)
         except psycopg2.Error:
             pool.discard(entry)
         else:

@@ -11,6 +11,7 @@ from typing import Any
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from shardpool.engines import Engines
+from shardpool.engines.prepared import SessionCursor
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.texts import open_cursor
 from shardpool.topology.names import literal
@@ -39,7 +40,8 @@ class Branch:
         self._entry = self._pool.lease()
         connection: Any = self._entry.dbapi_connection
         self.connection = connection
-        self.cursor = connection.cursor()
+        self.cursor: SessionCursor = self._entry.info["cursor"]
+        self.cursor.path = None
 
     def send_mark(self) -> None:
         """Give the session its name now, if it has not got it yet; one without a transaction gets it with that.

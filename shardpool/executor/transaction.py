@@ -133,6 +133,7 @@ class Transaction:
         text = topology.qualifiers[partition.id].join(compiled.template)
         if compiled.needs_path:
             text = topology.search_paths[partition.id] + text
+            self.branch(placement.shard).cursor.path = partition.id
         return self.on_shard(placement.shard, text, values, [placement], compiled.needs_path)
 
     @with_parameters
