@@ -258,7 +258,8 @@ class ShardPool(Pool):
         record.info["expires"] = now + self.limits.max_age * random.uniform(1 - AGE_JITTER, 1 + AGE_JITTER)
         connection.rollback()
         connection.autocommit = True
-        record.info["cursor"] = connection.cursor(cursor_factory=SessionCursor)
+        record.info["cursor"] = cursor = connection.cursor(cursor_factory=SessionCursor)
+        cursor.limit = self.limits.prepared
         owners[connection] = self
 
     def recreate(self) -> ShardPool:
@@ -308,7 +309,7 @@ def clean(entry: ConnectionPoolEntry) -> None:
     connection.cursor_factory = None
     with connection.cursor() as cursor:
         cursor.execute("DISCARD ALL")
-    entry.info["cursor"] = connection.cursor(cursor_factory=SessionCursor)
+    entry.info["cursor"].forget()
 
 
 def _first_line(error: BaseException) -> str:

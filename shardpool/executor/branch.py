@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from shardpool.engines import Engines
 from shardpool.engines.prepared import SessionCursor
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.texts import open_cursor
+from shardpool.planner.often import OftenUsed
 from shardpool.topology.names import literal
 
 #: The version whose grammar our parser has: an older server may not understand what it lets through.
@@ -41,7 +43,7 @@ class Branch:
         connection: Any = self._entry.dbapi_connection
         self.connection = connection
         self.cursor: SessionCursor = self._entry.info["cursor"]
-        self.cursor.path = None
+        self.cursor.path = ""
 
     def send_mark(self) -> None:
         """Give the session its name now, if it has not got it yet; one without a transaction gets it with that.
@@ -59,10 +61,21 @@ class Branch:
         self._mark = f"SET LOCAL application_name TO {literal(name)}"
 
     def run(
-        self, sql: str, parameters: Mapping[str, Any], savepoints: Sequence[str], texts: bool = False
+        self,
+        sql: str,
+        parameters: Mapping[str, Any],
+        savepoints: Sequence[str],
+        texts: bool = False,
+        path: str = "",
+        often: OftenUsed | None = None,
     ) -> RoutedResult:
-        """Run a statement inside of *savepoints*; *texts*: with values as they are spelt. Raise psycopg2's errors."""
+        """Run a statement inside of *savepoints*, after *path* was set. *texts*: with values as they are spelt;
+        *often*: how it is prepared, once it was used often. Raise psycopg2's errors."""
         cursor = open_cursor(self.connection, True) if texts else self.cursor
+        if path:
+            self.cursor.path = path
+            name = self.cursor.prepared(often.types, often.text) if often is not None else None
+            sql = f"{path}EXECUTE {name} ({often.values})" if name is not None and often is not None else path + sql
         prefix = self._prefix(savepoints)
         if prefix:
             if "SAVEPOINT" in prefix and self.connection.server_version < GRAMMAR:
@@ -70,7 +83,11 @@ class Branch:
                 cursor.execute(prefix)
             else:
                 sql = prefix + sql
-        cursor.execute(sql, parameters)
+        try:
+            cursor.execute(sql, parameters)
+        except psycopg2.errors.InvalidSqlStatementName:
+            self.connection.close()  # A user's function has deallocated it. Another session will do: retryable.
+            raise
         description = cursor.description
         rows = cursor.fetchall() if description is not None else []
         return RoutedResult(description, rows, cursor.rowcount)

@@ -35,6 +35,7 @@ from shardpool.executor.results import RoutedResult
 from shardpool.executor.writes import answer, write_reserved
 from shardpool.planner.keyed import KeyedStatement, types_of_key
 from shardpool.planner.ladder import CompiledQuery
+from shardpool.planner.often import OftenUsed
 from shardpool.planner.writes import CompiledWrite
 from shardpool.topology.key import KeyValue
 from shardpool.topology.shard_map import Placement, Topology
@@ -131,10 +132,12 @@ class Transaction:
         if compiled.written:
             compiled.check_written(partition, values, topology)
         text = topology.qualifiers[partition.id].join(compiled.template)
+        path, often = "", compiled.often
         if compiled.needs_path:
-            text = topology.search_paths[partition.id] + text
-            self.branch(placement.shard).cursor.path = partition.id
-        return self.on_shard(placement.shard, text, values, [placement], compiled.needs_path)
+            path = topology.search_paths[partition.id]
+        if often is not None and not often.takes(values):
+            often = None
+        return self.on_shard(placement.shard, text, values, [placement], compiled.needs_path, path=path, often=often)
 
     @with_parameters
     def query(self, sql: str | Executable, params: Parameters | None = None) -> Result[Any]:
@@ -196,12 +199,14 @@ class Transaction:
         placements: Sequence[Placement],
         may_write: bool,
         texts: bool = False,
+        path: str = "",
+        often: OftenUsed | None = None,
     ) -> RoutedResult:
-        """Run a statement of this transaction on a shard. *texts*: values as the server spells them."""
+        """Run a statement of this transaction on a shard. The other options are those of `Branch.run`."""
         branch = self.branch(shard)
         branch.may_write = branch.may_write or may_write
         try:
-            result = self.waiting(branch, branch.run, sql, params, self._savepoints, texts)
+            result = self.waiting(branch, branch.run, sql, params, self._savepoints, texts, path, often)
         except psycopg2.Error as error:
             raise self.failed(error, branch.connection, shard, placements) from error
         except CrossShardDeadlock as error:

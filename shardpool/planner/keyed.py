@@ -18,6 +18,7 @@ from shardpool.errors import CrossShardTransaction, KeyTypeMismatch, UnknownTabl
 from shardpool.planner.analyse import analyse
 from shardpool.planner.ast import Tree, column_fields, is_a, kind, names, unwrap, walk
 from shardpool.planner.constants import UNKNOWN, Constant, Source, key_value, source_of
+from shardpool.planner.often import OftenUsed, often_used
 from shardpool.planner.refusals import refuse
 from shardpool.planner.safety import check_session
 from shardpool.planner.scopes import SYSTEM_SCHEMAS
@@ -81,6 +82,8 @@ class KeyedStatement:
     written: tuple[WrittenKey, ...]
     writes: bool
     reserved: bool = False
+    #: How a session prepares it, if it may.
+    often: OftenUsed | None = None
 
     def check_written(self, partition: Partition, parameters: Mapping[str, Any], topology: Topology) -> None:
         """Raise `CrossShardTransaction` if a row that is written belongs to another partition."""
@@ -195,7 +198,10 @@ def _compile(statement: Statement, topology: Topology, strict: bool) -> KeyedSta
         occurrences = analyse(statement.node.select_stmt, topology).occurrences
         template = in_partition(statement, topology, [item.node for item in occurrences])
         return KeyedStatement(template, False, next(iter(types), ()), rows, writes)
-    return KeyedStatement(on_search_path(statement, topology), True, next(iter(types), ()), rows, writes)
+    template = on_search_path(statement, topology)
+    as_written = strict and writes and unknown is None and template == (statement.pyformat,)
+    often = often_used(statement, topology) if as_written else None
+    return KeyedStatement(template, True, next(iter(types), ()), rows, writes, often=often)
 
 
 def _tables(statement: Statement, topology: Topology, strict: bool) -> Iterator[Table]:

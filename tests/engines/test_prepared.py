@@ -43,17 +43,17 @@ def test_what_is_used_often_is_prepared_for_each_path(session: SessionCursor) ->
     seldom = [None] * (PREPARED_AT - 1)
     assert often(session, "SELECT $1 + 1") == [*seldom, "shardpool_0", "shardpool_0"]
     assert often(session, "SELECT $1 + 2") == [*seldom, "shardpool_1", "shardpool_1"]
-    session.path = 7
+    session.path = "SET LOCAL search_path TO pg_catalog; "
     assert often(session, "SELECT $1 + 1") == [*seldom, "shardpool_2", "shardpool_2"]
-    session.path = None
+    session.path = ""
     assert session.prepared("int", "SELECT $1 + 1") == "shardpool_0"
     assert names(session) == ["shardpool_0", "shardpool_1", "shardpool_2"]
     session.execute("EXECUTE shardpool_1 (40)")
     assert session.fetchone() == (42,)
 
 
-def test_a_session_keeps_a_bounded_number(session: SessionCursor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepared, "MAX_PREPARED", 3)
+def test_a_session_keeps_a_bounded_number(session: SessionCursor) -> None:
+    session.limit = 3
     for number in range(3):
         often(session, f"SELECT $1 + {number}")
     assert len(names(session)) == 3
@@ -61,6 +61,8 @@ def test_a_session_keeps_a_bounded_number(session: SessionCursor, monkeypatch: p
     assert names(session) == []
     name = often(session, "SELECT $1 + 3")[-1]
     assert names(session) == [name]
+    session.limit = 0
+    assert often(session, "SELECT $1 + 4")[-1] is None
 
 
 def test_what_failed_is_not_taken_for_prepared(session: SessionCursor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +80,7 @@ def test_a_session_that_was_reset_has_none(engines: Engines, monkeypatch: pytest
     for _ in range(2):
         entry = pool.lease()
         assert names(entry.info["cursor"]) == []
-        assert entry.info["cursor"].prepared("int", "SELECT $1") == "shardpool_0"
+        assert entry.info["cursor"].prepared("int", "SELECT $1") is not None
         pool.give_back(entry)
         with engines.borrow("s0"):
             pass
