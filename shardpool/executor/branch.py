@@ -6,6 +6,7 @@ BEGIN and savepoints are not sent alone: they travel in one message with the sta
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import psycopg2
@@ -20,6 +21,12 @@ from shardpool.topology.names import literal
 
 #: The version whose grammar our parser has: an older server may not understand what it lets through.
 GRAMMAR = 180000
+
+
+@cache
+def _reported(path: str) -> str:
+    """What PostgreSQL 18 tells its clients while *path* is set, if no name needs quotes. Older ones tell nothing."""
+    return path.removeprefix("SET LOCAL search_path TO ").removesuffix(";").replace('"', "")
 
 
 class Branch:
@@ -75,7 +82,10 @@ class Branch:
         if path:
             self.cursor.path = path
             name = self.cursor.prepared(often.types, often.text) if often is not None else None
-            sql = f"{path}EXECUTE {name} ({often.values})" if name is not None and often is not None else path + sql
+            if name is not None and often is not None:
+                sql = f"EXECUTE {name} ({often.values})"
+            if not self.used or self.connection.get_parameter_status("search_path") != _reported(path):
+                sql = path + sql
         prefix = self._prefix(savepoints)
         if prefix:
             if "SAVEPOINT" in prefix and self.connection.server_version < GRAMMAR:

@@ -22,6 +22,8 @@ CREATE TABLE things (
     short varchar(3), day date, doc jsonb, few few, made timestamptz DEFAULT now(), flag boolean
 );
 CREATE TABLE pairs (id bigint, n smallint, v int DEFAULT 7, PRIMARY KEY (id, n));
+CREATE FUNCTION lose_path() RETURNS int LANGUAGE plpgsql AS
+    'BEGIN PERFORM set_config(''search_path'', ''pg_catalog'', true); RETURN 1; END';
 CREATE FUNCTION forget_all() RETURNS int LANGUAGE plpgsql AS 'BEGIN EXECUTE ''DEALLOCATE ALL''; RETURN 1; END';
 """
 COLUMNS = ("small", "whole", "big", "exact", "real", "note", "short", "day", "doc", "few", "flag")
@@ -145,3 +147,38 @@ def test_a_failed_one_leaves_the_savepoint_before_it(eager: Router) -> None:
         with tx.savepoint():
             tx.execute(5, insert, {"id": 5, "n": 2})
     assert eager.execute(5, "SELECT n FROM pairs WHERE id = 5 ORDER BY n").scalars().all() == [1, 2]
+
+
+@pytest.mark.parametrize("which", ["literal", "eager"])
+def test_a_path_is_set_again_only_when_it_is_another(which: str, request: pytest.FixtureRequest) -> None:
+    """PostgreSQL 18 tells what it is. Whoever changed it: the statement finds its partition."""
+    router: Router = request.getfixturevalue(which)
+    near = next(
+        k for k in range(6, 1000) if same_shard(router, k, 5) and router.partition_of(k) != router.partition_of(5)
+    )
+    insert = "INSERT INTO pairs (id, n) VALUES (:id, :n)"
+    numbers = iter(range(100))
+    with router.transaction() as tx:
+        cursor = tx.branch(router.shard_of(5).name).cursor
+
+        def sets_path(key: int) -> bool:
+            tx.execute(key, insert, {"id": key, "n": next(numbers)})
+            return b"search_path" in cursor.query
+
+        told = cursor.connection.server_version >= 180000
+        if which == "eager":  # what prepares a statement sets the path as well
+            sets_path(5), sets_path(near)
+        assert [sets_path(key) for key in (5, 5, near, near, 5)] == [True, not told, True, not told, True]
+        with pytest.raises(ZeroDivisionError), tx.savepoint():
+            assert sets_path(near)
+            raise ZeroDivisionError
+        assert sets_path(5) is not told
+        tx.execute(5, "SELECT lose_path()")
+        assert [sets_path(5), sets_path(5)] == [True, not told]
+    counted = router.query("SELECT id, count(*) FROM pairs GROUP BY id ORDER BY id").all()
+    assert counted == ([(5, 6), (near, 2)] if which == "literal" else [(5, 7), (near, 3)])
+    router.query("TRUNCATE pairs")
+
+
+def same_shard(router: Router, one: int, other: int) -> bool:
+    return router.shard_of(one) == router.shard_of(other)
