@@ -81,9 +81,8 @@ class Branch:
         cursor = open_cursor(self.connection, True) if texts else self.cursor
         if path:
             self.cursor.path = path
-            name = self.cursor.prepared(often.types, often.text) if often is not None else None
-            if name is not None and often is not None:
-                sql = f"EXECUTE {name} ({often.values})"
+            if often is not None:
+                sql = often.call(self.cursor.prepared(often.types, often.text)) or sql
             if not self.used or self.connection.get_parameter_status("search_path") != _reported(path):
                 sql = path + sql
         prefix = self._prefix(savepoints)

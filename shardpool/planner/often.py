@@ -29,6 +29,10 @@ class OftenUsed:
     names: tuple[str, ...]
     values: str
 
+    def call(self, name: str | None) -> str | None:
+        """Return the statement that executes it, prepared as *name*."""
+        return None if name is None else f"EXECUTE {name} ({self.values})"
+
     def takes(self, parameters: Mapping[str, Any]) -> bool:
         """Whether all its parameters are whole numbers of 32 bits, none of them missing."""
         for name in self.names:

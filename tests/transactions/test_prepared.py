@@ -125,6 +125,27 @@ def test_it_follows_its_partition_and_its_table(eager: Router) -> None:
     assert eager.execute(5, "SELECT v FROM pairs WHERE id = 5").scalar_one() == 9
 
 
+def test_statements_by_themselves_are_prepared_as_well(eager: Router) -> None:
+    insert, update = "INSERT INTO pairs (id, n) VALUES (:id, :n)", "UPDATE pairs SET v = :n WHERE id = :id AND n = 1"
+    for number in (1, 2, 3):
+        eager.execute(5, insert, {"id": 5, "n": number})
+    assert is_prepared(eager, 5, "INSERT INTO pairs")
+    with pytest.raises(sqlalchemy.exc.IntegrityError):
+        eager.execute(5, insert, {"id": 5, "n": 3})
+    eager.execute(5, "SELECT forget_all()")
+    for number in (4, 5):
+        eager.execute(5, insert, {"id": 5, "n": number})
+    assert is_prepared(eager, 5, "INSERT INTO pairs")
+    home = eager.shard_of(5).name
+    with Router(eager.config, listen=False) as mover:
+        for shard in (next(name for name in eager.shard_map.shards if name != home), home):
+            for number in (7, 8):
+                assert eager.execute(5, update, {"id": 5, "n": number}).rowcount == 1  # type: ignore[attr-defined]
+            move_partition(mover, mover.partition_of(5).id, shard)
+    found = eager.execute(5, "SELECT n, v FROM pairs WHERE id = 5 ORDER BY n").all()
+    assert found == [(1, 8), (2, 7), (3, 7), (4, 7), (5, 7)]
+
+
 def test_a_session_that_has_lost_it_is_given_up(eager: Router) -> None:
     insert = "INSERT INTO pairs (id, n) VALUES (:id, :n)"
     for number in range(3):
