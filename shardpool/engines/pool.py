@@ -23,6 +23,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, Pool
 from sqlalchemy.pool.base import _ConnectionRecord
 
 from shardpool.config import PoolConfig
+from shardpool.engines.prepared import SessionCursor
 from shardpool.engines.right_of_way import Passage
 from shardpool.errors import PoolClosed, PoolTimeout, ShardUnavailable
 
@@ -280,6 +281,8 @@ class ShardPool(Pool):
         record.info["expires"] = now + self.limits.max_age * random.uniform(1 - AGE_JITTER, 1 + AGE_JITTER)
         connection.rollback()
         connection.autocommit = True
+        record.info["cursor"] = cursor = connection.cursor(cursor_factory=SessionCursor)
+        cursor.limit = self.limits.prepared
         owners[connection] = self
 
     def recreate(self) -> ShardPool:
@@ -312,7 +315,7 @@ def _on_checkout(connection: Any, record: ConnectionPoolEntry, proxy: object) ->
 
 def _on_reset(connection: Any, record: ConnectionPoolEntry, state: Any) -> None:
     if not state.terminate_only:
-        clean(connection)
+        clean(record)
 
 
 def _on_checkin(connection: Any, record: ConnectionPoolEntry) -> None:
@@ -321,13 +324,15 @@ def _on_checkin(connection: Any, record: ConnectionPoolEntry) -> None:
         connection.autocommit = True
 
 
-def clean(connection: Any) -> None:
+def clean(entry: ConnectionPoolEntry) -> None:
     """Bring a connection back to the state of its start-up, in autocommit mode: one round trip, or two."""
+    connection: Any = entry.dbapi_connection
     connection.rollback()
     connection.set_session(isolation_level="DEFAULT", readonly="DEFAULT", deferrable="DEFAULT", autocommit=True)
     connection.cursor_factory = None
     with connection.cursor() as cursor:
         cursor.execute("DISCARD ALL")
+    entry.info["cursor"].forget()
 
 
 def _first_line(error: BaseException) -> str:

@@ -92,7 +92,7 @@ class Engines:
         """Return a leased entry whose session may have been changed: reset it, or close it if that fails."""
         pool = self.pool(shard)
         try:
-            clean(entry.dbapi_connection)
+            clean(entry)
         except psycopg2.Error:
             pool.discard(entry)
         else:
@@ -161,6 +161,7 @@ def connect_arguments(config: Config, endpoint: Endpoint) -> dict[str, Any]:
         # As the planner reads statements.
         "standard_conforming_strings": "on",
         "transform_null_equals": "off",
+        "default_transaction_isolation": "read committed",
         "statement_timeout": str(int(config.pool.statement_timeout * 1000)),
     }
     return {

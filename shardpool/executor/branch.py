@@ -6,18 +6,28 @@ BEGIN and savepoints are not sent alone: they travel in one message with the sta
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
+import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from shardpool.engines import Engines
+from shardpool.engines.prepared import SessionCursor
 from shardpool.engines.right_of_way import Passage
 from shardpool.executor.results import RoutedResult
 from shardpool.executor.texts import open_cursor
+from shardpool.planner.often import OftenUsed
 from shardpool.topology.names import literal
 
 #: The version whose grammar our parser has: an older server may not understand what it lets through.
 GRAMMAR = 180000
+
+
+@cache
+def _reported(path: str) -> str:
+    """What PostgreSQL 18 tells its clients while *path* is set, if no name needs quotes. Older ones tell nothing."""
+    return path.removeprefix("SET LOCAL search_path TO ").removesuffix(";").replace('"', "")
 
 
 class Branch:
@@ -42,7 +52,8 @@ class Branch:
         self._entry = self._pool.lease(passage)
         connection: Any = self._entry.dbapi_connection
         self.connection = connection
-        self.cursor = connection.cursor()
+        self.cursor: SessionCursor = self._entry.info["cursor"]
+        self.cursor.path = ""
 
     def send_mark(self) -> None:
         """Give the session its name now, if it has not got it yet; one without a transaction gets it with that.
@@ -60,10 +71,23 @@ class Branch:
         self._mark = f"SET LOCAL application_name TO {literal(name)}"
 
     def run(
-        self, sql: str, parameters: Mapping[str, Any], savepoints: Sequence[str], texts: bool = False
+        self,
+        sql: str,
+        parameters: Mapping[str, Any],
+        savepoints: Sequence[str],
+        texts: bool = False,
+        path: str = "",
+        often: OftenUsed | None = None,
     ) -> RoutedResult:
-        """Run a statement inside of *savepoints*; *texts*: with values as they are spelt. Raise psycopg2's errors."""
+        """Run a statement inside of *savepoints*, after *path* was set. *texts*: with values as they are spelt;
+        *often*: how it is prepared, once it was used often. Raise psycopg2's errors."""
         cursor = open_cursor(self.connection, True) if texts else self.cursor
+        if path:
+            self.cursor.path = path
+            if often is not None:
+                sql = often.call(self.cursor.prepared(often.types, often.text)) or sql
+            if not self.used or self.connection.get_parameter_status("search_path") != _reported(path):
+                sql = path + sql
         prefix = self._prefix(savepoints)
         if prefix:
             if "SAVEPOINT" in prefix and self.connection.server_version < GRAMMAR:
@@ -71,7 +95,11 @@ class Branch:
                 cursor.execute(prefix)
             else:
                 sql = prefix + sql
-        cursor.execute(sql, parameters)
+        try:
+            cursor.execute(sql, parameters)
+        except psycopg2.errors.InvalidSqlStatementName:
+            self.connection.close()  # A user's function has deallocated it. Another session will do: retryable.
+            raise
         description = cursor.description
         rows = cursor.fetchall() if description is not None else []
         return RoutedResult(description, rows, cursor.rowcount)

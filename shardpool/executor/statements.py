@@ -15,6 +15,7 @@ from shardpool.errors import PoolTimeout
 from shardpool.executor.current import CurrentTopology, check_plan
 from shardpool.executor.results import RoutedResult
 from shardpool.planner.keyed import KeyedStatement, types_of_key
+from shardpool.planner.often import OftenUsed
 from shardpool.topology.key import KeyValue
 from shardpool.topology.shard_map import Placement, Topology
 
@@ -45,13 +46,15 @@ class Statements:
             if compiled.written:
                 compiled.check_written(partition, parameters, topology)
             sql = topology.qualifiers[partition.id].join(compiled.template)
-            if compiled.needs_path:
-                sql = topology.search_paths[partition.id] + sql
+            often = compiled.often
+            if often is not None and not often.takes(parameters):
+                often = None
+            path = topology.search_paths[partition.id] if compiled.needs_path else ""
             try:
                 if placement.moving and compiled.writes:
                     with self._room_to_wait(placement):
-                        return self.on_shard(placement.shard, sql, parameters, compiled.writes)
-                return self.on_shard(placement.shard, sql, parameters, compiled.writes)
+                        return self.on_shard(placement.shard, sql, parameters, compiled.writes, path, often)
+                return self.on_shard(placement.shard, sql, parameters, compiled.writes, path, often)
             except psycopg2.Error as error:
                 retries += 1
                 if retries > MAX_RETRIES or not self._current.moved(topology, [placement]):
@@ -73,21 +76,44 @@ class Statements:
         finally:
             room.release()
 
-    def on_shard(self, shard: str, sql: str, parameters: Mapping[str, Any], writes: bool = False) -> RoutedResult:
-        """Run a statement on a shard. A possibly stale placement comes out as the driver's error, the rest as ours."""
+    def on_shard(
+        self,
+        shard: str,
+        sql: str,
+        parameters: Mapping[str, Any],
+        writes: bool = False,
+        path: str = "",
+        often: OftenUsed | None = None,
+    ) -> RoutedResult:
+        """Run a statement on a shard, after *path* was set; *often*: how it is prepared, once it was used often.
+
+        A possibly stale placement comes out as the driver's error, the rest as ours.
+        """
         pool = self._engines.pool(shard)
         entry = pool.lease()
         connection: Any = entry.dbapi_connection
+        under_way = False
         try:
+            words = sql
+            if often is not None:
+                session = entry.info["cursor"]
+                session.path = path
+                words = often.call(session.prepared(often.types, often.text)) or sql
             cursor = connection.cursor()
-            cursor.execute(sql, parameters)
+            under_way = writes
+            cursor.execute(path + words, parameters)
             description = cursor.description
             result = RoutedResult(description, cursor.fetchall() if description is not None else [], cursor.rowcount)
         except psycopg2.Error as error:
+            if often is not None and isinstance(error, psycopg2.errors.InvalidSqlStatementName):
+                # A user's function has deallocated it, so that nothing was done.
+                session.forget()
+                pool.give_back(entry)
+                return self.on_shard(shard, sql, parameters, writes, path)
             pool.give_back(entry)
             if is_stale(error):
                 raise
-            raise translate(error, connection, shard, sql, writes) from error
+            raise translate(error, connection, shard, sql, under_way) from error
         except BaseException:
             pool.discard(entry)
             raise

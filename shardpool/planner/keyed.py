@@ -19,6 +19,7 @@ from shardpool.planner.analyse import analyse
 from shardpool.planner.ast import Tree, column_fields, is_a, kind, names, unwrap, walk
 from shardpool.planner.constants import UNKNOWN, Constant, Source, key_value, source_of
 from shardpool.planner.locks import locks_rows, row_locks
+from shardpool.planner.often import OftenUsed, often_used
 from shardpool.planner.refusals import refuse
 from shardpool.planner.safety import check_session
 from shardpool.planner.scopes import SYSTEM_SCHEMAS
@@ -85,6 +86,8 @@ class KeyedStatement:
     reserved: bool = False
     locks: bool = False
     locks_copies: bool = False
+    #: How a session prepares it, if it may.
+    often: OftenUsed | None = None
 
     def check_written(self, partition: Partition, parameters: Mapping[str, Any], topology: Topology) -> None:
         """Raise `CrossShardTransaction` if a row that is written belongs to another partition."""
@@ -203,8 +206,10 @@ def _compile(statement: Statement, topology: Topology, strict: bool) -> KeyedSta
     else:
         occurrences = analyse(statement.node.select_stmt, topology).occurrences
         template = in_partition(statement, topology, [item.node for item in occurrences])
+    as_written = strict and writes and unknown is None and template == (statement.pyformat,)
+    often = often_used(statement, topology) if as_written else None
     key_types = next(iter(types), ())
-    return KeyedStatement(template, needs_path, key_types, rows, writes, locks=locks, locks_copies=copies)
+    return KeyedStatement(template, needs_path, key_types, rows, writes, False, locks, copies, often)
 
 
 def _locks_copies(node: Tree, tables: list[Table], topology: Topology) -> bool:

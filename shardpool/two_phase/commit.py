@@ -18,11 +18,12 @@ from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_af
 
 from shardpool import faults
 from shardpool.engines import Engines
+from shardpool.engines.prepared import SessionCursor
 from shardpool.engines.translate import is_lost, translate
 from shardpool.errors import CannotPrepare, InDoubt, ShardUnavailable, TransactionAborted
 from shardpool.topology.names import literal
 from shardpool.two_phase.asking import Outcome, outcome
-from shardpool.two_phase.names import DURABLE, TransactionId, enter_gate, enter_record, new_id
+from shardpool.two_phase.names import DURABLE, TransactionId, enter_gate, enter_record, new_id, record_of
 from shardpool.two_phase.resolving import forget_told
 from shardpool.two_phase.sessions import UNREACHABLE, finish_prepared, run
 
@@ -49,7 +50,7 @@ class Coordinator:
         self._threads = threads
         self._told: deque[tuple[float, TransactionId]] = deque(maxlen=MAX_TOLD)
 
-    def commit(self, cursors: Mapping[str, Any]) -> None:
+    def commit(self, cursors: Mapping[str, SessionCursor]) -> None:
         """Commit the transactions that are open on the connections (in autocommit mode) of these cursors, by shard, on
         all or none.
 
@@ -80,15 +81,19 @@ class Coordinator:
         forget_told(self._engines, old)
 
 
-def _commit_alone(engines: Engines, transaction: TransactionId, cursor: Any) -> None:
+def _commit_alone(engines: Engines, transaction: TransactionId, cursor: SessionCursor) -> None:
     """Commit on the one shard that was written. The record travels with the commit, to make up for a lost answer."""
     faults.fault_point("tx:alone")
     try:
-        _end(cursor, "COMMIT", before=f"{enter_record(transaction)}; ")
+        name = cursor.prepared("text", record_of(transaction.keyspace))
+        record = f"EXECUTE {name} ('{transaction}')" if name else enter_record(transaction)
+        _end(cursor, "COMMIT", before=record + "; ")
     except psycopg2.Error as error:
         connection, shard = cursor.connection, transaction.decider
         if not is_lost(error, connection):
             _roll_back(connection)
+            if isinstance(error, psycopg2.errors.InvalidSqlStatementName):
+                connection.close()  # A user's function has deallocated it. Another session will do: retryable.
             raise translate(error, connection, shard, "COMMIT", writes=False) from error
         connection.close()
         if _missed(engines, transaction, error) == "aborted":

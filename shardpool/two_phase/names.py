@@ -104,6 +104,12 @@ def enter_record(transaction: TransactionId) -> str:
     return f"INSERT INTO {records_table(transaction.keyspace)} (id, committed) VALUES ('{transaction}', true)"
 
 
+@cache
+def record_of(keyspace: str) -> str:
+    """Return what `enter_record` does, to be prepared with the id as a text."""
+    return f"INSERT INTO {records_table(keyspace)} (id, committed) VALUES ($1, true)"
+
+
 def create_records(keyspace: str) -> str:
     """Return the statements that create these tables if they are missing."""
     return (

@@ -1,7 +1,8 @@
 """What transactions cost, against the same statements in plain psycopg2 transactions, taken in turn.
 
 plain       one psycopg2 connection: UPDATE, COMMIT
-same words  one psycopg2 connection that sends what the router does: with the search path, and with COMMIT the record
+same words  one psycopg2 connection that sends what the router does before it is prepared: with the search path, and
+            with COMMIT the record
 one shard   router.transaction() with that UPDATE
 two plain   two psycopg2 connections: UPDATE and COMMIT on each, after one another
 two shards  router.transaction() with both UPDATEs, committed in two phases

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from shardpool.errors import OutcomeUnknown
+from shardpool.engines import prepared
+from shardpool.errors import OutcomeUnknown, ShardUnavailable
 from shardpool.executor import statements
 from shardpool.executor.current import CurrentTopology
 from tests.support.proxy import Cut
@@ -37,6 +38,20 @@ def added(bank: Bank, key: int) -> int:
 
 def test_a_write_whose_reply_is_lost_is_not_sent_again(bank: Bank) -> None:
     assert added(bank, bank.keys()[0]) == 5
+
+
+def test_a_prepared_write_whose_reply_is_lost_is_not_sent_again(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What prepares it has surely done nothing; what executes it may have."""
+    monkeypatch.setattr(prepared, "PREPARED_AT", 1)
+    key, total = bank.keys()[0], bank.total()
+    for message, error in ((rb"PREPARE", ShardUnavailable), (rb"EXECUTE", OutcomeUnknown)):
+        cut = bank.lose(Cut(message, "reply"))
+        with pytest.raises(error):
+            bank.router.execute(key, ADD, {"key": key})
+        assert cut.fired.is_set()
+        bank.accept()
+        bank.router.execute(key, ADD, {"key": key})
+    assert bank.total() - total == 5 + 5 + 5
 
 
 def test_sent_again_it_is_noticed(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:

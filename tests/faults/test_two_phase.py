@@ -13,6 +13,7 @@ import psycopg2
 import pytest
 
 from shardpool import Router
+from shardpool.engines import prepared
 from shardpool.errors import CannotPrepare, InDoubt, ShardUnavailable, TransactionAborted
 from shardpool.local import LocalCluster
 from shardpool.two_phase import commit, outcome, prepared_branches, resolve
@@ -121,8 +122,13 @@ def test_a_shard_that_cannot_be_told_catches_up(bank: Bank, caplog: pytest.LogCa
     assert bank.noted(transfer) == 3
 
 
+@pytest.mark.parametrize("prepared_at", [1, 1000])
 @pytest.mark.parametrize(("side", "told"), [("request", "aborted"), ("reply", "committed")])
-def test_one_shard_alone_can_be_asked_as_well(bank: Bank, side: Any, told: str) -> None:
+def test_one_shard_alone_can_be_asked_as_well(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch, side: Any, told: str, prepared_at: int
+) -> None:
+    """Whether its record is a prepared statement or not."""
+    monkeypatch.setattr(prepared, "PREPARED_AT", prepared_at)
     (key, *_), transfer = bank.keys(), name()
     cut = bank.lose(Cut(DECISION, side))
     if told == "committed":

@@ -11,14 +11,17 @@ import sqlalchemy.exc
 from sqlalchemy import BigInteger, Column, MetaData, Table, Text, insert, select
 
 from shardpool import Config, Router
+from shardpool.engines.prepared import PREPARED_AT
 from shardpool.errors import (
     CannotPrepare,
     CrossShardTransaction,
     KeyTypeMismatch,
+    ShardUnavailable,
     TransactionAborted,
 )
 from shardpool.two_phase import commit
 from shardpool.two_phase.sessions import run
+from tests.support.backends import plain_connection
 
 ADD = "INSERT INTO customers VALUES (:key, :name)"
 COUNT = "SELECT count(*) FROM customers"
@@ -356,6 +359,46 @@ def test_a_function_that_notifies_cannot_be_prepared(shop: Router) -> None:
             tx.execute(key, "DELETE FROM orders WHERE customer_id = :key", {"key": key})
             tx.execute(key, "SELECT tell()")
     assert shop.query("SELECT count(*) FROM orders").scalar_one() == 12
+
+
+def test_a_session_whose_prepared_record_is_gone_is_given_up(shop: Router) -> None:
+    shop.create_schema(
+        "CREATE FUNCTION forget() RETURNS int LANGUAGE plpgsql AS 'BEGIN EXECUTE ''DEALLOCATE ALL''; RETURN 1; END'"
+    )
+    update = "UPDATE customers SET name = :name WHERE customer_id = 3"
+    before = records(shop)
+    for number in range(2 * PREPARED_AT):
+        with shop.transaction() as tx:
+            tx.execute(3, update, {"name": f"new {number}"})
+    shop.execute(3, "SELECT forget()")
+    with pytest.raises(ShardUnavailable, match="does not exist"), shop.transaction() as tx:
+        tx.execute(3, update, {"name": "lost"})
+    assert shop.execute(3, "SELECT name FROM customers WHERE customer_id = 3").scalar_one() != "lost"
+    with shop.transaction() as tx:
+        tx.execute(3, update, {"name": "last"})
+    assert shop.execute(3, "SELECT name FROM customers WHERE customer_id = 3").scalar_one() == "last"
+    assert records(shop) == before + 2 * PREPARED_AT + 1
+
+
+def test_a_database_with_another_isolation_level_is_read_committed_by_default(config: Config) -> None:
+    settings = {"default_transaction_isolation": "serializable", "default_transaction_read_only": "on"}
+    with Router(config, listen=False) as router:
+        database = router.execute(3, "SELECT current_database()").scalar_one()
+        shard = router.shard_of(3)
+    with plain_connection(shard.url) as connection:
+        for name, value in settings.items():
+            connection.cursor().execute(f"ALTER DATABASE {database} SET {name} = '{value}'")
+    try:
+        with Router(config, listen=False) as router, router.transaction() as tx:
+            assert tx.execute(3, "SELECT current_setting('transaction_isolation')").scalar_one() == "read committed"
+            with pytest.raises(sqlalchemy.exc.DBAPIError, match="read-only transaction"):
+                tx.execute(3, "DELETE FROM orders WHERE customer_id = 3")
+            tx.rollback()
+    finally:
+        with plain_connection(shard.url) as connection:
+            connection.cursor().execute("SET TRANSACTION READ WRITE")
+            for name in settings:
+                connection.cursor().execute(f"ALTER DATABASE {database} RESET {name}")
 
 
 def test_a_deferred_constraint_fails_the_whole_transaction(shop: Router) -> None:
