@@ -155,12 +155,13 @@ def moving_in(folder: Path) -> None:
         copied = seconds(lambda: copy_per_core(source, targets))
         path = folder / "import.toml"
         path.write_text(IMPORT.format(url=source))
-        works = timed(Run, "_work_off"), timed(migrate, "verify_frozen")
+        works = timed(Run, "_work_off"), timed(migrate, "verify_frozen"), timed(migrate, "change_schema")
         with keyspace("shop") as (_, router):
-            with works[0] as alone, works[1] as compared:
+            with works[0] as alone, works[1] as compared, works[2] as changed:
                 moved = seconds(lambda: run_job(router, path))
             rates = {"pg_dump | psql": dumped, "one COPY per core": copied, "job import, the copy": alone[0]}
-            rates |= {"job import, not verified": moved - compared[0], "job import, verified": moved}
+            # Primary keys, the second change of the schema, are built while rows are compared.
+            rates |= {"job import, not verified": moved - compared[0] + changed[1], "job import, verified": moved}
             _print_rates("in (rows/s, of one COPY per core)", rates, copied)
             router.refresh()
             moving_out(router, targets[0], folder)
