@@ -66,11 +66,12 @@ def test_several_shards_are_written_together(shop: Router) -> None:
     assert records(shop) == before + 1
 
 
-@pytest.mark.parametrize(("setting", "expected"), [("off", "on"), ("local", "local"), ("remote_apply", "remote_apply")])
+@pytest.mark.parametrize(("setting", "expected"), [("off", "on"), ("local", "on"), ("remote_apply", "remote_apply")])
 def test_a_decision_is_never_lost_by_an_asynchronous_commit(
     shop: Router, config: Config, monkeypatch: pytest.MonkeyPatch, setting: str, expected: str
 ) -> None:
-    """The others are told to commit as soon as the decider has answered: by then the decision must be on its disk."""
+    """The others are told to commit as soon as the decider has answered: by then the decision must be on its disk, and
+    on that of a synchronous standby."""
     seen = []
 
     def prepare(self: Any, own: Any = commit._Commit._prepare) -> None:
