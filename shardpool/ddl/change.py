@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import psycopg2
@@ -16,6 +17,7 @@ from shardpool.ddl.features import read_features
 from shardpool.ddl.history import History
 from shardpool.ddl.introspect import read_tables
 from shardpool.ddl.key_triggers import check_keys_kept
+from shardpool.ddl.locks import PATIENCE
 from shardpool.ddl.log import Recorded, add_effects, bring_forward, count_running, forget, mark_done
 from shardpool.ddl.parallel import on_all
 from shardpool.ddl.refusals import refuse
@@ -60,6 +62,7 @@ class Change:
         self.catalog, self.engines, self.topology = catalog, engines, topology
         self.done, self.batch, self.lock_timeout = done, batch, lock_timeout
         self.begun = False
+        self._patience = cycle(PATIENCE)
 
     def run(self) -> None:
         """Execute the batch on every shard. Raise `SchemaError`: then nothing is changed, unless `begun`."""
@@ -82,6 +85,8 @@ class Change:
                 forget(self.catalog, self.batch)
                 return False
             behind = [it for it in sessions if not applied[it.shard]]
+            patience = next(self._patience)
+            on_all(executor, behind, lambda it: it.lock(self.batch, patience))
             on_all(executor, behind, self._execute)
             findings = self._inspect(sessions, on_all(executor, sessions, self._check))
             self._check_undisturbed()

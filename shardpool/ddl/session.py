@@ -13,6 +13,7 @@ from typing import Any
 import psycopg2
 
 from shardpool.ddl.introspect import find_behind, read_functions, search_path
+from shardpool.ddl.locks import lock_at_once, mode_for, names_of, tables_in
 from shardpool.ddl.log import Recorded
 from shardpool.ddl.objects import is_sql_function
 from shardpool.ddl.owner import act_as_owner
@@ -25,6 +26,8 @@ from shardpool.two_phase.names import DURABLE, create_records
 
 #: lock_not_available, deadlock_detected: somebody else's locks were in the way; another attempt may succeed.
 RETRYABLE = frozenset({"55P03", "40P01"})
+#: query_canceled: what a statement with a limit of its own ends with.
+CANCELLED = "57014"
 
 #: So many characters of a statement are shown in messages.
 _SHOWN = 300
@@ -69,6 +72,23 @@ class ShardSession:
         if missing:
             self.run(f"CREATE SCHEMA {quote(schema)}")
         return missing
+
+    def lock(self, batch: Sequence[Recorded], patience: float) -> None:
+        """Lock the tables that a batch is about, so that none is waited for while writers wait for another. *patience*
+        is a share of the server's deadlock_timeout. Raise `SchemaError`, which may pass."""
+        mode = mode_for(batch)
+        if mode is None:
+            return
+        statements = [it.statement for it in batch]
+        with self.connection.cursor() as cursor:
+            with self._translated("catalog queries", ""):
+                found = tables_in(cursor, self.schemas, names_of(statements, "partition"))
+                found += tables_in(cursor, [self.keyspace], names_of(statements, "shard"))
+            try:
+                lock_at_once(cursor, found, mode, patience)
+            except psycopg2.Error as error:
+                statement, where = f"LOCK TABLE {', '.join(found)}", f"schema {self.keyspace}"
+                raise self.failure(error, statement, where, RETRYABLE | {CANCELLED}) from error
 
     def applied(self, ids: Collection[int]) -> frozenset[int]:
         """Return which of the statements *ids* this shard has."""
@@ -156,12 +176,14 @@ class ShardSession:
         except psycopg2.Error as error:
             raise self.failure(error, statement, where or f"schema {self.keyspace}") from error
 
-    def failure(self, error: psycopg2.Error, statement: str, where: str) -> Exception:
+    def failure(
+        self, error: psycopg2.Error, statement: str, where: str, passing: Collection[str] = RETRYABLE
+    ) -> Exception:
         """Translate a driver's error. Nothing was committed, so that a lost connection may be tried again."""
         if lost(error):
             return ShardUnavailable(self.shard, first_line(error))
         text = statement.split(";\n", 1)[-1] if statement.startswith("SET LOCAL search_path") else statement
-        code = "SP264" if error.pgcode in RETRYABLE else "SP263"
+        code = "SP264" if error.pgcode in passing else "SP263"
         shown = text if len(text) <= _SHOWN else text[:_SHOWN] + " ..."
         return refuse(code, shard=self.shard, where=where, reason=first_line(error), statement=shown)
 

@@ -1,9 +1,7 @@
 """Making writers of the partition wait, without hurting them if they do not let go.
 
-A transaction that has written one table and waits for another that the move has locked already is in a deadlock with
-the move. So each try is shorter than the server's deadlock_timeout: the move gives up before PostgreSQL looks for a
-victim. Every third try is longer, because autovacuum leaves only when the deadlock check finds it in the way. Parents
-are locked before children, as most transactions write them.
+All are locked at once, parents before children, as most transactions write them; and a try ends before PostgreSQL looks
+for a deadlock (see `ddl.locks`).
 """
 
 from __future__ import annotations
@@ -23,6 +21,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from shardpool.ddl.locks import PATIENCE, lock_at_once
 from shardpool.errors import CutoverTimeout
 from shardpool.moves.holders import OLD, Ages, Holder, read_holders, wait_until_none, writers
 from shardpool.moves.layout import read_layout
@@ -30,18 +29,10 @@ from shardpool.moves.move import Move
 from shardpool.topology.names import quote
 
 TRIES = 12
-#: The length of a try, as a share of the server's deadlock_timeout: first, second, third, then again.
-PATIENCE = (0.8, 0.8, 1.6)
-#: The same for a move whose cutover is tried again later: so long writers may queue for nothing.
+#: As `PATIENCE`, for a move whose cutover is tried again later: so long writers may queue for nothing.
 BRIEF = (0.1, 0.2)
 #: How long to wait for transactions that are old already, in seconds; nobody waits for the move meanwhile.
 OLD_PATIENCE = 5.0
-
-# The whole statement is limited, not the wait for each table.
-_SET_TIMEOUT = """
-SELECT set_config('statement_timeout',
-    (extract(epoch FROM current_setting('deadlock_timeout')::interval) * 1000 * %s)::int::text, true)
-"""
 
 _IN_USE = (errors.LockNotAvailable, errors.QueryCanceled, errors.DeadlockDetected)
 
@@ -151,12 +142,9 @@ def lock_tables(
 
 def _try(connection: Any, schema: str, names: Callable[[], Sequence[str]], mode: str, patience: float) -> None:
     try:
-        tables = ", ".join(f"{quote(schema)}.{quote(name)}" for name in names())
+        tables = [f"{quote(schema)}.{quote(name)}" for name in names()]
         with connection.cursor() as cursor:
-            cursor.execute(_SET_TIMEOUT, (patience,))
-            if tables:
-                cursor.execute(f"LOCK TABLE {tables} IN {mode} MODE")
-            cursor.execute("SET LOCAL statement_timeout = 0")
+            lock_at_once(cursor, tables, mode, patience)
     except psycopg2.Error:
         connection.rollback()
         raise

@@ -72,34 +72,17 @@ def write_all(router: Router) -> None:
     router.query("UPDATE lines SET n = n + 1")
 
 
-def test_after_a_failover_everything_goes_on() -> None:
-    with pair() as it:
-        write_all(it.place.router)
-        with pytest.raises(ShardUnavailable, match="hot standby"):
-            it.endpoint.lead_to("127.0.0.1", it.standby.port)
-            it.total()
-        it.fail_over()
-        assert it.total() == len(KEYS)
-        write_all(it.place.router)
-        assert it.total() == 2 * len(KEYS)
+@pytest.fixture(scope="module")
+def before() -> Iterator[Pair]:
+    """A pair of which one test, the last, makes use of the standby."""
+    with pair() as found:
+        yield found
 
 
-def test_an_url_may_name_both_servers() -> None:
-    """Of these the primary is taken, whichever it is."""
-    with pair() as it:
-        hosts = "&".join(f"host=127.0.0.1:{port}" for port in (it.cluster.server("s1").port, it.standby.port))
-        shards = {**it.place.config.shards, "s1": Endpoint(f"postgresql+psycopg2://shardpool@/app?{hosts}")}
-        with Router(replace(it.place.config, shards=shards)) as router:
-            write_all(router)
-            it.fail_over()
-            assert router.query("SELECT sum(n) FROM lines").scalar_one() == len(KEYS)
-            write_all(router)
-        assert it.total() == 2 * len(KEYS)
-
-
-def test_a_limit_that_cannot_be_watched_is_refused() -> None:
+def test_a_limit_that_cannot_be_watched_is_refused(before: Pair) -> None:
     """The lag of replicas, by a role that may not see it, would be taken for none."""
-    with pair() as it, managed_databases([it.cluster.url(name) for name in it.cluster.names]) as urls:
+    cluster = before.cluster
+    with managed_databases([cluster.url(name) for name in cluster.names]) as urls:
         own = Place(shop_config(urls))
         try:
             own.router.create_schema("CREATE TABLE lines (key bigint PRIMARY KEY)", {"lines": Sharded("key")})
@@ -112,6 +95,23 @@ def test_a_limit_that_cannot_be_watched_is_refused() -> None:
             own.close()
 
 
+def test_after_a_failover_everything_goes_on(before: Pair) -> None:
+    """By an endpoint that leads to the new primary, and by a URL that names both servers."""
+    it, config = before, before.place.config
+    hosts = "&".join(f"host=127.0.0.1:{port}" for port in (it.cluster.server("s1").port, it.standby.port))
+    both = {**config.shards, "s1": Endpoint(f"postgresql+psycopg2://shardpool@/app?{hosts}")}
+    with Router(replace(config, shards=both)) as router:
+        write_all(router)
+        with pytest.raises(ShardUnavailable, match="hot standby"):
+            it.endpoint.lead_to("127.0.0.1", it.standby.port)
+            it.total()
+        it.fail_over()
+        assert it.total() == len(KEYS)
+        write_all(it.place.router)
+        write_all(router)
+        assert it.total() == 3 * len(KEYS)
+
+
 def load(router: Router) -> None:
     """Add rows on all shards, as one load."""
     router.copy_into("lines", [(key + len(KEYS), 1) for key in KEYS])
@@ -121,7 +121,7 @@ def load(router: Router) -> None:
     ("work", "level", "name", "statement"),
     [
         (write_all, "off", "s1", "PREPARE TRANSACTION"),
-        (write_all, "local", "s1", "PREPARE TRANSACTION"),
+        pytest.param(write_all, "local", "s1", "PREPARE TRANSACTION", marks=pytest.mark.slow),
         (write_all, "local", "a1", "COMMIT"),  # the first shard decides
         (load, "off", "s1", "PREPARE TRANSACTION"),
     ],
@@ -148,7 +148,7 @@ def test_what_is_acknowledged_is_on_the_standby(
     "mode",
     ["trigger", pytest.param("logical", marks=pytest.mark.slow), pytest.param("block", marks=pytest.mark.slow)],
 )
-@pytest.mark.parametrize("away", [True, False], ids=["source", "target"])
+@pytest.mark.parametrize("away", [pytest.param(True, marks=pytest.mark.slow), False], ids=["source", "target"])
 @pytest.mark.parametrize(
     "point",
     [
