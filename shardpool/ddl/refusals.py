@@ -372,6 +372,9 @@ REFUSALS: Mapping[str, Refusal] = {
         "partition by then, and would have the key of another one",
         "nothing was changed on any shard: give rows their keys before they are written",
     ),
+    "SP272": Refusal(
+        "table {table!r} would have no columns", "nothing was changed on any shard: drop it, or give it some"
+    ),
     "SP269": Refusal(
         "the keyspace changed while the script was executed",
         "nothing was changed on any shard: apply the script again",
