@@ -88,11 +88,14 @@ def read_columns(cursor: Any, schema: str) -> dict[str, Table]:
 def read_tables(cursor: Any, schema: str, kinds: Mapping[str, TableKind]) -> dict[str, Table]:
     """Return the tables *kinds* of *schema* as the router needs them.
 
-    Raise `SchemaError` if a sharded one has a key that cannot be one, or something unique that does not contain it.
+    Raise `SchemaError` if one has no columns, or a sharded one a key that cannot be one, or something unique that does
+    not contain it.
     """
     found = read_columns(cursor, schema)
     tables = {}
     for name, kind in sorted(kinds.items()):
+        if name not in found:
+            raise refuse("SP273", table=name)
         table = found[name]
         if isinstance(kind, Sharded):
             table = replace(table, key=kind.columns, unique=tuple(sorted(kind.unique.items())))

@@ -375,6 +375,9 @@ REFUSALS: Mapping[str, Refusal] = {
         "{table}.{column} is being made unique over all partitions: the tables must stay as they are meanwhile",
         "wait for it, or give it up: `shardpool unique drop`",
     ),
+    "SP273": Refusal(
+        "table {table!r} would have no columns", "nothing was changed on any shard: drop it, or give it some"
+    ),
     "SP269": Refusal(
         "the keyspace changed while the script was executed",
         "nothing was changed on any shard: apply the script again",

@@ -34,7 +34,7 @@ class Engines:
         self._endpoints: dict[str, Endpoint] = dict(config.shards)
         self._engines: dict[str, Engine] = {}
         self._lock = threading.Lock()
-        self.right_of_way = RightOfWay()
+        self.right_of_way = RightOfWay(config.pool.max_size)
         self._closing = threading.Event()
         self._sweeper: threading.Thread | None = None
 

@@ -85,7 +85,8 @@ class RoutedConnection:
         return name in self._schema.tables()
 
     def _note_change(self, words: str) -> RoutedResult:
-        if self._savepoints or (self._transaction is not None and self._transaction.may_write):
+        begun = self._transaction
+        if self._savepoints or (begun is not None and (begun.may_write or begun.isolation != "READ COMMITTED")):
             raise refuse("SP145")
         self._changes.append(words)
         return RoutedResult(None, [], -1)

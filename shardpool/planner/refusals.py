@@ -140,7 +140,7 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
         "select o.total from orders o, country c for update",
     ),
     "SP145": (
-        "a schema change is no part of a transaction, and this one has written something or has a savepoint",
+        "a schema change is no part of a transaction, and this one has written, or has a savepoint or a snapshot",
         "commit before it: Alembic does with transaction_per_migration=True, and a migration writes rows after its "
         "changes, or is one of its own",
         "alter table orders add note text",

@@ -44,6 +44,15 @@ def state(place: Place) -> object:
     return shards, place.log(), place.catalog.load()
 
 
+def test_a_table_without_columns(place: Place) -> None:
+    with refused(place, "SP273") as caught:
+        place.manager.create_schema("CREATE TABLE nothing ()", {"nothing": Reference()})
+    assert "'nothing'" in str(caught[0])
+    place.manager.create_schema("CREATE TABLE something (a int)", {"something": Reference()})
+    with refused(place, "SP273"):
+        place.manager.create_schema("ALTER TABLE something DROP COLUMN a", {})
+
+
 def test_a_script_reaches_every_partition_and_the_catalog(place: Place) -> None:
     reports = place.manager.create_schema(SHOP, TABLES)
     assert {it.state for it in reports} == {"applied"}

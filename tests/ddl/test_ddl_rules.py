@@ -17,7 +17,7 @@ from tests.ddl.ddl_tools import EXISTING, SHOP, TABLES
 ELSEWHERE = {
     "SP234": "test_ddl_apply.py",
     "SP245": "here",
-    **dict.fromkeys(("SP260", "SP261", "SP262", "SP263", "SP267", "SP268"), "test_ddl_apply.py"),
+    **dict.fromkeys(("SP260", "SP261", "SP262", "SP263", "SP267", "SP268", "SP273"), "test_ddl_apply.py"),
     **dict.fromkeys(("SP264", "SP265", "SP269"), "test_ddl_faults.py"),
     "SP266": "test_ddl_replay.py",
     "SP270": "test_ddl_views.py",

@@ -168,6 +168,11 @@ def test_a_schema_change_is_no_part_of_a_transaction(shop: Router) -> None:
         with session.begin_nested(), pytest.raises(UnsupportedStatement, match="SP145"):
             session.execute(change)
         session.rollback()
+        session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        session.execute(text("SELECT count(*) FROM orders"))
+        with pytest.raises(UnsupportedStatement, match="SP145"):
+            session.execute(change)
+        session.rollback()
         session.execute(change)
         session.rollback()
         assert "later" not in columns(shop, "orders")

@@ -12,8 +12,9 @@ import pytest
 from sqlalchemy import text
 
 from shardpool import Config, Router
-from shardpool.engines.right_of_way import Passage
+from shardpool.engines.right_of_way import STUCK, Passage, RightOfWay
 from shardpool.errors import PoolTimeout
+from tests.support.waiting import eventually
 
 #: Longer than anything here takes; who waits so long waits for ever.
 PATIENCE = 60.0
@@ -51,7 +52,42 @@ def test_two_that_hold_what_the_other_needs_both_go_on(config: Config) -> None:
         assert router.query("SELECT count(*) FROM customers WHERE name = '.'").scalar_one() == 2
         # What was beyond the limit is closed, and the right of way is free again.
         assert all(pool.size <= 1 and not pool.in_use for pool in router.stats().pools.values())
-        assert not router.engines.right_of_way.free.locked()
+        assert router.engines.right_of_way.holders == 0
+
+
+def test_who_has_it_may_wait_for_a_row_of_one_who_has_not(config: Config) -> None:
+    with limited(config, 1) as router, ThreadPoolExecutor(1) as threads, router.transaction() as owner:
+        here, there = two_shards(router)
+        owner.execute(there, ADD, {"key": there})
+        holds_one = threading.Event()
+
+        def work() -> None:
+            with router.transaction() as tx:
+                tx.execute(here, "SELECT name FROM customers WHERE customer_id = :key", {"key": here})
+                holds_one.set()
+                tx.execute(there, ADD, {"key": there})  # beyond the limit, behind the owner's lock
+
+        done = threads.submit(work)
+        assert holds_one.wait(PATIENCE)
+        eventually(lambda: router.engines.right_of_way.holders == 1, "the right of way is taken")
+        owner.execute(here, ADD, {"key": here})
+        owner.commit()
+        done.result(2 * PATIENCE)
+        names = router.query("SELECT name FROM customers WHERE name <> '' ORDER BY name").scalars().all()
+        assert names == [".", ".."]
+
+
+def test_how_many_have_it() -> None:
+    right = RightOfWay(3)
+    assert [right.take(0), right.take(0), right.take(STUCK), right.take(STUCK), right.take(STUCK)] == [
+        True,
+        False,
+        True,
+        True,
+        False,
+    ]
+    right.leave()
+    assert not right.take(0) and right.take(STUCK)
 
 
 def test_a_query_of_a_transaction_that_has_all_connections_is_answered(config: Config) -> None:
