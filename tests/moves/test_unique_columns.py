@@ -18,6 +18,7 @@ from shardpool.errors import (
     NotUnique,
     PreflightFailed,
     SchemaBusy,
+    SchemaError,
     StalePlacement,
     UnsupportedStatement,
 )
@@ -93,6 +94,20 @@ def test_a_table_with_rows(shop: Router, table: str) -> None:
     drop_unique(shop, table, "email")
     assert state_of(shop, table) == NOTHING and "emails" not in shop.topology.tables
     shop.query(f"INSERT INTO {table} (id, email) VALUES (1, 'still 7')")
+
+
+def test_scripts_declare_it_from_then_on(shop: Router, table: str) -> None:
+    """And can then be applied again, with what was created for it in them or not."""
+    words = f"CREATE TABLE {table} (id bigint PRIMARY KEY, email text, visits int DEFAULT 0)"
+    add_unique(shop, table, "email", "emails")
+    kinds = {table: Sharded("id", {"email": "emails"}), "emails": Sharded("email")}
+    script = f"{words}; CREATE TABLE emails (email text PRIMARY KEY, id bigint NOT NULL)"
+    assert {it.state for it in shop.create_schema(script, kinds)} == {"unchanged"}
+    assert {it.state for it in shop.create_schema(words, {table: kinds[table]})} == {"unchanged"}
+    with pytest.raises(SchemaError, match=r"SP214.*none; it exists with: email"):
+        shop.create_schema(words, {table: Sharded("id")})
+    shop.create_schema(f"ALTER TABLE {table} ADD COLUMN more int")
+    assert dict(shop.topology.tables[table].unique) == {"email": "emails"}
 
 
 @pytest.mark.parametrize("number", range(ROUNDS))
