@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 from sqlalchemy import text
 
 from shardpool import Router
+from shardpool.moves.unique import unfinished_build
 from tests.cli.cli_tools import run
+from tests.support.waiting import eventually
 
 
 def test_a_column_becomes_unique(shop: Path) -> None:
@@ -31,6 +36,32 @@ def test_what_is_there_twice(shop: Path) -> None:
     assert plan.code == 1 and "is there more than once: 'Twice' (keys " in plan.out
     added = run("unique", "add", "customers", "name", "--json", config=shop)
     assert added.code == 1 and added.json["error"]["type"] == "NotUnique"
+
+
+def test_an_interrupt(shop: Path) -> None:
+    """Ctrl-C, while a transaction holds up the first partition: nothing is left."""
+    run("query", "update customers set name = 'name ' || customer_id", config=shop)
+    with Router.from_file(shop, listen=False) as router:
+        with router.transaction() as held:
+            for key in range(60):
+                held.execute(key, "UPDATE customers SET name = name WHERE customer_id = :key", {"key": key})
+            with subprocess.Popen(
+                [sys.executable, "-m", "shardpool", "unique", "add", "customers", "name", "--config", str(shop)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            ) as process:
+                try:
+                    eventually(lambda: unfinished_build(router.catalog) is not None, "it has begun", 60)
+                    process.send_signal(signal.SIGINT)
+                    out, _ = process.communicate(timeout=60)
+                finally:
+                    process.kill()
+            assert process.returncode == 130 and "Traceback" not in out, out
+        router.refresh()
+        assert unfinished_build(router.catalog) is None and "customers_name" not in router.topology.tables
+        assert router.topology.tables["customers"].unique == ()
+    assert run("doctor", "--json", config=shop).json["healthy"]
 
 
 def test_doctor_tells_of_one_that_was_left(shop: Path) -> None:

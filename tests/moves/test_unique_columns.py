@@ -14,16 +14,28 @@ from shardpool import Config, Reference, Router, Sharded
 from shardpool.errors import (
     DigestMismatch,
     MoveInProgress,
+    MoveTakenOver,
     NotUnique,
     PreflightFailed,
     SchemaBusy,
+    SchemaError,
     StalePlacement,
     UnsupportedStatement,
 )
 from shardpool.executor import current, ids, statements, writes
 from shardpool.jobs.digest import differing_reservations
 from shardpool.moves import move_partition
-from shardpool.moves.unique import UniqueProgress, add_unique, build, drop_unique, fill, plan_unique
+from shardpool.moves.unique import (
+    UniqueProgress,
+    add_unique,
+    build,
+    drop_unique,
+    fill,
+    plan_unique,
+    unfinished_build,
+)
+from shardpool.moves.unique.record import Builds
+from shardpool.topology.tables import Table
 from tests.moves.conftest import shop_config
 from tests.moves.move_tools import Background, Gates
 from tests.moves.unique_tools import Late, Writer, agrees, emails, make_table, state_of
@@ -82,6 +94,20 @@ def test_a_table_with_rows(shop: Router, table: str) -> None:
     drop_unique(shop, table, "email")
     assert state_of(shop, table) == NOTHING and "emails" not in shop.topology.tables
     shop.query(f"INSERT INTO {table} (id, email) VALUES (1, 'still 7')")
+
+
+def test_scripts_declare_it_from_then_on(shop: Router, table: str) -> None:
+    """And can then be applied again, with what was created for it in them or not."""
+    words = f"CREATE TABLE {table} (id bigint PRIMARY KEY, email text, visits int DEFAULT 0)"
+    add_unique(shop, table, "email", "emails")
+    kinds = {table: Sharded("id", {"email": "emails"}), "emails": Sharded("email")}
+    script = f"{words}; CREATE TABLE emails (email text PRIMARY KEY, id bigint NOT NULL)"
+    assert {it.state for it in shop.create_schema(script, kinds)} == {"unchanged"}
+    assert {it.state for it in shop.create_schema(words, {table: kinds[table]})} == {"unchanged"}
+    with pytest.raises(SchemaError, match=r"SP214.*none; it exists with: email"):
+        shop.create_schema(words, {table: Sharded("id")})
+    shop.create_schema(f"ALTER TABLE {table} ADD COLUMN more int")
+    assert dict(shop.topology.tables[table].unique) == {"email": "emails"}
 
 
 @pytest.mark.parametrize("number", range(ROUNDS))
@@ -180,19 +206,31 @@ def test_rows_of_one_key_where_the_plan_sees_nothing(shop: Router, table: str, m
     assert state_of(shop, "twins") == NOTHING
 
 
-def test_an_interrupt_leaves_nothing(shop: Router, table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("point", "error"),
+    [
+        ("unique:created", KeyboardInterrupt),
+        ("move:fence:after", KeyboardInterrupt),
+        ("unique:fenced-one", MoveTakenOver),
+        ("unique:filled-one", KeyboardInterrupt),
+    ],
+)
+def test_an_interrupt_leaves_nothing(
+    shop: Router, table: str, monkeypatch: pytest.MonkeyPatch, point: str, error: type[BaseException]
+) -> None:
     def interrupt(name: str) -> None:
-        if name == "unique:filled-one":
-            raise KeyboardInterrupt
+        if name == point:
+            monkeypatch.undo()
+            raise error
 
     monkeypatch.setattr("shardpool.faults.fault_point", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         add_unique(shop, table, "email", "emails")
     assert state_of(shop, table) == NOTHING and "emails" not in shop.topology.tables
 
 
 def test_others_keep_out_meanwhile(shop: Router, config: Config, table: str, gates: Gates) -> None:
-    """A second one, moves, schema changes; and nobody routes by the column yet."""
+    """A second one, moves, schema changes."""
     gates.close("unique:filled-one")
     making = Background(lambda: add_unique(shop, table, "email", "emails"))
     gates.wait_for("unique:filled-one")
@@ -206,12 +244,25 @@ def test_others_keep_out_meanwhile(shop: Router, config: Config, table: str, gat
             move_partition(other, first.partition.id, next(it for it in other.shard_map.shards if it != first.shard))
         with pytest.raises(SchemaBusy, match="SP272"):
             other.create_schema(f"ALTER TABLE {table} ADD COLUMN more int")
-        with pytest.raises(ValueError, match="it has none"):
-            other.find_key(table, email="still 7")
         with pytest.raises(UnsupportedStatement, match="SP139"):
             other.query("DELETE FROM emails")
     gates.open("unique:filled-one")
     making.wait(60)
+    assert agrees(shop, table, "emails") == []
+
+
+def test_who_was_followed_by_another_changes_nothing_any_more(shop: Router, table: str, gates: Gates) -> None:
+    gates.close("unique:filled-one")
+    making = Background(lambda: add_unique(shop, table, "email", "emails"))
+    gates.wait_for("unique:filled-one")
+    left = unfinished_build(shop.catalog)
+    assert left is not None
+    Builds(shop.catalog).take_over(left)
+    gates.open("unique:filled-one")
+    with pytest.raises(MoveTakenOver, match=r"making .* unique was taken over"):
+        making.wait(60)
+    assert state_of(shop, table)["builds"] == [(table, "building")]
+    add_unique(shop, table, "email")
     assert agrees(shop, table, "emails") == []
 
 
@@ -332,6 +383,25 @@ def test_a_plan_of_an_old_map_does_not_fit(
         add_unique(shop, table, "email", "emails")
         deaf.execute(4, words, {"key": 4, "email": "four"})
         assert agrees(shop, table, "emails") != []
+
+
+def test_who_routes_before_it_is_unique_finds_nothing(
+    shop: Router, table: str, gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted fault: a row that is there is not found, because it is not reserved yet."""
+    gates.close("unique:filled-one")
+    making = Background(lambda: add_unique(shop, table, "email", "emails"))
+    gates.wait_for("unique:filled-one")
+    last = fill.partitions_of(shop.topology)[-1]
+    number = next(n for n in range(1, 3000) if shop.partition_of(100_000 + n).id == last)
+    with pytest.raises(ValueError, match="it has none"):
+        shop.find_key(table, email=f"still {number}")
+    with monkeypatch.context() as patch:
+        patch.setattr(Table, "unique_columns", property(lambda it: dict(it.unique)))
+        assert shop.find_key(table, email=f"still {number}") is None
+    gates.open("unique:filled-one")
+    making.wait(60)
+    assert shop.find_key(table, email=f"still {number}") == 100_000 + number
 
 
 @pytest.mark.parametrize("locked", [True, False])

@@ -14,7 +14,6 @@ from shardpool.ddl import SchemaManager
 from shardpool.errors import (
     CatalogUnavailable,
     DigestMismatch,
-    MoveTakenOver,
     NotUnique,
     PreflightFailed,
     ShardpoolError,
@@ -82,8 +81,6 @@ def add_unique(
         making = _Making(router, table, column, progress)
         try:
             return making.run(build, into)
-        except MoveTakenOver:
-            raise
         except BaseException as error:
             try:
                 making.undo()

@@ -68,7 +68,7 @@ class Builds:
                 raise PreflightFailed(["another column is being made unique: `shardpool doctor` tells which"])
             number = connection.execute(text(first), self._values()).scalar_one()
             definition = self._definition(connection, table)
-            definition["unique"] = {**definition["unique"], column: reservations}
+            definition["unique"] = {**definition.get("unique", {}), column: reservations}
             definition["building"] = {column: number}
             self._save(connection, table, definition)
         return Build(table, column, 1)
