@@ -12,6 +12,7 @@ import psycopg2
 from shardpool.ddl.introspect import find_behind
 from shardpool.ddl.log import read_log
 from shardpool.ddl.owner import act_as_owner
+from shardpool.engines.translate import translate
 from shardpool.errors import PreflightFailed, ShardUnavailable
 from shardpool.moves.grants import missing_roles, read_grants
 from shardpool.moves.holders import read_holders
@@ -45,12 +46,7 @@ def check_move(router: Router, partition: int, source: str, target: str) -> None
     with ExitStack() as stack:
         connections = {shard: stack.enter_context(router.engines.borrow(shard)) for shard in (source, target)}
         for shard, connection in connections.items():
-            try:
-                act_as_owner(connection, router.topology.keyspace)
-            except psycopg2.errors.InsufficientPrivilege as error:
-                owned = f"schema {router.topology.keyspace} on shard {shard} belongs to another role"
-                raise PreflightFailed([f"{owned}: {str(error).strip()}"]) from error
-            connection.commit()
+            _act_as_owner(connection, router.topology.keyspace, shard)
         checked = Checked(router, partition, source, target, connections[source], connections[target])
         for check in CHECKS:
             try:
@@ -63,6 +59,17 @@ def check_move(router: Router, partition: int, source: str, target: str) -> None
                 connection.rollback()
     if failures:
         raise PreflightFailed(failures)
+
+
+def _act_as_owner(connection: Any, keyspace: str, shard: str) -> None:
+    try:
+        act_as_owner(connection, keyspace)
+        connection.commit()
+    except psycopg2.errors.InsufficientPrivilege as error:
+        owned = f"schema {keyspace} on shard {shard} belongs to another role"
+        raise PreflightFailed([f"{owned}: {str(error).strip()}"]) from error
+    except psycopg2.Error as error:
+        raise translate(error, connection, shard, "", writes=False) from error
 
 
 # -- the checks -----------------------------------------------------------------------------------------------------
