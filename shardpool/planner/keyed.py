@@ -214,7 +214,7 @@ def _compile(statement: Statement, topology: Topology, strict: bool) -> KeyedSta
 
 def _locks_copies(node: Tree, tables: list[Table], topology: Topology) -> bool:
     if not is_a(node, "select_stmt") or node.select_stmt.HasField("with_clause"):
-        return not all(table.sharded for table in tables)
+        return locks_rows(node, exclusively=True) and not all(table.sharded for table in tables)
     locks = row_locks(node.select_stmt, analyse(node.select_stmt, topology))
     return locks is not None and bool(locks.exclusive_reference)
 

@@ -43,9 +43,10 @@ class RowLocks:
             raise refuse("SP144", f"FOR {self.words} locks rows of {self.exclusive_reference!r}")
 
 
-def locks_rows(node: Tree) -> bool:
-    """Whether a statement locks rows that it reads."""
-    return any(isinstance(it, pb.LockingClause) for it in walk(node))
+def locks_rows(node: Tree, exclusively: bool = False) -> bool:
+    """Whether a statement locks rows that it reads; *exclusively*: against other locks."""
+    clauses = (it for it in walk(node) if isinstance(it, pb.LockingClause))
+    return any(not exclusively or it.strength in _EXCLUSIVE for it in clauses)
 
 
 def row_locks(select: Tree, analysis: Analysis) -> RowLocks | None:
