@@ -359,7 +359,7 @@ class Router(Transactional):
             topology = self._current.value
             compiled, values = self._queries.find(sql, params, topology, pyformat)
             if isinstance(compiled, CompiledQuery):
-                if compiled.locks_partitions(values, topology):
+                if compiled.locks is not None and compiled.locks_partitions(values, topology):
                     return self._writes.lock(lambda its: self._queries.find(sql, params, its, pyformat))
                 return self._answers.answer(compiled, values)
             try:

@@ -154,10 +154,8 @@ class CompiledQuery:
         return self.sharded and self._key is not None
 
     def locks_partitions(self, parameters: Mapping[str, Any], topology: Topology) -> bool:
-        """Whether rows of several partitions are locked, which takes a transaction. Raise as `bind`."""
-        if self.locks is None or not self.sharded:
-            return False
-        return isinstance(self.bind(parameters, topology, locking=True), PushdownPlan)
+        """Whether the rows that it locks are of several partitions, which takes a transaction. Raise as `bind`."""
+        return self.sharded and isinstance(self.bind(parameters, topology, locking=True), PushdownPlan)
 
     @property
     def _moment(self) -> bool:

@@ -367,7 +367,7 @@ def some_change(place: Place, chance: random.Random, hot: int) -> ChangePlan:
 
 @pytest.mark.parametrize("mode", ["trigger", "logical"])
 def test_a_ledger(place: Place, mode: Wanted) -> None:
-    run_ledger(place, moves=6, seed=1, modes=[mode])
+    run_ledger(place, moves=4, seed=1, modes=[mode])
 
 
 @pytest.fixture
@@ -382,7 +382,7 @@ def changing(server_urls: list[str]) -> Iterator[Place]:
 
 
 def test_a_ledger_beside_splits_and_merges(changing: Place) -> None:
-    run_ledger(changing, moves=5, seed=11, changes=True, frozen=True)
+    run_ledger(changing, moves=3, seed=11, changes=True, frozen=True)
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from shardpool.moves import change_partitions, move_partition, plan_merge, plan_
 from tests.support.waiting import eventually
 
 SEED = os.environ.get("SHARDPOOL_SEED") or secrets.token_hex(4)
-CHANGES = int(os.environ.get("SHARDPOOL_CHANGES", "5"))
+CHANGES = int(os.environ.get("SHARDPOOL_CHANGES", "3"))
 WRITERS = 3
 
 DDL = """
