@@ -6,8 +6,8 @@ two shards.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from shardpool.errors import GatherTooLarge, StalePlacement
 from shardpool.executor.at_once import on_branches
@@ -21,25 +21,19 @@ if TYPE_CHECKING:
     from shardpool.executor.branch import Branch
     from shardpool.executor.transaction import Transaction
 
+T = TypeVar("T")
 Parameters = Mapping[str, Any]
 
 
 def locked_rows(transaction: Transaction, plan: PushdownPlan, parameters: Parameters, texts: bool) -> RoutedResult:
     """Lock what a plan of rows as they come locks, and return them. *texts*: values as the server spells them."""
     assert isinstance(plan.merge, Concatenation)
-    given, queries = _given(transaction, plan, parameters), _queries(plan)
+    given = _given(transaction, plan, parameters)
 
-    def read(branch: Branch) -> RoutedResult:
-        return branch.run(queries[branch.shard], given, transaction.savepoints, texts)
+    def read(branch: Branch, query: str) -> RoutedResult:
+        return branch.run(query, given, transaction.savepoints, texts)
 
-    results = on_branches(
-        transaction,
-        dict.fromkeys(queries, read),
-        placements_of(plan, transaction.topology),
-        at_once=False,
-        writes=False,
-        locks=True,
-    )
+    results = _on_each(transaction, plan, read)
     found = {shard: (result.description, result.rows) for shard, result in results.items()}
     rows = list(cut((row for _, own in found.values() for row in own), plan.merge, given))
     return RoutedResult(common_description(found), rows, len(rows))
@@ -50,22 +44,15 @@ def locked_copies(transaction: Transaction, plan: PushdownPlan, parameters: Para
 
     Raise `GatherTooLarge`.
     """
-    given, queries = _given(transaction, plan, parameters), _queries(plan)
+    given = _given(transaction, plan, parameters)
 
-    def read(branch: Branch) -> bytes:
+    def read(branch: Branch, query: str) -> bytes:
         rows = _Bounded(transaction.around.max_gather_bytes)
         branch.enter(transaction.savepoints)
-        branch.copy(f"COPY ({queries[branch.shard]}) TO STDOUT (FORMAT binary)", rows, given)
+        branch.copy(f"COPY ({query}) TO STDOUT (FORMAT binary)", rows, given)
         return b"".join(rows.messages)
 
-    return on_branches(
-        transaction,
-        dict.fromkeys(queries, read),
-        placements_of(plan, transaction.topology),
-        at_once=False,
-        writes=False,
-        locks=True,
-    )
+    return _on_each(transaction, plan, read)
 
 
 def locked_everywhere(transaction: Transaction, sql: str, parameters: Parameters, texts: bool) -> RoutedResult:
@@ -107,8 +94,12 @@ class _Bounded:
         self.messages.append(message)
 
 
-def _queries(plan: PushdownPlan) -> dict[str, str]:
-    return {shard: union_all(plan.partial, its, plan.appended) for shard, its in sorted(plan.by_shard.items())}
+def _on_each(transaction: Transaction, plan: PushdownPlan, read: Callable[[Branch, str], T]) -> dict[str, T]:
+    """Have the plan's query read on each of its shards, in the order of their names."""
+    queries = {shard: union_all(plan.partial, its, plan.appended) for shard, its in sorted(plan.by_shard.items())}
+    works = dict.fromkeys(queries, lambda branch: read(branch, queries[branch.shard]))
+    placements = placements_of(plan, transaction.topology)
+    return on_branches(transaction, works, placements, at_once=False, writes=False, locks=True)
 
 
 def _given(transaction: Transaction, plan: PushdownPlan, parameters: Parameters) -> Parameters:
