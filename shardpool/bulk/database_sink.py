@@ -51,8 +51,19 @@ WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped
 _UNUSED = "SELECT NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = 'shardpool_jobs'::regnamespace)"
 
 
-def drop_unused(cursor: Any) -> None:
-    """Drop the schema of jobs if it has no tables left. The transaction has begun with `ALONE`."""
+def is_there(cursor: Any, table: str) -> bool:
+    """Whether there is such a table of jobs."""
+    cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (table,))
+    return bool(cursor.fetchone()[0])
+
+
+def drop_if_empty(cursor: Any, table: str) -> None:
+    """Drop a table of jobs that has no rows, and their schema after the last one. The transaction has begun with
+    `ALONE`."""
+    cursor.execute(f"SELECT EXISTS (SELECT FROM {table})")
+    if cursor.fetchone()[0]:
+        return
+    cursor.execute(f"DROP TABLE {table}")
     cursor.execute(_UNUSED)
     if cursor.fetchone()[0]:
         cursor.execute("DROP SCHEMA shardpool_jobs")
@@ -88,14 +99,9 @@ class DatabaseSink:
 
         def remove(cursor: Any) -> None:
             cursor.execute(ALONE)
-            cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (LEDGER,))
-            if not cursor.fetchone()[0]:
-                return
-            cursor.execute(f"DELETE FROM {LEDGER} WHERE job = %s", (str(job),))
-            cursor.execute(f"SELECT EXISTS (SELECT FROM {LEDGER})")
-            if not cursor.fetchone()[0]:
-                cursor.execute(f"DROP TABLE {LEDGER}")
-                drop_unused(cursor)
+            if is_there(cursor, LEDGER):
+                cursor.execute(f"DELETE FROM {LEDGER} WHERE job = %s", (str(job),))
+                drop_if_empty(cursor, LEDGER)
 
         self._do(remove)
 

@@ -105,6 +105,4 @@ def _on_each(transaction: Transaction, plan: PushdownPlan, read: Callable[[Branc
 def _given(transaction: Transaction, plan: PushdownPlan, parameters: Parameters) -> Parameters:
     if not plan.moment:
         return {**parameters, **plan.lists}
-    shard = min(plan.by_shard)
-    now = transaction.on_shard(shard, "SELECT pg_catalog.now()::text", {}, [], False).scalar_one()
-    return {**parameters, **plan.lists, MOMENT: now}
+    return {**parameters, **plan.lists, MOMENT: transaction.now(min(plan.by_shard))}

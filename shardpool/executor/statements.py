@@ -46,9 +46,7 @@ class Statements:
             if compiled.written:
                 compiled.check_written(partition, parameters, topology)
             sql = topology.qualifiers[partition.id].join(compiled.template)
-            often = compiled.often
-            if often is not None and not often.takes(parameters):
-                often = None
+            often = compiled.prepared_for(parameters)
             path = topology.search_paths[partition.id] if compiled.needs_path else ""
             try:
                 if placement.moving and compiled.writes:

@@ -136,11 +136,7 @@ class Transaction:
         if compiled.written:
             compiled.check_written(partition, values, topology)
         text = topology.qualifiers[partition.id].join(compiled.template)
-        path, often = "", compiled.often
-        if compiled.needs_path:
-            path = topology.search_paths[partition.id]
-        if often is not None and not often.takes(values):
-            often = None
+        path = topology.search_paths[partition.id] if compiled.needs_path else ""
         return self.on_shard(
             placement.shard,
             text,
@@ -148,7 +144,7 @@ class Transaction:
             [placement],
             compiled.needs_path,
             path=path,
-            often=often,
+            often=compiled.prepared_for(values),
             locks=compiled.locks,
         )
 
@@ -234,6 +230,10 @@ class Transaction:
             raise
         self.check_in_place(placements)
         return result
+
+    def now(self, shard: str) -> str:
+        """The current time, as the shard spells it; in a transaction it stays the same."""
+        return str(self.on_shard(shard, "SELECT pg_catalog.now()::text", {}, [], False).scalar_one())
 
     def note_effect(self, branch: Branch, may_write: bool) -> None:
         """A branch is going to write, or only to lock rows. In SERIALIZABLE the end of such a one may fail, too."""

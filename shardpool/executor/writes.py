@@ -233,7 +233,8 @@ def _with_reservations(transaction: Transaction, guarded: Guarded, result: Route
             written = transaction.on_shard(step.shard, step.sql, step.parameters, placements, True)
         except DBAPIError as error:
             # The table of reservations was dropped: the column is not unique any more, or will not be in a moment.
-            if isinstance(error.orig, psycopg2.Error) and is_stale(error.orig) and _outdated(transaction):
+            gone = isinstance(error.orig, psycopg2.Error) and is_stale(error.orig)
+            if gone and transaction.around.current.outdated(transaction.topology):
                 stale = StalePlacement("a column ceased to be unique since the transaction began: run it again")
                 raise transaction.give_up(stale) from error
             raise
@@ -248,10 +249,6 @@ def _with_reservations(transaction: Transaction, guarded: Guarded, result: Route
     if not guarded.returns:
         return RoutedResult(None, [], result.rowcount)
     return RoutedResult(result.description[:-width], [row[:-width] for row in result.rows], result.rowcount)
-
-
-def _outdated(transaction: Transaction) -> bool:
-    return transaction.around.current.outdated(transaction.topology)
 
 
 def _staged(
@@ -304,7 +301,7 @@ def _carried_out(
         _pass(transaction, steps.guard)
     steps = beside_movers(transaction, steps)
     if steps.moment:
-        parameters = {**parameters, MOMENT: _now(transaction, steps.steps[0].shard)}
+        parameters = {**parameters, MOMENT: transaction.now(steps.steps[0].shard)}
     if at_once and (steps.new or alone(transaction, steps)):
         return _joined(steps.steps, write_at_once(transaction, steps, parameters, texts))
     results = []
@@ -317,10 +314,6 @@ def _carried_out(
     if steps.copies is not None:
         return _alike(transaction, steps, steps.copies, results)
     return _joined(steps.steps, results)
-
-
-def _now(transaction: Transaction, shard: str) -> Any:
-    return transaction.on_shard(shard, "SELECT pg_catalog.now()::text", {}, [], False).scalar_one()
 
 
 def _pass(transaction: Transaction, guard: Step) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg2
 
-from shardpool.bulk.database_sink import ALONE, drop_unused
+from shardpool.bulk.database_sink import ALONE, drop_if_empty, is_there
 from shardpool.bulk.database_source import DATABASE
 from shardpool.ddl.compaction import compact
 from shardpool.ddl.features import read_features
@@ -81,8 +81,8 @@ def build_rest(engines: Engines, schema: str) -> None:
 def _build_next(engines: Engines, schema: str) -> int | None:
     """Do the next one, and return its number; without any, clear up."""
     with engines.borrow(DATABASE) as connection, connection.cursor() as cursor:
-        cursor.execute(f"{_LIMITS}; SELECT to_regclass(%s) IS NOT NULL", (LATER,))
-        if not cursor.fetchone()[0]:
+        cursor.execute(_LIMITS)
+        if not is_there(cursor, LATER):
             return None
         cursor.execute(
             f"SELECT number, statement FROM {LATER} WHERE schema = %s ORDER BY 1 LIMIT 1 FOR UPDATE", (schema,)
@@ -104,12 +104,8 @@ def _build_next(engines: Engines, schema: str) -> int | None:
 def _clear_up(cursor: Any) -> None:
     """Drop the table of what is left if nothing is, of any schema."""
     cursor.execute(f"{_LIMITS}; {ALONE}")
-    cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (LATER,))
-    if cursor.fetchone()[0]:
-        cursor.execute(f"SELECT EXISTS (SELECT FROM {LATER})")
-        if not cursor.fetchone()[0]:
-            cursor.execute(f"DROP TABLE {LATER}")
-            drop_unused(cursor)
+    if is_there(cursor, LATER):
+        drop_if_empty(cursor, LATER)
 
 
 def _keys(cursor: Any, tables: Sequence[str]) -> list[tuple[str, str, str]]:

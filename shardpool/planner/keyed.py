@@ -89,6 +89,10 @@ class KeyedStatement:
     #: How a session prepares it, if it may.
     often: OftenUsed | None = None
 
+    def prepared_for(self, parameters: Mapping[str, Any]) -> OftenUsed | None:
+        """How a session prepares it, if it may with these parameters."""
+        return self.often if self.often is not None and self.often.takes(parameters) else None
+
     def check_written(self, partition: Partition, parameters: Mapping[str, Any], topology: Topology) -> None:
         """Raise `CrossShardTransaction` if a row that is written belongs to another partition."""
         for row in self.written:
