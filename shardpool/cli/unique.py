@@ -52,18 +52,19 @@ def add(
 
     with Router.from_file(config, listen=False) as router:
         facts: dict[str, Any] = {"applied": not plan}
+        planned = None
         if plan or unfinished_build(router.catalog) is None:
             planned = plan_unique(router, table, column, into)
             facts |= {"plan": planned, "text": str(planned)}
         if plan:
             show(facts, as_json, _plan_picture)
-            if planned.duplicates:
+            if planned is not None and planned.duplicates:
                 raise typer.Exit(FAILED)
             return
         if not as_json and "text" in facts:
             stdout().print(_plan_picture(facts))
         with _watched(as_json) as progress:
-            facts["report"] = add_unique(router, table, column, into, progress=progress)
+            facts["report"] = add_unique(router, table, column, into, plan=planned, progress=progress)
     show(facts, as_json, _done_picture)
 
 

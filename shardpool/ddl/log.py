@@ -98,9 +98,14 @@ def running_move(catalog: Catalog) -> tuple[int, str, str] | None:
 
 def unique_build(catalog: Catalog) -> tuple[str, str] | None:
     """Return (table, column) of what is being made unique."""
-    query = text("SELECT table_name, column_name FROM shardpool_catalog.unique_build WHERE keyspace = :keyspace")
     with catalog.begin() as connection:
-        row = connection.execute(query, {"keyspace": catalog.keyspace}).first()
+        return unique_build_in(connection, catalog.keyspace)
+
+
+def unique_build_in(connection: Connection, keyspace: str) -> tuple[str, str] | None:
+    """As `unique_build`, in a transaction of the catalog."""
+    query = text("SELECT table_name, column_name FROM shardpool_catalog.unique_build WHERE keyspace = :keyspace")
+    row = connection.execute(query, {"keyspace": keyspace}).first()
     return (row.table_name, row.column_name) if row else None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from shardpool.ddl.log import unique_build_in
 from shardpool.errors import MoveInProgress, PreflightFailed
 from shardpool.moves.guarded import Guarded, taken_over
 from shardpool.moves.record import MoveRecord
@@ -85,11 +86,9 @@ class Registering(Guarded):
 
     def _check_not_building(self, connection: Connection) -> None:
         """Every partition is read while a column becomes unique: they stay where they are."""
-        query = "SELECT table_name, column_name FROM shardpool_catalog.unique_build WHERE keyspace = :keyspace"
-        found = connection.execute(text(query), self._values()).first()
+        found = unique_build_in(connection, self._catalog.keyspace)
         if found is not None:
-            what = f"{found.table_name}.{found.column_name}"
-            raise PreflightFailed([f"{what} is being made unique: wait for it, or `shardpool unique drop`"])
+            raise PreflightFailed([f"{'.'.join(found)} is being made unique: wait for it, or `shardpool unique drop`"])
 
     def _check_takes(self, connection: Connection, target: str) -> None:
         state = connection.execute(

@@ -20,7 +20,7 @@ from shardpool.errors import (
 )
 from shardpool.moves.locks import keyspace_locked, unique_locked
 from shardpool.moves.unique.fill import Filler, partitions_of
-from shardpool.moves.unique.plan import SHOWN, plan_unique
+from shardpool.moves.unique.plan import SHOWN, UniquePlan, check_unique, plan_unique
 from shardpool.moves.unique.prove import digests, same_key_twice
 from shardpool.moves.unique.record import Build, Builds, unfinished_build
 from shardpool.moves.unique.renumber import renumber, settle_left
@@ -59,9 +59,16 @@ Callback = Callable[[UniqueProgress], object]
 
 
 def add_unique(
-    router: Router, table: str, column: str, into: str | None = None, *, progress: Callback | None = None
+    router: Router,
+    table: str,
+    column: str,
+    into: str | None = None,
+    *,
+    plan: UniquePlan | None = None,
+    progress: Callback | None = None,
 ) -> UniqueReport:
-    """Make a column of a table with rows unique over all partitions, while everybody goes on; see `plan_unique`.
+    """Make a column of a table with rows unique over all partitions, while everybody goes on; see `plan_unique`, whose
+    *plan* of it, if given, is carried out: then its values are not looked through once more before.
 
     If it fails or is interrupted, it is undone before the error is raised, but for the partitions' new numbers. What a
     process has left that was killed is gone on with.
@@ -80,7 +87,7 @@ def add_unique(
         build = _left(router, table, column)
         making = _Making(router, table, column, progress)
         try:
-            return making.run(build, into)
+            return making.run(build, into, plan)
         except BaseException as error:
             try:
                 making.undo()
@@ -142,8 +149,8 @@ class _Making:
         self._began = time.monotonic()
         self._rows = 0
 
-    def run(self, left: Build | None, into: str | None) -> UniqueReport:
-        build = self._build = self._gone_on_with(left) or self._begin(into)
+    def run(self, left: Build | None, into: str | None, plan: UniquePlan | None) -> UniqueReport:
+        build = self._build = self._gone_on_with(left) or self._begin(into, plan)
         pause = self._renumber(build)
         faults.fault_point("unique:fenced")
         rows = self._fill_and_prove(build)
@@ -172,8 +179,11 @@ class _Making:
             return None
         return left
 
-    def _begin(self, into: str | None) -> Build:
-        plan = plan_unique(self._router, self._name, self._column, into)
+    def _begin(self, into: str | None, plan: UniquePlan | None) -> Build:
+        if plan is None:
+            plan = plan_unique(self._router, self._name, self._column, into)
+        else:
+            check_unique(self._router, plan.table, plan.column, plan.reservations)
         if plan.duplicates:
             raise NotUnique(plan.table, plan.column, plan.duplicates)
         self._tell("create", 0)

@@ -71,11 +71,8 @@ class UniquePlan:
 def plan_unique(router: Router, table: str, column: str, into: str | None = None) -> UniquePlan:
     """Plan to make a column of *table* unique over all partitions; its values are reserved in the table *into*, which
     is created, ``<table>_<column>`` if None. Raise `PreflightFailed` with all that is in the way, duplicates aside."""
-    router.refresh()
     name = into or f"{table}_{column}"
-    problems = list(_problems(router, table, column, name))
-    if problems:
-        raise PreflightFailed(problems)
+    check_unique(router, table, column, name)
     found = router.topology.tables[table]
     return UniquePlan(
         table=table,
@@ -86,6 +83,14 @@ def plan_unique(router: Router, table: str, column: str, into: str | None = None
         rows=sum(it.rows for it in read_sizes(router)),
         duplicates=_duplicates(router, found, column),
     )
+
+
+def check_unique(router: Router, table: str, column: str, name: str) -> None:
+    """Raise `PreflightFailed` if a column cannot be made unique now, with its values reserved in table *name*."""
+    router.refresh()
+    problems = list(_problems(router, table, column, name))
+    if problems:
+        raise PreflightFailed(problems)
 
 
 def _problems(router: Router, table: str, column: str, name: str) -> Iterator[str]:
